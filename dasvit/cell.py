@@ -1,0 +1,107 @@
+"""The encoder ("cell"): a DAG of two inputs and a few nodes (Section III-A, Eq. 9, 22)."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dasvit.genotype import NUM_INPUTS, Genotype, edge_list
+from dasvit.mixed_edge import MixedEdge, PartialEdge
+from dasvit.ops import build_operation
+
+__all__ = ["DerivedCell", "SearchCell"]
+
+
+class SearchCell(nn.Module):
+    """One encoder layer of the supernet: a mixed edge from every source to every later node.
+
+    Args:
+        edge_ops: the candidates of each edge, in the order of `edge_list`.
+        dim: embedding dimension C.
+        num_nodes: intermediate nodes.
+        dropout: inside the operations.
+        edge_token_ratio: λ for token selection on every edge; 1 for none.
+    """
+
+    def __init__(
+        self,
+        edge_ops: Sequence[tuple[str, ...]],
+        dim: int,
+        *,
+        num_nodes: int,
+        dropout: float = 0.0,
+        edge_token_ratio: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.num_nodes = num_nodes
+        self.edges = nn.ModuleList()
+        for names in edge_ops:
+            edge: nn.Module = MixedEdge(names, dim, dropout=dropout)
+            if edge_token_ratio < 1:
+                edge = PartialEdge(edge, dim, edge_token_ratio)
+            self.edges.append(edge)
+        assert len(self.edges) == len(edge_list(num_nodes))
+
+    def forward(
+        self,
+        before_last: Float[Tensor, "batch tokens dim"],
+        last: Float[Tensor, "batch tokens dim"],
+        weights: Float[Tensor, "edges ops"],
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """`e_k` from `e_{k-2}` and `e_{k-1}`, under operation weights (one row an edge)."""
+        states = [before_last, last]
+        rows = weights.unbind(0)
+        for (source, node), edge, row in zip(
+            edge_list(self.num_nodes), self.edges, rows, strict=True
+        ):
+            _add_to_node(states, node, edge(states[source], row))
+        return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
+
+
+class DerivedCell(nn.Module):
+    """One encoder layer of the derived network: the genotype's edges and nothing else.
+
+    Args:
+        genotype: the encoder.
+        dim: embedding dimension C.
+        dropout: inside the operations.
+        edge_token_ratio: λ for token selection on every edge; 1 for none.
+
+    Raises:
+        ValueError: an operation that is unknown or does not fit `dim`.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        dim: int,
+        *,
+        dropout: float = 0.0,
+        edge_token_ratio: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.wiring = tuple(
+            (edge.source, node) for node, edges in enumerate(genotype.nodes) for edge in edges
+        )
+        self.edges = nn.ModuleList()
+        for name in genotype.operations:
+            op = build_operation(name, dim, dropout=dropout)
+            self.edges.append(op if edge_token_ratio >= 1 else PartialEdge(op, dim, edge_token_ratio))
+
+    def forward(
+        self,
+        before_last: Float[Tensor, "batch tokens dim"],
+        last: Float[Tensor, "batch tokens dim"],
+    ) -> Float[Tensor, "batch tokens dim"]:
+        states = [before_last, last]
+        for (source, node), edge in zip(self.wiring, self.edges, strict=True):
+            _add_to_node(states, node, edge(states[source]))
+        return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
+
+
+def _add_to_node(states: list[Tensor], node: int, term: Tensor) -> None:
+    """Eq. 9: a node is the sum of its incoming edges, which arrive node by node."""
+    if len(states) == NUM_INPUTS + node:
+        states.append(term)
+    else:
+        states[NUM_INPUTS + node] = states[NUM_INPUTS + node] + term

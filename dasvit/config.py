@@ -1,0 +1,350 @@
+"""Settings of a search and of a retraining: frozen values, checked when they are made.
+
+Every field says where its default comes from. "Paper gap" marks a value the paper does not
+give; `docs/fidelity.md` lists each with its alternatives.
+"""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+__all__ = [
+    "DataConfig",
+    "RetrainConfig",
+    "SearchConfig",
+    "Stage",
+    "config_from_dict",
+    "config_to_dict",
+]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which images, where they lie, and how they reach the network."""
+
+    dataset: str = "digits"
+    """Name of the data set: digits (embedded), fashion_mnist, cifar10, cifar100, imagenet100."""
+    data_dir: str | None = None
+    """Folder that holds the data set (not needed for digits)."""
+    download: bool = False
+    """Fetch the data set into `data_dir` if it is not there (torchvision data sets only)."""
+    image_size: int = 8
+    """Side of the square images in pixels after resizing (paper: 224)."""
+    augment: Literal["none", "shift", "crop_flip"] = "none"
+    """Training augmentation: none, shift (random translation by up to an eighth of the side),
+    crop_flip (the same and a horizontal flip). Paper gap."""
+    num_workers: int = 2
+    """Processes that decode images of data sets too large for memory (imagenet100)."""
+
+    def __post_init__(self) -> None:
+        _require(self.image_size >= 1, f"image_size must be at least 1, but got {self.image_size}")
+        _require(
+            self.augment in ("none", "shift", "crop_flip"),
+            f"augment must be none, shift or crop_flip, but got {self.augment!r}",
+        )
+        _require(self.num_workers >= 0, f"num_workers must be >= 0, but got {self.num_workers}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One stage of the progressive search (Section III-A): depth, candidates an edge, epochs."""
+
+    num_layers: int
+    num_ops: int
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """Everything that decides what a search computes. Defaults are the paper's setting."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+
+    operations: tuple[str, ...] = (
+        "zero",
+        "identity",
+        "msa_h8",
+        "msa_h12",
+        "msa_h16",
+        "mlp_r0.5",
+        "mlp_r3",
+        "mlp_r4",
+    )
+    """Candidate operations of every edge (Section III-B)."""
+    plugins: tuple[str, ...] = ()
+    """Python modules to import first; they may register operations of their own."""
+    num_nodes: int = 2
+    """Intermediate nodes of the encoder DAG (Figures 5 and 6 show two)."""
+    dim: int = 768
+    """Embedding dimension C."""
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    dropout: float = 0.0
+    """Dropout inside the candidate operations while searching."""
+
+    stage_layers: tuple[int, ...] = (2, 4, 6)
+    """Encoder layers of each stage (Section III-A)."""
+    stage_ops: tuple[int, ...] = (8, 5, 3)
+    """Candidates kept on each edge in each stage (Section III-A)."""
+    stage_epochs: int = 30
+    """Epochs of each stage (Section IV-A)."""
+    inherit_weights: Literal["cyclic", "fresh"] = "cyclic"
+    """Where a new stage's layers get their weights: cyclic (layer l from layer l mod the old
+    depth) or fresh (initialised anew). Paper gap."""
+    inherit_alpha: Literal["carry", "reset"] = "carry"
+    """Whether the surviving alphas carry over to the next stage or start anew. Paper gap."""
+    prune_zero: Literal["ranked", "first"] = "ranked"
+    """Whether `zero` is pruned by its weight like the others, or goes first. Paper gap."""
+
+    token_ratio: float = 0.5
+    """λ: share of the patch tokens kept by token selection (Section III-C); 1 turns it off.
+    The paper gives no value."""
+    token_where: Literal["input", "edge"] = "input"
+    """Select once on the embedded tokens, or on every edge with the others bypassing it."""
+
+    gamma_min: float = 0.2
+    """γ_min: lower bound on an operation type's total weight (Eq. 18). Paper gap."""
+    gamma_max: float = 0.5
+    """γ_max: upper bound on an operation type's total weight (Eq. 18). Paper gap."""
+    zeta1: float = 1.0
+    """ζ1: penalty coefficient above γ_max (Eq. 18). Paper gap."""
+    zeta2: float = 1.0
+    """ζ2: coefficient below γ_min (Eq. 18). Paper gap."""
+    skip_weight: float = 1.0
+    """a: weight of the skip-connection term L1 (Eq. 19). Paper gap."""
+    type_weight: float = 1.0
+    """b: weight of the operation-type term L2 (Eq. 19). Paper gap."""
+
+    xi: float = 0.0
+    """ξ: learning rate of the virtual weight step; 0 is first order (Algorithm 1, line 13)."""
+    virtual_step: Literal["sgd"] = "sgd"
+    """Form of the virtual step: plain gradient descent by ξ, exactly the formula."""
+
+    batch_size: int = 64
+    """Images a step, for the weight and the alpha batch alike (Section IV-A)."""
+    weight_lr: float = 1e-3
+    """Initial learning rate of the weights, AdamW (Section IV-A)."""
+    weight_decay: float = 5e-2
+    """Weight decay of the weights (Section IV-A)."""
+    alpha_lr: float = 3e-4
+    """Learning rate of the alphas, Adam. Paper gap: DARTS' value."""
+    alpha_betas: tuple[float, float] = (0.5, 0.999)
+    """Adam's betas for the alphas. Paper gap: DARTS' values."""
+    alpha_weight_decay: float = 1e-3
+    """Weight decay of the alphas. Paper gap: DARTS' value."""
+    alpha_init_std: float = 1e-3
+    """Standard deviation of the alphas at the start. Paper gap: DARTS' value."""
+    alpha_freeze_epochs: int = 0
+    """Epochs at the start of each stage in which the alphas stay still (P-DARTS used 10).
+    Algorithm 1 has none."""
+    grad_clip: float = 0.0
+    """Largest norm of the weight gradient; 0 does not clip. The paper names no clipping."""
+    val_fraction: float = 0.5
+    """Share of the training set that trains the alphas (design: split 50/50)."""
+    seed: int = 0
+    """Seed of initialisation, split and data order."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.operations) > 0, "operations must name at least one operation")
+        _require(
+            len(set(self.operations)) == len(self.operations),
+            f"operations must be distinct, but got {self.operations}",
+        )
+        _require(
+            any(name != "zero" for name in self.operations),
+            "operations must hold one besides zero: an encoder of nothing but zero has no output",
+        )
+        _require(1 <= self.num_nodes <= 6, f"num_nodes must be 1 to 6, but got {self.num_nodes}")
+        _require(self.dim >= 1, f"dim must be positive, but got {self.dim}")
+        _require(self.patch_size >= 1, f"patch_size must be positive, but got {self.patch_size}")
+        _require(
+            self.data.image_size % self.patch_size == 0,
+            f"patch_size must divide image_size, but got patch_size={self.patch_size}, "
+            f"image_size={self.data.image_size}",
+        )
+        _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but got {self.dropout}")
+        self._check_stages()
+        _require(
+            0 < self.token_ratio <= 1,
+            f"token_ratio (λ) must lie in (0, 1], but got {self.token_ratio}; 1 selects all tokens",
+        )
+        _require(
+            self.token_where in ("input", "edge"),
+            f"token_where must be input or edge, but got {self.token_where!r}",
+        )
+        _require(
+            0 <= self.gamma_min < self.gamma_max <= 1,
+            "0 <= gamma_min < gamma_max <= 1 must hold, but got "
+            f"(gamma_min={self.gamma_min}, gamma_max={self.gamma_max})",
+        )
+        for name in ("zeta1", "zeta2", "skip_weight", "type_weight", "weight_decay"):
+            _require(getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}")
+        _require(
+            math.isfinite(self.xi) and self.xi >= 0,
+            f"xi (ξ) must be >= 0, but got {self.xi}; 0 is the first-order approximation",
+        )
+        _require(
+            self.virtual_step == "sgd",
+            f"virtual_step must be sgd, but got {self.virtual_step!r}: other virtual steps are not "
+            "the formula of Algorithm 1 and are refused rather than ignored",
+        )
+        for name in ("weight_lr", "alpha_lr"):
+            _require(getattr(self, name) > 0, f"{name} must be positive, but got {getattr(self, name)}")
+        _require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
+        _require(
+            0 < self.val_fraction < 1,
+            f"val_fraction must lie in (0, 1), but got {self.val_fraction}",
+        )
+        _require(self.grad_clip >= 0, f"grad_clip must be >= 0, but got {self.grad_clip}")
+        _require(
+            0 <= self.alpha_freeze_epochs < self.stage_epochs,
+            f"alpha_freeze_epochs must be 0 to stage_epochs - 1 = {self.stage_epochs - 1}, but got "
+            f"{self.alpha_freeze_epochs}: the alphas would never be trained",
+        )
+
+    def _check_stages(self) -> None:
+        layers, ops = self.stage_layers, self.stage_ops
+        _require(
+            len(layers) == len(ops) >= 1,
+            f"stage_layers and stage_ops must have one entry a stage, but got {layers} and {ops}",
+        )
+        _require(min(layers) >= 1, f"stage_layers must be positive, but got {layers}")
+        _require(
+            ops[0] == len(self.operations),
+            f"the first entry of stage_ops must be the number of operations, but got "
+            f"stage_ops={ops} with {len(self.operations)} operations",
+        )
+        _require(
+            all(a >= b for a, b in zip(ops, ops[1:], strict=False)) and ops[-1] >= 1,
+            f"stage_ops must not grow and must end at 1 or more, but got {ops}",
+        )
+        _require(
+            ops[-1] >= 2 or "zero" not in self.operations or self.prune_zero == "first",
+            f"stage_ops must end at 2 or more while zero is ranked like the others, but got {ops}: "
+            "an edge could be left with zero alone; use prune_zero=first or keep 2",
+        )
+        _require(self.stage_epochs >= 1, f"stage_epochs must be >= 1, but got {self.stage_epochs}")
+        _require(
+            self.prune_zero in ("ranked", "first"),
+            f"prune_zero must be ranked or first, but got {self.prune_zero!r}",
+        )
+        _require(
+            self.inherit_weights in ("cyclic", "fresh") and self.inherit_alpha in ("carry", "reset"),
+            "inherit_weights must be cyclic or fresh and inherit_alpha carry or reset, but got "
+            f"{self.inherit_weights!r} and {self.inherit_alpha!r}",
+        )
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The schedule, one `Stage` each."""
+        return tuple(
+            Stage(num_layers=layers, num_ops=ops, epochs=self.stage_epochs)
+            for layers, ops in zip(self.stage_layers, self.stage_ops, strict=True)
+        )
+
+    @property
+    def total_epochs(self) -> int:
+        return len(self.stage_layers) * self.stage_epochs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrainConfig:
+    """Training one network from scratch. Defaults are the paper's retraining phase."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    """The images."""
+
+    model: str = "dasvit_cifar10"
+    """What to train: a named genotype, the path of a genotype file, `vit` (a plain ViT of the
+    same depth, width and patches, the baseline) or the name of a timm model."""
+    plugins: tuple[str, ...] = ()
+    """Python modules to import first; they may register operations of their own."""
+    dim: int = 768
+    """Embedding dimension C."""
+    depth: int = 12
+    """Encoder layers of the derived network."""
+    patch_size: int = 16
+    """Side of a patch in pixels."""
+    vit_heads: int = 12
+    """Attention heads of `vit`."""
+    dropout: float = 0.0
+    """Dropout inside the operations. The paper names none."""
+
+    epochs: int = 500
+    """Epochs over the full training set (Section IV-A)."""
+    warmup_epochs: int = 20
+    """Epochs of linear warm-up (Section IV-A)."""
+    warmup_lr: float = 1e-6
+    """Learning rate at the first step of the warm-up (Section IV-A)."""
+    batch_size: int = 128
+    """Images a step (Section IV-A)."""
+    lr: float = 1e-3
+    """Learning rate after warm-up, AdamW (Section IV-A)."""
+    weight_decay: float = 5e-2
+    """Weight decay (Section IV-A)."""
+    grad_clip: float = 0.0
+    """Largest gradient norm; 0 does not clip. The paper names no clipping."""
+    label_smoothing: float = 0.0
+    """Label smoothing. The paper names none."""
+    seed: int = 0
+    """Seed of initialisation and data order."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.dim >= 1 and self.depth >= 1 and self.patch_size >= 1,
+            "dim, depth and patch_size must be positive, but got "
+            f"(dim={self.dim}, depth={self.depth}, patch_size={self.patch_size})",
+        )
+        _require(
+            self.data.image_size % self.patch_size == 0,
+            f"patch_size must divide image_size, but got patch_size={self.patch_size}, "
+            f"image_size={self.data.image_size}",
+        )
+        _require(self.epochs >= 1, f"epochs must be >= 1, but got {self.epochs}")
+        _require(
+            0 <= self.warmup_epochs < self.epochs,
+            f"0 <= warmup_epochs < epochs must hold, but got (warmup_epochs={self.warmup_epochs}, "
+            f"epochs={self.epochs})",
+        )
+        _require(
+            0 < self.warmup_lr <= self.lr,
+            f"0 < warmup_lr <= lr must hold, but got (warmup_lr={self.warmup_lr}, lr={self.lr})",
+        )
+        _require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
+        _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but got {self.dropout}")
+        for name in ("weight_decay", "grad_clip", "label_smoothing"):
+            _require(getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}")
+
+
+ConfigT = TypeVar("ConfigT", SearchConfig, RetrainConfig)
+
+
+def config_to_dict(config: SearchConfig | RetrainConfig) -> dict[str, Any]:
+    """A JSON-ready dictionary of a configuration."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def config_from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
+    """The inverse of `config_to_dict`.
+
+    Raises:
+        ValueError: a key that is no setting, or a value that fails the checks.
+    """
+    known = {f.name for f in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - known)
+    _require(not unknown, f"unknown settings {unknown} for {kind.__name__}")
+    prepared = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    if "data" in prepared:
+        data_known = {f.name for f in dataclasses.fields(DataConfig)}
+        unknown = sorted(set(prepared["data"]) - data_known)
+        _require(not unknown, f"unknown settings {unknown} for DataConfig")
+        prepared["data"] = DataConfig(**prepared["data"])
+    return kind(**prepared)

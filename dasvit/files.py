@@ -1,0 +1,39 @@
+"""Reading and writing files so that a crash or bad input loses nothing."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["read_json", "write_atomic"]
+
+
+def write_atomic(path: str | Path, content: str | bytes) -> None:
+    """Write a file: a crash at any moment leaves the old file or the new one, never half."""
+    path = Path(path)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: naming `what` and the file if it is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{what}: there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{what}: cannot read {path}: {error}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{what}: {path} is not valid JSON ({error}); is it truncated?") from None

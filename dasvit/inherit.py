@@ -1,0 +1,85 @@
+"""Handing trained weights on: from a stage to the next, and to the derived network."""
+
+import torch
+from torch import nn
+
+from dasvit.cell import DerivedCell, SearchCell
+from dasvit.genotype import Genotype, edge_list
+from dasvit.mixed_edge import MixedEdge, PartialEdge
+from dasvit.network import DASViT
+from dasvit.supernet import SuperNet
+
+__all__ = ["derived_network", "inherit_weights"]
+
+
+def _mixed(edge: nn.Module) -> MixedEdge:
+    inner = edge.edge if isinstance(edge, PartialEdge) else edge
+    assert isinstance(inner, MixedEdge)
+    return inner
+
+
+def _copy(source: nn.Module | None, target: nn.Module | None) -> None:
+    if source is not None and target is not None:
+        target.load_state_dict(source.state_dict())
+
+
+@torch.no_grad()
+def inherit_weights(old: SuperNet, new: SuperNet) -> None:
+    """Algorithm 1, line 7: copy embedding, selector, head, and for each layer `l` of `new` the
+    surviving operations of layer `l mod L_old` of `old`. Alphas are not touched."""
+    _copy(old.embedding, new.embedding)
+    _copy(old.selector, new.selector)
+    _copy(old.norm, new.norm)
+    _copy(old.head, new.head)
+    for layer, target in enumerate(new.cells):
+        # Paper gap: which layer a deeper net's layer inherits from, see docs/fidelity.md.
+        source = old.cells[layer % old.num_layers]
+        assert isinstance(source, SearchCell) and isinstance(target, SearchCell)
+        for old_edge, new_edge in zip(source.edges, target.edges, strict=True):
+            if isinstance(old_edge, PartialEdge) and isinstance(new_edge, PartialEdge):
+                _copy(old_edge.selector, new_edge.selector)
+            old_ops, new_ops = _mixed(old_edge), _mixed(new_edge)
+            for name, op in zip(new_ops.names, new_ops.ops, strict=True):
+                _copy(old_ops.ops[old_ops.names.index(name)], op)
+
+
+@torch.no_grad()
+def derived_network(supernet: SuperNet, genotype: Genotype) -> DASViT:
+    """The derived network at the supernet's depth with the supernet's weights.
+
+    Token selection stays as it was in the supernet, so that the two see the same tokens: with
+    one-hot operation weights the supernet equals this network exactly.
+
+    Raises:
+        ValueError: the genotype has an operation that the supernet's edge does not hold.
+    """
+    patches = supernet.embedding.patches
+    assert patches.img_size is not None
+    network = DASViT(
+        genotype,
+        img_size=patches.img_size[0],
+        patch_size=patches.patch_size[0],
+        in_chans=patches.proj.in_channels,
+        num_classes=supernet.head.out_features,
+        embed_dim=supernet.dim,
+        depth=supernet.num_layers,
+        token_ratio=supernet.token_ratio,
+        token_where=supernet.token_where,
+    )
+    _copy(supernet.embedding, network.embedding)
+    _copy(supernet.selector, network.selector)
+    _copy(supernet.norm, network.norm)
+    _copy(supernet.head, network.head)
+    edges = edge_list(supernet.num_nodes)
+    for source, target in zip(supernet.cells, network.cells, strict=True):
+        assert isinstance(source, SearchCell) and isinstance(target, DerivedCell)
+        for wire, name, op in zip(target.wiring, genotype.operations, target.edges, strict=True):
+            old_edge = source.edges[edges.index(wire)]
+            old_ops = _mixed(old_edge)
+            if name not in old_ops.names:
+                raise ValueError(f"the supernet's edge {wire} holds {old_ops.names}, not {name!r}")
+            if isinstance(old_edge, PartialEdge) and isinstance(op, PartialEdge):
+                _copy(old_edge.selector, op.selector)
+                op = op.edge
+            _copy(old_ops.ops[old_ops.names.index(name)], op)
+    return network.to(supernet.alpha.device).train(supernet.training)

@@ -1,0 +1,128 @@
+"""The search network: encoders of mixed edges under one alpha shared by all layers."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dasvit.cell import SearchCell
+from dasvit.genotype import edge_list
+from dasvit.ops import init_linear
+from dasvit.tokens import TokenEmbedding, TokenSelector
+
+__all__ = ["SuperNet"]
+
+
+class SuperNet(nn.Module):
+    """The supernet of one stage.
+
+    `alpha` is an `nn.Parameter` of shape (edges, ops), so it is in the `state_dict`; row `m` holds
+    the candidates `edge_ops[m]`. `weight_parameters` and `alpha_parameters` are disjoint and
+    together are all parameters.
+
+    Args:
+        edge_ops: the candidates of each edge, in the order of `edge_list`; equally many an edge.
+        num_layers: encoder layers.
+        dim: embedding dimension C.
+        num_nodes: intermediate nodes of the encoder.
+        image_size: side of the images in pixels.
+        patch_size: side of a patch in pixels.
+        in_channels: 1 for grey images, 3 for RGB.
+        num_classes: outputs of the head.
+        dropout: inside the operations.
+        token_ratio: λ in (0, 1]; 1 selects all tokens and has no selector at all.
+        token_where: "input" (once, on `Z_0`) or "edge".
+        alpha_init_std: standard deviation of the alphas at the start.
+
+    Raises:
+        ValueError: an unknown operation, one that does not fit `dim`, or rows of unequal length.
+    """
+
+    def __init__(
+        self,
+        edge_ops: Sequence[tuple[str, ...]],
+        *,
+        num_layers: int,
+        dim: int,
+        num_nodes: int,
+        image_size: int,
+        patch_size: int,
+        in_channels: int,
+        num_classes: int,
+        dropout: float = 0.0,
+        token_ratio: float = 1.0,
+        token_where: str = "input",
+        alpha_init_std: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.edge_ops = tuple(tuple(names) for names in edge_ops)
+        expected = len(edge_list(num_nodes))
+        if len(self.edge_ops) != expected or len({len(names) for names in self.edge_ops}) != 1:
+            raise ValueError(
+                f"edge_ops must have {expected} rows of equal length for {num_nodes} nodes, but got "
+                f"lengths {[len(names) for names in self.edge_ops]}"
+            )
+        self.num_nodes = num_nodes
+        self.dim = dim
+        self.token_ratio = token_ratio
+        self.token_where = token_where
+        self.embedding = TokenEmbedding(
+            image_size=image_size, patch_size=patch_size, in_channels=in_channels, dim=dim
+        )
+        selects = token_ratio < 1
+        self.selector = TokenSelector(dim, token_ratio) if selects and token_where == "input" else None
+        self.cells = nn.ModuleList(
+            SearchCell(
+                self.edge_ops,
+                dim,
+                num_nodes=num_nodes,
+                dropout=dropout,
+                edge_token_ratio=token_ratio if token_where == "edge" else 1.0,
+            )
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, num_classes)
+        init_linear(self.head)
+        self.alpha = nn.Parameter(
+            alpha_init_std * torch.randn(len(self.edge_ops), len(self.edge_ops[0]))
+        )
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.cells)
+
+    def operation_weights(self) -> Float[Tensor, "edges ops"]:
+        """softmax(alpha), a row an edge (Eq. 8)."""
+        return self.alpha.softmax(dim=-1)
+
+    def alpha_parameters(self) -> list[nn.Parameter]:
+        """The architecture parameters: `[alpha]`."""
+        return [self.alpha]
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """All parameters but the alphas, in a fixed order."""
+        return [p for name, p in self.named_parameters() if name != "alpha"]
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        weights: Float[Tensor, "edges ops"] | None = None,
+    ) -> Float[Tensor, "batch classes"]:
+        """Class logits.
+
+        Args:
+            images: normalised images.
+            weights: operation weights (edges, ops) to use instead of softmax(alpha): detached
+                ones in the weight pass, one-hot ones for a single architecture.
+        """
+        if weights is None:
+            weights = self.operation_weights()
+        tokens = self.embedding(images)
+        if self.selector is not None:
+            tokens, _ = self.selector(tokens)
+        before_last, last = tokens, tokens
+        for cell in self.cells:
+            before_last, last = last, cell(before_last, last, weights)
+        return self.head(self.norm(last[:, 0]))
