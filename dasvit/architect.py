@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from dasvit.batch import Batch
 from dasvit.seed import get_rng_state, same_draws
 from dasvit.supernet import SuperNet
 
-__all__ = ["AlphaGradient", "Batch", "alpha_gradient", "weight_gradient"]
+__all__ = ["AlphaGradient", "alpha_gradient", "weight_gradient"]
 
-Batch = tuple[Float[Tensor, "batch channels height width"], Int[Tensor, " batch"]]
 Fairness = Callable[[Float[Tensor, "edges ops"]], Float[Tensor, ""]]
 
 
@@ -39,9 +39,7 @@ class AlphaGradient:
 
 
 def _filled(grads: tuple[Tensor | None, ...], params: list[nn.Parameter]) -> list[Tensor]:
-    return [
-        torch.zeros_like(p) if g is None else g for g, p in zip(grads, params, strict=True)
-    ]
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, params, strict=True)]
 
 
 def weight_gradient(

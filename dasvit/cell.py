@@ -86,7 +86,9 @@ class DerivedCell(nn.Module):
         self.edges = nn.ModuleList()
         for name in genotype.operations:
             op = build_operation(name, dim, dropout=dropout)
-            self.edges.append(op if edge_token_ratio >= 1 else PartialEdge(op, dim, edge_token_ratio))
+            self.edges.append(
+                op if edge_token_ratio >= 1 else PartialEdge(op, dim, edge_token_ratio)
+            )
 
     def forward(
         self,

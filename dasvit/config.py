@@ -5,6 +5,7 @@ give; `docs/fidelity.md` lists each with its alternatives.
 """
 
 import dataclasses
+import itertools
 import json
 import math
 from dataclasses import dataclass, field
@@ -14,15 +15,20 @@ __all__ = [
     "DataConfig",
     "RetrainConfig",
     "SearchConfig",
+    "SettingError",
     "Stage",
     "config_from_dict",
     "config_to_dict",
 ]
 
 
+class SettingError(ValueError):
+    """A setting that cannot be; the message has the value and the remedy."""
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise SettingError(message)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -186,7 +192,9 @@ class SearchConfig:
             f"(gamma_min={self.gamma_min}, gamma_max={self.gamma_max})",
         )
         for name in ("zeta1", "zeta2", "skip_weight", "type_weight", "weight_decay"):
-            _require(getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}")
+            _require(
+                getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}"
+            )
         _require(
             math.isfinite(self.xi) and self.xi >= 0,
             f"xi (ξ) must be >= 0, but got {self.xi}; 0 is the first-order approximation",
@@ -197,7 +205,9 @@ class SearchConfig:
             "the formula of Algorithm 1 and are refused rather than ignored",
         )
         for name in ("weight_lr", "alpha_lr"):
-            _require(getattr(self, name) > 0, f"{name} must be positive, but got {getattr(self, name)}")
+            _require(
+                getattr(self, name) > 0, f"{name} must be positive, but got {getattr(self, name)}"
+            )
         _require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
         _require(
             0 < self.val_fraction < 1,
@@ -223,7 +233,7 @@ class SearchConfig:
             f"stage_ops={ops} with {len(self.operations)} operations",
         )
         _require(
-            all(a >= b for a, b in zip(ops, ops[1:], strict=False)) and ops[-1] >= 1,
+            all(a >= b for a, b in itertools.pairwise(ops)) and ops[-1] >= 1,
             f"stage_ops must not grow and must end at 1 or more, but got {ops}",
         )
         _require(
@@ -237,7 +247,8 @@ class SearchConfig:
             f"prune_zero must be ranked or first, but got {self.prune_zero!r}",
         )
         _require(
-            self.inherit_weights in ("cyclic", "fresh") and self.inherit_alpha in ("carry", "reset"),
+            self.inherit_weights in ("cyclic", "fresh")
+            and self.inherit_alpha in ("carry", "reset"),
             "inherit_weights must be cyclic or fresh and inherit_alpha carry or reset, but got "
             f"{self.inherit_weights!r} and {self.inherit_alpha!r}",
         )
@@ -321,7 +332,9 @@ class RetrainConfig:
         _require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
         _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but got {self.dropout}")
         for name in ("weight_decay", "grad_clip", "label_smoothing"):
-            _require(getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}")
+            _require(
+                getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}"
+            )
 
 
 ConfigT = TypeVar("ConfigT", SearchConfig, RetrainConfig)

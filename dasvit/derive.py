@@ -38,9 +38,15 @@ def derive(
     weights = alpha.detach().double().softmax(dim=-1).tolist()
     incoming: dict[int, list[tuple[float, Edge]]] = {j: [] for j in range(num_nodes)}
     for (source, node), names, row in zip(edge_list(num_nodes), edge_ops, weights, strict=True):
-        candidates = [(w, -i, name) for i, (name, w) in enumerate(zip(names, row, strict=True)) if name != ZERO]
+        candidates = [
+            (w, -i, name)
+            for i, (name, w) in enumerate(zip(names, row, strict=True))
+            if name != ZERO
+        ]
         if not candidates:
-            raise ValueError(f"the edge from source {source} to node o_{node} holds nothing but zero")
+            raise ValueError(
+                f"the edge from source {source} to node o_{node} holds nothing but zero"
+            )
         strength, _, name = max(candidates)
         incoming[node].append((strength, Edge(source, name)))
     nodes = []

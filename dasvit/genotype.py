@@ -146,15 +146,21 @@ class Genotype:
         if not isinstance(values, dict) or "schema" not in values:
             raise ValueError(f"{where} is not a genotype: it has no schema entry ({SCHEMA!r})")
         if values["schema"] != SCHEMA:
-            raise ValueError(f"{where} has schema {values['schema']!r}; this version reads {SCHEMA!r}")
+            raise ValueError(
+                f"{where} has schema {values['schema']!r}; this version reads {SCHEMA!r}"
+            )
         try:
             nodes = tuple(
-                tuple(Edge(source=_integer(e["source"]), operation=str(e["operation"])) for e in edges)
+                tuple(
+                    Edge(source=_integer(e["source"]), operation=str(e["operation"])) for e in edges
+                )
                 for edges in values["nodes"]
             )
             genotype = cls(nodes, dict(values.get("provenance") or {}))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{where}: malformed nodes ({type(error).__name__}: {error})") from None
+            raise ValueError(
+                f"{where}: malformed nodes ({type(error).__name__}: {error})"
+            ) from None
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
         if "hash" in values and values["hash"] != genotype.canonical_hash:

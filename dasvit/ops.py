@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 __all__ = [
     "IDENTITY",
-    "ZERO",
-    "Identity",
     "MLP",
     "MSA",
+    "ZERO",
+    "Identity",
     "OperationFamily",
     "Zero",
     "build_operation",
@@ -220,7 +220,11 @@ def build_operation(name: str, dim: int, *, dropout: float = 0.0) -> nn.Module:
         ValueError: an unknown name, or a value that does not fit `dim`.
     """
     family, value = _parse(name)
-    return family.build(dim, dropout=dropout) if value is None else family.build(dim, value, dropout=dropout)
+    return (
+        family.build(dim, dropout=dropout)
+        if value is None
+        else family.build(dim, value, dropout=dropout)
+    )
 
 
 def check_operation(name: str) -> None:

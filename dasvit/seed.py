@@ -8,7 +8,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["derive_seed", "generator", "get_rng_state", "same_draws", "seed_everything", "set_rng_state"]
+__all__ = [
+    "derive_seed",
+    "generator",
+    "get_rng_state",
+    "same_draws",
+    "seed_everything",
+    "set_rng_state",
+]
 
 
 def derive_seed(*parts: int | str) -> int:

@@ -71,7 +71,9 @@ class SuperNet(nn.Module):
             image_size=image_size, patch_size=patch_size, in_channels=in_channels, dim=dim
         )
         selects = token_ratio < 1
-        self.selector = TokenSelector(dim, token_ratio) if selects and token_where == "input" else None
+        self.selector = (
+            TokenSelector(dim, token_ratio) if selects and token_where == "input" else None
+        )
         self.cells = nn.ModuleList(
             SearchCell(
                 self.edge_ops,

@@ -1,0 +1,9 @@
+"""The batch: what data sets yield and passes consume."""
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+__all__ = ["Batch"]
+
+Batch = tuple[Float[Tensor, "batch channels height width"], Int[Tensor, " batch"]]
+"""Normalised images (batch, channels, height, width), and labels (batch,) as int64."""

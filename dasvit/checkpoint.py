@@ -1,0 +1,61 @@
+"""Atomic checkpoints, read back without executing anything (`weights_only=True`)."""
+
+import io
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dasvit.files import write_atomic
+
+__all__ = ["check_same_settings", "load_checkpoint", "save_checkpoint"]
+
+
+def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
+    """Write tensors and plain values; a crash leaves the previous checkpoint whole.
+
+    Args:
+        kind: "search/1" say; `load_checkpoint` insists on it.
+    """
+    buffer = io.BytesIO()
+    torch.save({"kind": kind, **state}, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        ValueError: missing, truncated, not a checkpoint, or of another kind.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f"there is no checkpoint {path}") from None
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a readable checkpoint ({first_line})") from None
+    found = state.get("kind") if isinstance(state, dict) else None
+    if found != kind:
+        raise ValueError(f"{path} is a checkpoint of kind {found!r}, not {kind!r}")
+    return state
+
+
+def check_same_settings(saved: dict[str, Any], current: dict[str, Any], where: str) -> None:
+    """Refuse to continue a run under other settings.
+
+    Raises:
+        ValueError: naming each setting that differs, saved and current.
+    """
+    differences = [
+        f"{key}: {saved.get(key)!r} there, {current.get(key)!r} now"
+        for key in sorted(set(saved) | set(current))
+        if saved.get(key) != current.get(key)
+    ]
+    if differences:
+        raise ValueError(
+            f"{where} holds a run with other settings ({'; '.join(differences)}); "
+            "continue it with its own settings or choose another folder"
+        )

@@ -1,0 +1,300 @@
+"""The command line: `python -m dasvit search | retrain | evaluate | complexity | draw`."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import tyro
+
+from dasvit.complexity import complexity
+from dasvit.config import RetrainConfig, SearchConfig, SettingError
+from dasvit.genotype import Genotype
+from dasvit.metrics import tee
+from dasvit.network import resolve_genotype
+from dasvit.ops import check_operation, load_plugins
+from dasvit.plots import save_encoder
+from dasvit.presets import Preset, get_preset
+from dasvit.progress import ProgressReport
+from dasvit.retrain import build_model, check_retrain, evaluate, load_retrain_config, retrain
+from dasvit.search import OUTER_SETTINGS, check_search, load_search_config, search
+from dasvit.tensorboard import TensorBoardReport
+from dasvit.trace import read_trace
+
+__all__ = ["fail", "main", "parse", "preset_from_argv"]
+
+Flat = tyro.conf.OmitArgPrefixes
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchArgs:
+    """Search for an encoder (Algorithm 1): supernet, pruning stages, derived genotype.
+
+    Settings start from --preset; every one of them can be changed by its name.
+    Example: python -m dasvit search --preset digits --token-ratio 0.7 --seed 1
+    """
+
+    config: SearchConfig
+    preset: str = "digits"
+    """Where the settings start: digits, digits_darts, cifar10, cifar10_darts, imagenet100,
+    imagenet100_darts."""
+    out: str | None = None
+    """Folder for the results (default: runs/search-PRESET-seedN)."""
+    resume: str | None = None
+    """Continue the search in this folder with its own settings; all other settings are ignored."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainArgs:
+    """Train a network from scratch on the full training set and test it once.
+
+    Example: python -m dasvit retrain --model runs/search-digits-seed0/genotype.json
+    """
+
+    config: RetrainConfig
+    preset: str = "digits"
+    """Where the settings start; the same names as for search."""
+    out: str | None = None
+    """Folder for the results (default: runs/retrain-PRESET-MODEL-seedN)."""
+    resume: str | None = None
+    """Continue the training in this folder with its own settings; all others are ignored."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArgs:
+    """Test accuracy of a trained network.
+
+    Example: python -m dasvit evaluate runs/retrain-digits-vit-seed0
+    """
+
+    folder: tyro.conf.Positional[str]
+    """Folder of a finished retraining."""
+    data_dir: str | None = None
+    """Where the data set lies, if not where it was trained."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComplexityArgs:
+    """Parameters and multiply-adds of a network, with and without attention products.
+
+    Example: python -m dasvit complexity --model dasvit_cifar10 --preset cifar10
+    """
+
+    config: RetrainConfig
+    preset: str = "cifar10"
+    """Where width, depth and sizes start."""
+    num_classes: int = 10
+    """Outputs of the head."""
+    in_channels: int = 3
+    """1 for grey images, 3 for RGB."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawArgs:
+    """Draw an encoder as PNG and SVG.
+
+    Example: python -m dasvit draw dasvit_cifar10 --out encoder
+    """
+
+    genotype: tyro.conf.Positional[str]
+    """A shipped genotype's name, a genotype file, or the folder of a search."""
+    out: str = "encoder"
+    """Path of the pictures without their ending."""
+    title: str | None = None
+    """Written above the drawing."""
+    plugins: tuple[str, ...] = ()
+    """Python modules to import first; they may register operations."""
+
+
+def preset_from_argv(argv: Sequence[str], default: str) -> Preset:
+    """The preset that `--preset NAME` or `--preset=NAME` names: the other defaults depend on it.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    name = default
+    for i, arg in enumerate(argv):
+        if arg == "--preset" and i + 1 < len(argv):
+            name = argv[i + 1]
+        elif arg.startswith("--preset="):
+            name = arg.partition("=")[2]
+    return get_preset(name)
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """One line on stderr, and the exit status."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def parse(kind: Any, argv: Sequence[str], **options: Any) -> Any:
+    """tyro's parser; a value that fails a setting's own check is one line, not a page."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, args=list(argv), config=(Flat,), **options)
+    except SystemExit as ended:
+        # tyro boxes the message of a check and exits; the check's own error is behind the exit.
+        error: BaseException | None = ended
+        while error is not None and not isinstance(error, SettingError):
+            error = error.__cause__ or error.__context__
+        if error is not None and ended.code:
+            fail(str(error))
+        sys.stderr.write(said.getvalue())
+        raise
+
+
+def _search(args: SearchArgs) -> None:
+    config = load_search_config(args.resume) if args.resume else args.config
+    out = Path(args.resume or args.out or f"runs/search-{args.preset}-seed{config.seed}")
+    check_search(config)
+    settings = {name: getattr(config, name) for name in OUTER_SETTINGS}
+    start = len(read_trace(out / "alpha.jsonl")) if args.resume else 0
+    print(f"searching {config.data.dataset} on {args.device}, results in {out}", flush=True)
+    _interruptible(
+        lambda: search(
+            config,
+            out,
+            report=tee(_tensorboard(out, start, settings), ProgressReport()),
+            resume=args.resume is not None,
+            device=args.device,
+        ),
+        f"python -m dasvit search --resume {out}",
+    )
+    png, svg = save_encoder(Genotype.load(out / "genotype.json"), out / "encoder")
+    print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
+    print(f"next: python -m dasvit retrain --preset {args.preset} --model {out / 'genotype.json'}")
+
+
+def _tensorboard(out: Path, start: int, settings: dict[str, Any]) -> Any:
+    """Opens its file at the first event, when the folder is known to be this run's."""
+    opened: list[TensorBoardReport] = []
+
+    def report(event: Any) -> None:
+        if not opened:
+            opened.append(TensorBoardReport(out, start_epoch=start, hparams=settings))
+        opened[0](event)
+
+    return report
+
+
+def _retrain(args: RetrainArgs) -> None:
+    config = load_retrain_config(args.resume) if args.resume else args.config
+    name = Path(config.model).parent.name if config.model.endswith(".json") else config.model
+    out = Path(args.resume or args.out or f"runs/retrain-{args.preset}-{name}-seed{config.seed}")
+    check_retrain(config)
+    start = len(read_trace(out / "train.jsonl")) if args.resume else 0
+    settings = {"model": config.model, "seed": config.seed, "lr": config.lr}
+    print(f"training {config.model} on {args.device}, results in {out}", flush=True)
+    _interruptible(
+        lambda: retrain(
+            config,
+            out,
+            report=tee(_tensorboard(out, start, settings), ProgressReport()),
+            resume=args.resume is not None,
+            device=args.device,
+        ),
+        f"python -m dasvit retrain --resume {out}",
+    )
+    print(f"weights: {out / 'model.safetensors'}")
+
+
+def _interruptible(run: Callable[[], Any], again: str) -> None:
+    try:
+        run()
+    except KeyboardInterrupt:
+        fail(f"stopped; the last epoch's checkpoint is kept, continue with: {again}", 130)
+
+
+def _evaluate(args: EvaluateArgs) -> None:
+    top1, top5 = evaluate(args.folder, device=args.device, data_dir=args.data_dir)
+    print(f"test accuracy: top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} %")
+
+
+def _complexity(args: ComplexityArgs) -> None:
+    load_plugins(args.config.plugins)
+    model = build_model(args.config, in_channels=args.in_channels, num_classes=args.num_classes)
+    size = args.config.data.image_size
+    found = complexity(model, (args.in_channels, size, size))
+    if args.json:
+        values = dataclasses.asdict(found) | {"macs_total": found.macs_total}
+        print(json.dumps({"model": args.config.model, **values}))
+    else:
+        print(f"{args.config.model}: {found}")
+
+
+def _draw(args: DrawArgs) -> None:
+    load_plugins(args.plugins)
+    path = Path(args.genotype)
+    genotype = resolve_genotype(path / "genotype.json" if path.is_dir() else args.genotype)
+    for name in genotype.operations:
+        check_operation(name)
+    stem = Path(args.out)
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        png, svg = save_encoder(genotype, stem, args.title)
+    except OSError as error:
+        raise ValueError(f"cannot write {stem} ({error}); choose another --out") from None
+    print(f"{genotype}\n{png}\n{svg}")
+
+
+Command = SearchArgs | RetrainArgs | EvaluateArgs | ComplexityArgs | DrawArgs
+
+
+def _command(argv: Sequence[str]) -> Command:
+    preset = preset_from_argv(argv, "cifar10" if argv[:1] == ["complexity"] else "digits")
+    sub = tyro.conf.subcommand
+    defaults = {"preset": preset.name}
+    commands = (
+        Annotated[SearchArgs, sub("search", default=SearchArgs(config=preset.search, **defaults))]
+        | Annotated[
+            RetrainArgs, sub("retrain", default=RetrainArgs(config=preset.retrain, **defaults))
+        ]
+        | Annotated[EvaluateArgs, sub("evaluate")]
+        | Annotated[
+            ComplexityArgs,
+            sub("complexity", default=ComplexityArgs(config=preset.retrain, **defaults)),
+        ]
+        | Annotated[DrawArgs, sub("draw")]
+    )
+    return parse(
+        commands,
+        argv,
+        prog="python -m dasvit",
+        description="Differentiable architecture search for vision transformers.",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, run, and turn what a user can mend into one line and a non-zero exit."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        command = _command(argv)
+        match command:
+            case SearchArgs():
+                _search(command)
+            case RetrainArgs():
+                _retrain(command)
+            case EvaluateArgs():
+                _evaluate(command)
+            case ComplexityArgs():
+                _complexity(command)
+            case DrawArgs():
+                _draw(command)
+    except ValueError as error:
+        fail(str(error))
+    except FloatingPointError as error:
+        fail(str(error), 1)

@@ -1,0 +1,473 @@
+"""Data sets as splits that yield batches on the device; same seeds, same batches.
+
+Small data sets live on the device as one uint8 tensor and are augmented there in batches.
+Large ones stream from files. Both draw order and augmentation from the seed they are given, so
+that a restart repeats them.
+"""
+
+import gzip
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision import datasets as tv
+from torchvision.transforms import v2
+
+from dasvit.batch import Batch
+from dasvit.config import DataConfig
+from dasvit.seed import derive_seed, generator
+
+__all__ = [
+    "ImageData",
+    "Split",
+    "TensorSplit",
+    "check_data",
+    "dataset_names",
+    "endless",
+    "load_data",
+    "split_half",
+]
+
+
+class Split(Protocol):
+    """A list of labelled images."""
+
+    def __len__(self) -> int: ...
+
+    def subset(self, index: Tensor) -> "Split":
+        """The images at `index`, in that order."""
+        ...
+
+    def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
+        """Batches on the device: normalised float images and int64 labels.
+
+        With a seed: shuffled and augmented by it, and an incomplete last batch is dropped unless
+        it is the only one. Without: in order, not augmented, all of them.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ImageData:
+    """A data set ready for use.
+
+    Attributes:
+        train: the full training set. test: looked at once, at the end of retraining.
+        class_names: one a class, in the order of the labels.
+        in_channels: 1 for grey images, 3 for RGB.
+        mean: per channel, on images in [0, 1]. std: likewise.
+    """
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    in_channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+class TensorSplit:
+    """Images that live on the device as one uint8 tensor.
+
+    Args:
+        images: (N, channels, height, width), uint8.
+        labels: (N,), int64.
+        mean: per channel. std: per channel.
+        config: image size and augmentation.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        config: DataConfig,
+    ) -> None:
+        self.images, self.labels = images, labels
+        self._mean, self._std = mean, std
+        self._config = config
+        shape = (1, -1, 1, 1)
+        self._scale = 1 / (255 * torch.tensor(std, device=images.device).view(shape))
+        self._shift = torch.tensor(mean, device=images.device).view(shape) / torch.tensor(
+            std, device=images.device
+        ).view(shape)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: Tensor) -> "TensorSplit":
+        index = index.to(self.images.device)
+        return TensorSplit(
+            self.images[index],
+            self.labels[index],
+            mean=self._mean,
+            std=self._std,
+            config=self._config,
+        )
+
+    def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
+        if seed is None:
+            for images, labels in zip(
+                self.images.split(batch_size), self.labels.split(batch_size), strict=True
+            ):
+                yield self._finish(images), labels
+            return
+        draw = generator(seed)
+        order = torch.randperm(len(self), generator=draw).to(self.images.device)
+        for index in _training_batches(order, batch_size):
+            images = self._augment(self.images[index], draw)
+            yield self._finish(images), self.labels[index]
+
+    def _augment(self, images: Tensor, draw: torch.Generator) -> Tensor:
+        """Random translation by up to an eighth of the side (zeros come in), and flip."""
+        if self._config.augment == "none":
+            return images
+        batch, _, height, width = images.shape
+        reach = max(1, height // 8)
+        padded = F.pad(images, (reach, reach, reach, reach))
+        offsets = torch.randint(0, 2 * reach + 1, (2, batch, 1), generator=draw)
+        rows = (offsets[0] + torch.arange(height)).to(images.device)  # (batch, height)
+        columns = offsets[1] + torch.arange(width)  # (batch, width)
+        if self._config.augment == "crop_flip":
+            flip = torch.rand(batch, 1, generator=draw) < 0.5
+            columns = torch.where(flip, columns.flip(1), columns)
+        columns = columns.to(images.device)
+        which = torch.arange(batch, device=images.device)[:, None, None]
+        # Advanced indices around a slice put the channels last.
+        shifted = padded[which, :, rows[:, :, None], columns[:, None, :]]
+        return shifted.permute(0, 3, 1, 2).contiguous()
+
+    def _finish(self, images: Tensor) -> Tensor:
+        size = self._config.image_size
+        out = images.float()
+        if images.shape[-2:] != (size, size):
+            out = F.interpolate(out, (size, size), mode="bilinear", antialias=True)
+        return out * self._scale - self._shift
+
+
+def _training_batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    for index in order.split(batch_size):
+        if len(index) == min(batch_size, len(order)):
+            yield index
+
+
+class FolderSplit:
+    """Images that stream from files, decoded by worker processes.
+
+    Args:
+        samples: (path, label) each.
+        mean: per channel. std: per channel.
+        config: image size, augmentation, workers.
+        device: where the batches go.
+    """
+
+    def __init__(
+        self,
+        samples: list[tuple[str, int]],
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        config: DataConfig,
+        device: torch.device,
+    ) -> None:
+        self._samples, self._mean, self._std = samples, mean, std
+        self._config, self._device = config, device
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def subset(self, index: Tensor) -> "FolderSplit":
+        return FolderSplit(
+            [self._samples[i] for i in index.tolist()],
+            mean=self._mean,
+            std=self._std,
+            config=self._config,
+            device=self._device,
+        )
+
+    def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
+        if seed is None:
+            index = list(torch.arange(len(self)).split(batch_size))
+        else:
+            order = torch.randperm(len(self), generator=generator(seed))
+            index = list(_training_batches(order, batch_size))
+        loader = DataLoader(
+            _FileDataset(self._samples, self._mean, self._std, self._config, seed),
+            batch_sampler=[i.tolist() for i in index],
+            num_workers=self._config.num_workers,
+            pin_memory=self._device.type == "cuda",
+        )
+        for images, labels in loader:
+            yield (
+                images.to(self._device, non_blocking=True),
+                labels.to(self._device, non_blocking=True),
+            )
+
+
+class _FileDataset(TorchDataset[tuple[Tensor, int]]):
+    def __init__(
+        self,
+        samples: list[tuple[str, int]],
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        config: DataConfig,
+        seed: int | None,
+    ) -> None:
+        size = config.image_size
+        steps: list[torch.nn.Module] = [v2.ToImage(), v2.Resize((size, size), antialias=True)]
+        if seed is not None and config.augment != "none":
+            steps.append(v2.RandomCrop(size, padding=max(1, size // 8)))
+        if seed is not None and config.augment == "crop_flip":
+            steps.append(v2.RandomHorizontalFlip())
+        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+        self._transform = v2.Compose(steps)
+        self._samples, self._seed = samples, seed
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self._samples[index]
+        image = tv.folder.default_loader(path)
+        # Seeded an image, not a worker: the number of workers does not change the batches.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self._seed or 0, "augment", index))
+            return self._transform(image), label
+
+
+def split_half(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """The weight half and the alpha half of a training set.
+
+    Args:
+        fraction: share of the alpha half.
+
+    Raises:
+        ValueError: one half would be empty.
+    """
+    order = torch.randperm(len(split), generator=generator(seed, "split"))
+    size = round(len(split) * fraction)
+    if not 0 < size < len(split):
+        raise ValueError(
+            f"val_fraction={fraction} leaves one half of {len(split)} images empty; "
+            "choose one nearer to 0.5"
+        )
+    return split.subset(order[size:]), split.subset(order[:size])
+
+
+Loader = Callable[[DataConfig, torch.device], ImageData]
+
+
+def _from_arrays(
+    config: DataConfig,
+    device: torch.device,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    class_names: tuple[str, ...],
+) -> ImageData:
+    pixels = train[0].float().div_(255)
+    mean = tuple(pixels.mean(dim=(0, 2, 3)).tolist())
+    std = tuple(pixels.std(dim=(0, 2, 3)).tolist())
+    splits = [
+        TensorSplit(x.to(device), y.long().to(device), mean=mean, std=std, config=config)
+        for x, y in (train, test)
+    ]
+    return ImageData(splits[0], splits[1], class_names, train[0].shape[1], mean, std)
+
+
+def _load_digits(config: DataConfig, device: torch.device) -> ImageData:
+    """scikit-learn's 1,797 digits, 8 × 8 grey; a fixed stratified fifth is the test set."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
+    index = np.arange(len(images))
+    train, test = train_test_split(
+        index, test_size=0.2, random_state=0, stratify=digits.target
+    )  # the data set has no split of its own: this one never changes with the seed
+    x, y = torch.from_numpy(images), torch.from_numpy(digits.target)
+    return _from_arrays(
+        config, device, (x[train], y[train]), (x[test], y[test]), tuple(map(str, range(10)))
+    )
+
+
+def _folder(config: DataConfig) -> Path:
+    if config.data_dir is None:
+        raise ValueError(f"data set {config.dataset!r} needs --data-dir, the folder that holds it")
+    path = Path(config.data_dir).expanduser()
+    if not path.is_dir() and not config.download:
+        raise ValueError(f"data_dir: there is no folder {path}; check --data-dir")
+    return path
+
+
+def _load_cifar(config: DataConfig, device: torch.device) -> ImageData:
+    kind = {"cifar10": tv.CIFAR10, "cifar100": tv.CIFAR100}[config.dataset]
+    root = _folder(config)
+    try:
+        # torchvision checks the files' checksums before it unpickles them.
+        train, test = (kind(root, train=t, download=config.download) for t in (True, False))
+    except (RuntimeError, OSError, EOFError) as error:
+        raise ValueError(
+            f"{config.dataset} in {root} is missing or corrupt ({_first_line(error)}); put the "
+            "official archive's folder there, or add --download"
+        ) from None
+    arrays = [
+        (torch.from_numpy(d.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(d.targets))
+        for d in (train, test)
+    ]
+    return _from_arrays(config, device, arrays[0], arrays[1], tuple(train.classes))
+
+
+_IDX_FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+
+
+def _idx_path(root: Path, name: str) -> Path | None:
+    for folder in (root, root / "FashionMNIST" / "raw"):
+        for suffix in ("-ubyte", "-ubyte.gz"):
+            if (folder / (name + suffix)).is_file():
+                return folder / (name + suffix)
+    return None
+
+
+def _read_idx(path: Path) -> Tensor:
+    """An IDX file (big-endian header: type, dimensions, sizes; then uint8), gzipped or not."""
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        ndim = raw[3]
+        shape = np.frombuffer(raw, ">u4", count=ndim, offset=4)
+        values = np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape)
+    except (OSError, EOFError, ValueError, IndexError) as error:
+        raise ValueError(f"{path} is corrupt ({_first_line(error)}); fetch it again") from None
+    return torch.from_numpy(values.copy())
+
+
+def _load_fashion_mnist(config: DataConfig, device: torch.device) -> ImageData:
+    root = _folder(config)
+    if config.download:
+        tv.FashionMNIST(root, download=True)
+    _check_fashion_mnist(config)
+    paths = [_idx_path(root, name) for name in _IDX_FILES]
+    x_train, y_train, x_test, y_test = (_read_idx(p) for p in paths if p is not None)
+    for x, y in ((x_train, y_train), (x_test, y_test)):
+        if x.dim() != 3 or len(x) != len(y):
+            raise ValueError(
+                f"fashion_mnist in {root} is corrupt: {len(x)} images, {len(y)} labels"
+            )
+    return _from_arrays(
+        config,
+        device,
+        (x_train[:, None], y_train),
+        (x_test[:, None], y_test),
+        tuple(tv.FashionMNIST.classes),
+    )
+
+
+def _check_fashion_mnist(config: DataConfig) -> None:
+    root = _folder(config)
+    missing = [name for name in _IDX_FILES if _idx_path(root, name) is None]
+    if missing and not config.download:
+        raise ValueError(
+            f"fashion_mnist: {root} lacks {', '.join(f'{m}-ubyte[.gz]' for m in missing)}; "
+            "check --data-dir, or add --download"
+        )
+
+
+def imagenet100_classes() -> tuple[str, ...]:
+    """The 100 WordNet ids of ImageNet-100 (Tian et al., Contrastive Multiview Coding)."""
+    text = resources.files("dasvit").joinpath("imagenet100.txt").read_text(encoding="utf-8")
+    return tuple(sorted(text.split()))
+
+
+def _check_imagenet100(config: DataConfig) -> None:
+    root = _folder(config)
+    for part in ("train", "val"):
+        missing = [c for c in imagenet100_classes() if not (root / part / c).is_dir()]
+        if missing:
+            shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
+            raise ValueError(
+                f"imagenet100: {root / part} lacks {len(missing)} of 100 class folders ({shown}); "
+                "data_dir must hold train/<wnid>/ and val/<wnid>/"
+            )
+
+
+def _load_imagenet100(config: DataConfig, device: torch.device) -> ImageData:
+    root = _folder(config)
+    _check_imagenet100(config)
+    classes = imagenet100_classes()
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's usual constants
+    index = {name: i for i, name in enumerate(classes)}
+    splits = []
+    for part in ("train", "val"):
+        try:
+            samples = tv.ImageFolder.make_dataset(str(root / part), index, tv.folder.IMG_EXTENSIONS)
+        except FileNotFoundError as error:  # a class without a single image
+            raise ValueError(f"imagenet100: {_first_line(error)}") from None
+        splits.append(FolderSplit(samples, mean=mean, std=std, config=config, device=device))
+    return ImageData(splits[0], splits[1], classes, 3, mean, std)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _check_nothing(config: DataConfig) -> None:
+    pass
+
+
+def _check_folder(config: DataConfig) -> None:
+    _folder(config)
+
+
+_LOADERS: dict[str, tuple[Loader, Callable[[DataConfig], None]]] = {
+    "digits": (_load_digits, _check_nothing),
+    "fashion_mnist": (_load_fashion_mnist, _check_fashion_mnist),
+    "cifar10": (_load_cifar, _check_folder),
+    "cifar100": (_load_cifar, _check_folder),
+    "imagenet100": (_load_imagenet100, _check_imagenet100),
+}
+
+
+def dataset_names() -> tuple[str, ...]:
+    """The data sets known by name."""
+    return tuple(_LOADERS)
+
+
+def check_data(config: DataConfig) -> None:
+    """What can be checked without reading the images.
+
+    Raises:
+        ValueError: an unknown data set, or a folder that is missing or lacks files.
+    """
+    if config.dataset not in _LOADERS:
+        raise ValueError(
+            f"unknown data set {config.dataset!r}; known: {', '.join(dataset_names())}"
+        )
+    _LOADERS[config.dataset][1](config)
+
+
+def load_data(config: DataConfig, device: torch.device) -> ImageData:
+    """Read a data set.
+
+    Raises:
+        ValueError: as `check_data`, or files that are corrupt.
+    """
+    check_data(config)
+    return _LOADERS[config.dataset][0](config, device)
+
+
+def endless(split: Split, batch_size: int, *seed: int | str) -> Iterator[Batch]:
+    """Batches without end, shuffled anew in every pass."""
+    for round_number in itertools.count():
+        yield from split.batches(batch_size, seed=derive_seed(*seed, round_number))

@@ -1,0 +1,79 @@
+"""What a result was made with: versions, commit, machine."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dasvit
+
+__all__ = ["environment", "resolve_device"]
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "ray", "optuna", "scikit-learn")
+
+
+def resolve_device(device: str) -> torch.device:
+    """A usable device; "auto" is the GPU if there is one.
+
+    Raises:
+        ValueError: a malformed name, or a GPU that is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device must be auto, cpu or cuda[:N], but got {device!r}") from None
+    if resolved.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda[:N], but got {device!r}")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device!r} is not there: PyTorch sees {torch.cuda.device_count()} GPUs; "
+            "use --device cpu"
+        )
+    return resolved
+
+
+def _git_commit() -> str | None:
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(Path(dasvit.__file__).parent), *args],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    # An installed package may lie in another project's checkout: its commit is not ours.
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}-dirty" if commit and git("status", "--porcelain", "-uno") else commit
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git commit (with "-dirty" if files differ), platform, cores and GPUs; JSON-ready."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "dasvit": dasvit.__version__,
+        "git_commit": _git_commit(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "packages": versions,
+    }

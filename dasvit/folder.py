@@ -1,0 +1,46 @@
+"""A run's folder: one run each, marked by its config.json; never another run's."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dasvit.checkpoint import check_same_settings
+from dasvit.files import read_json, write_atomic
+
+__all__ = ["open_folder", "read_settings"]
+
+
+def read_settings(folder: str | Path, kind: str) -> dict[str, Any]:
+    """The settings of the run in a folder.
+
+    Raises:
+        ValueError: the folder holds no run of this kind.
+    """
+    path = Path(folder) / "config.json"
+    values = read_json(path, "run folder")
+    found = values.get("kind") if isinstance(values, dict) else None
+    if found != kind or not isinstance(values.get("config"), dict):
+        raise ValueError(f"{path} is of kind {found!r}, not {kind!r}")
+    return values["config"]
+
+
+def open_folder(folder: Path, kind: str, settings: dict[str, Any], *, resume: bool) -> None:
+    """Make a run's folder, or accept it if it holds this very run and `resume` is set.
+
+    Raises:
+        ValueError: it holds another run, something else, or cannot be written to.
+    """
+    if (folder / "config.json").exists():
+        if not resume:
+            raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
+        check_same_settings(read_settings(folder, kind), settings, str(folder))
+        return
+    # TensorBoard files and logs of an earlier attempt may lie there; results may not.
+    if folder.is_dir() and any(folder.glob("*.json")):
+        raise ValueError(f"{folder} holds something else; choose an empty folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"kind": kind, "config": settings}, indent=2) + "\n"
+        write_atomic(folder / "config.json", text)
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder} ({error}); choose another folder") from None

@@ -1,0 +1,36 @@
+"""Optimisers and learning-rate schedules that the search and the retraining share."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["adamw", "clip_gradients", "cosine_lr"]
+
+
+def adamw(params: Iterable[nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over all parameters alike, in PyTorch's fused form."""
+    # Paper gap: whether norms and biases decay; here all do, see docs/fidelity.md.
+    return torch.optim.AdamW(list(params), lr=lr, weight_decay=weight_decay, fused=True)
+
+
+def cosine_lr(
+    step: int, total_steps: int, *, lr: float, warmup_steps: int = 0, warmup_lr: float = 0.0
+) -> float:
+    """Learning rate of a 0-based step: linear from `warmup_lr` to `lr` over `warmup_steps`, then
+    half a cosine from `lr` towards 0."""
+    if step < warmup_steps:
+        return warmup_lr + (lr - warmup_lr) * step / warmup_steps
+    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * lr * (1 + math.cos(math.pi * done))
+
+
+def clip_gradients(grads: list[Tensor], max_norm: float) -> None:
+    """Scale gradients in place so that their joint norm is at most `max_norm`; 0 does nothing.
+
+    Stays on the device: nothing waits for the value of the norm.
+    """
+    if max_norm > 0:
+        norm = nn.utils.get_total_norm(grads)
+        torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))

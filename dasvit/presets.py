@@ -1,0 +1,141 @@
+"""Named, complete configurations. A preset is a function; its docstring says what it was seen to
+reach, or that it was not run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from dasvit.config import DataConfig, RetrainConfig, SearchConfig
+
+__all__ = ["PAPER_PRESET", "PRESETS", "Preset", "get_preset", "plain_darts"]
+
+PAPER_PRESET = "cifar10"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preset:
+    """A search and the retraining of what it finds."""
+
+    name: str
+    search: SearchConfig
+    retrain: RetrainConfig
+
+
+def plain_darts(search: SearchConfig) -> SearchConfig:
+    """Plain DARTS by the same code (Figures 1-3): all tokens, no fairness term, one stage.
+
+    Depth is the first stage's, which DASViT starts from and plain DARTS stays at; the number of
+    epochs in all is the same.
+    """
+    return replace(
+        search,
+        token_ratio=1.0,
+        skip_weight=0.0,
+        type_weight=0.0,
+        stage_layers=search.stage_layers[:1],
+        stage_ops=search.stage_ops[:1],
+        stage_epochs=search.total_epochs,
+    )
+
+
+def digits() -> Preset:
+    """The embedded digits on one CPU core: small, and it really learns.
+
+    `python -m dasvit search --preset digits`. Figures: README.md.
+    """
+    data = DataConfig(dataset="digits", image_size=8)
+    return Preset(
+        name="digits",
+        search=SearchConfig(
+            data=data,
+            operations=(
+                "zero",
+                "identity",
+                "msa_h2",
+                "msa_h3",
+                "msa_h4",
+                "mlp_r0.5",
+                "mlp_r3",
+                "mlp_r4",
+            ),
+            dim=48,
+            patch_size=2,
+            stage_epochs=4,
+            batch_size=32,
+            weight_lr=3e-3,
+            alpha_lr=3e-3,
+            grad_clip=1.0,
+        ),
+        retrain=RetrainConfig(
+            data=data,
+            dim=96,
+            depth=6,
+            patch_size=2,
+            vit_heads=3,
+            epochs=20,
+            warmup_epochs=2,
+            batch_size=64,
+        ),
+    )
+
+
+def cifar10() -> Preset:
+    """The paper's setting: search on CIFAR-10 at 224 × 224, retrain 500 epochs. One GPU.
+
+    `python -m dasvit search --preset cifar10 --data-dir DIR --device cuda`. Not run.
+    """
+    data = DataConfig(dataset="cifar10", image_size=224, augment="crop_flip")
+    return Preset(
+        name="cifar10",
+        search=SearchConfig(data=data),
+        retrain=RetrainConfig(data=data, model="dasvit_cifar10"),
+    )
+
+
+def imagenet100() -> Preset:
+    """The paper's second search, on ImageNet-100. One GPU.
+
+    `python -m dasvit search --preset imagenet100 --data-dir DIR --device cuda`. Not run.
+    """
+    data = DataConfig(dataset="imagenet100", image_size=224, augment="crop_flip", num_workers=8)
+    return Preset(
+        name="imagenet100",
+        search=SearchConfig(data=data),
+        retrain=RetrainConfig(data=data, model="dasvit_imagenet100"),
+    )
+
+
+def _darts(base: Callable[[], Preset]) -> Preset:
+    preset = base()
+    return replace(preset, name=f"{preset.name}_darts", search=plain_darts(preset.search))
+
+
+def digits_darts() -> Preset:
+    """`digits` searched by plain DARTS."""
+    return _darts(digits)
+
+
+def cifar10_darts() -> Preset:
+    """`cifar10` searched by plain DARTS. Not run."""
+    return _darts(cifar10)
+
+
+def imagenet100_darts() -> Preset:
+    """`imagenet100` searched by plain DARTS. Not run."""
+    return _darts(imagenet100)
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {
+    f.__name__: f
+    for f in (digits, digits_darts, cifar10, cifar10_darts, imagenet100, imagenet100_darts)
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of a name.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
+    return PRESETS[name]()

@@ -1,0 +1,395 @@
+"""Algorithm 1: the progressive bilevel search, from a configuration to a genotype.
+
+Every epoch ends in an atomic checkpoint; a run that is killed and resumed ends as one that was
+not, bit for bit on CPU.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dasvit.architect import alpha_gradient, weight_gradient
+from dasvit.checkpoint import load_checkpoint, save_checkpoint
+from dasvit.config import SearchConfig, config_from_dict, config_to_dict
+from dasvit.data import ImageData, Split, check_data, endless, load_data, split_half
+from dasvit.derive import derive
+from dasvit.environment import resolve_device
+from dasvit.folder import open_folder, read_settings
+from dasvit.genotype import Genotype
+from dasvit.inherit import derived_network, inherit_weights
+from dasvit.losses import fairness_loss, fairness_types, type_totals
+from dasvit.metrics import (
+    EdgeOps,
+    Report,
+    Rows,
+    SearchEpoch,
+    SearchResult,
+    StageEnd,
+    operation_share,
+    tee,
+)
+from dasvit.ops import load_plugins
+from dasvit.optim import adamw, clip_gradients, cosine_lr
+from dasvit.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
+from dasvit.stages import first_stage_ops, prune
+from dasvit.supernet import SuperNet
+from dasvit.trace import JsonLinesReport, load_search_result, save_result
+
+__all__ = ["OUTER_SETTINGS", "accuracy", "check_search", "load_search_config", "search"]
+
+KIND = "dasvit/search/1"
+EVAL_BATCH = 256
+OUTER_SETTINGS = (
+    "token_ratio",
+    "gamma_min",
+    "gamma_max",
+    "zeta1",
+    "zeta2",
+    "skip_weight",
+    "type_weight",
+    "xi",
+    "seed",
+)
+"""The settings that a sweep varies, as results and TensorBoard name them."""
+
+
+def search(
+    config: SearchConfig,
+    out_dir: str | Path,
+    *,
+    report: Report = lambda event: None,
+    resume: bool = False,
+    device: str = "cpu",
+) -> SearchResult:
+    """Run Algorithm 1 and derive the encoder.
+
+    Writes into `out_dir`: config.json, checkpoint.pt (every epoch), alpha.jsonl (a line an
+    epoch), genotype.json and result.json.
+
+    Args:
+        config: what to compute.
+        out_dir: made if missing.
+        report: called with `SearchEpoch`, `StageEnd` and `SearchResult`.
+        resume: continue from the checkpoint in `out_dir`; without one, start; if the run is
+            finished, return its result.
+        device: "cpu", "cuda", "cuda:1", or "auto".
+
+    Raises:
+        ValueError: settings that cannot run, or an `out_dir` that holds another run.
+        FloatingPointError: a loss that is not finite; the last checkpoint is kept.
+    """
+    check_search(config)
+    where = resolve_device(device)
+    out_dir = Path(out_dir)
+    open_folder(out_dir, KIND, config_to_dict(config), resume=resume)
+    if resume and (out_dir / "result.json").exists():
+        return load_search_result(out_dir / "result.json")
+    data = load_data(config.data, where)
+    train, val = split_half(data.train, config.val_fraction, config.seed)
+
+    run = _Run(config, data, where)
+    checkpoint = out_dir / "checkpoint.pt"
+    if resume and checkpoint.exists():
+        run.load_state_dict(load_checkpoint(checkpoint, KIND))
+    report = tee(JsonLinesReport(out_dir / "alpha.jsonl", start_epoch=run.epoch), report)
+
+    while True:
+        while run.epoch < run.stage_end:
+            report(run.train_epoch(train, val))
+            # After the report: a crash between the two repeats the epoch, and loses nothing.
+            save_checkpoint(checkpoint, KIND, run.state_dict())
+        kept = run.next_candidates()
+        report(run.stage_report(kept))
+        if kept is None:
+            break
+        run.enter_next_stage()
+
+    result = run.finish(val)
+    result.genotype.save(out_dir / "genotype.json")
+    save_result(out_dir / "result.json", result)
+    report(result)
+    return result
+
+
+def check_search(config: SearchConfig) -> None:
+    """Everything that can be refused before training: operations, width, data set.
+
+    Raises:
+        ValueError: one line with the value and the remedy.
+    """
+    load_plugins(config.plugins)
+    check_data(config.data)
+    edge_ops = first_stage_ops(config.operations, config.num_nodes)
+    with torch.device("meta"):
+        _build(config, edge_ops, num_layers=1, in_channels=3, num_classes=2)
+
+
+def load_search_config(out_dir: str | Path) -> SearchConfig:
+    """The configuration of the run in a folder.
+
+    Raises:
+        ValueError: the folder holds no search.
+    """
+    return config_from_dict(SearchConfig, read_settings(out_dir, KIND))
+
+
+def _build(
+    config: SearchConfig, edge_ops: EdgeOps, *, num_layers: int, in_channels: int, num_classes: int
+) -> SuperNet:
+    return SuperNet(
+        edge_ops,
+        num_layers=num_layers,
+        dim=config.dim,
+        num_nodes=config.num_nodes,
+        image_size=config.data.image_size,
+        patch_size=config.patch_size,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        dropout=config.dropout,
+        token_ratio=config.token_ratio,
+        token_where=config.token_where,
+        alpha_init_std=config.alpha_init_std,
+    )
+
+
+class _Run:
+    """The state of Algorithm 1: supernet, both optimisers, and where in the schedule it is."""
+
+    def __init__(self, config: SearchConfig, data: ImageData, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self._in_channels, self._num_classes = data.in_channels, data.num_classes
+        self.types = fairness_types(config.operations)
+        self.epoch = 0
+        self.stage = 0
+        self.seconds = 0.0
+        self._enter(0, first_stage_ops(config.operations, config.num_nodes))
+
+    def _enter(self, stage: int, edge_ops: EdgeOps) -> None:
+        """Algorithm 1, lines 4-5: a fresh supernet and fresh optimisers for a stage."""
+        seed_everything(derive_seed(self.config.seed, "stage", stage))
+        self.stage, self.edge_ops = stage, edge_ops
+        self.model = _build(
+            self.config,
+            edge_ops,
+            num_layers=self.config.stage_layers[stage],
+            in_channels=self._in_channels,
+            num_classes=self._num_classes,
+        ).to(self.device)
+        self.weight_optimizer = adamw(
+            self.model.weight_parameters(),
+            lr=self.config.weight_lr,
+            weight_decay=self.config.weight_decay,
+        )
+        self.alpha_optimizer = torch.optim.Adam(
+            self.model.alpha_parameters(),
+            lr=self.config.alpha_lr,
+            betas=self.config.alpha_betas,
+            weight_decay=self.config.alpha_weight_decay,
+        )
+
+    @property
+    def stage_end(self) -> int:
+        """The first epoch after the present stage."""
+        return (self.stage + 1) * self.config.stage_epochs
+
+    def train_epoch(self, train: Split, val: Split) -> SearchEpoch:
+        """Algorithm 1, lines 10-16: alpha then weights on every batch of the weight half."""
+        started = time.perf_counter()
+        config, model = self.config, self.model
+        model.train()
+        in_stage = self.epoch - self.stage * config.stage_epochs
+        steps = max(1, len(train) // config.batch_size)
+        search_alpha = in_stage >= config.alpha_freeze_epochs
+        val_batches = endless(val, config.batch_size, config.seed, "alpha order", self.epoch)
+        train_batches = train.batches(
+            config.batch_size, seed=derive_seed(config.seed, "weight order", self.epoch)
+        )
+        # Sums stay on the device: nothing waits for a value before the epoch ends.
+        train_loss, val_loss, correct = (torch.zeros((), device=self.device) for _ in range(3))
+        count = seen = 0
+        lr = config.weight_lr
+        for batch in train_batches:
+            if search_alpha:
+                found = alpha_gradient(
+                    model, batch, next(val_batches), fairness=self._fairness, xi=config.xi
+                )
+                model.alpha.grad = found.gradient
+                self.alpha_optimizer.step()
+                val_loss += found.val_loss
+            grads, loss, logits = weight_gradient(model, batch)
+            clip_gradients(grads, config.grad_clip)
+            lr = cosine_lr(
+                in_stage * steps + count, config.stage_epochs * steps, lr=config.weight_lr
+            )
+            _step(self.weight_optimizer, model.weight_parameters(), grads, lr)
+            train_loss += loss
+            correct += (logits.argmax(dim=1) == batch[1]).sum()
+            count += 1
+            seen += len(batch[1])
+        val_accuracy = accuracy(model, val)
+        record = self._record(
+            train_loss=train_loss.item() / count,
+            train_accuracy=correct.item() / seen,
+            val_loss=val_loss.item() / count if search_alpha else float("nan"),
+            val_accuracy=val_accuracy,
+            weight_lr=lr,
+            seconds=time.perf_counter() - started,
+        )
+        self.epoch += 1
+        self.seconds += record.seconds
+        return record
+
+    def _record(self, *, val_loss: float, train_loss: float, **values: float) -> SearchEpoch:
+        weights = self.model.operation_weights().detach()
+        finite = torch.isfinite(weights).all().item() and torch.isfinite(torch.tensor(train_loss))
+        if not finite:
+            raise FloatingPointError(
+                f"the loss or the alphas are not finite in epoch {self.epoch} (train loss "
+                f"{train_loss}); the last checkpoint is kept. Try a smaller weight_lr, or grad_clip"
+            )
+        return SearchEpoch(
+            epoch=self.epoch,
+            total_epochs=self.config.total_epochs,
+            stage=self.stage,
+            num_layers=self.model.num_layers,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            fair_loss=self._fairness(weights).item(),
+            weights=_rows(weights),
+            edge_ops=self.edge_ops,
+            type_totals={
+                kind: total.item()
+                for kind, total in type_totals(weights, self.edge_ops, self.types).items()
+            },
+            **values,
+        )
+
+    def _fairness(self, weights: Tensor) -> Tensor:
+        config = self.config
+        return fairness_loss(
+            weights,
+            self.edge_ops,
+            self.types,
+            skip_weight=config.skip_weight,
+            type_weight=config.type_weight,
+            gamma_min=config.gamma_min,
+            gamma_max=config.gamma_max,
+            zeta1=config.zeta1,
+            zeta2=config.zeta2,
+        )
+
+    def next_candidates(self) -> tuple[EdgeOps, Tensor] | None:
+        """Algorithm 1, lines 17-18: what the next stage keeps; None after the last stage."""
+        if self.stage + 1 == len(self.config.stage_ops):
+            return None
+        return prune(
+            self.model.alpha.detach(),
+            self.edge_ops,
+            self.config.stage_ops[self.stage + 1],
+            zero=self.config.prune_zero,
+        )
+
+    def enter_next_stage(self) -> None:
+        """Algorithm 1, lines 4-8, from the second stage on."""
+        kept = self.next_candidates()
+        assert kept is not None, "the last stage has no next"
+        edge_ops, alpha = kept
+        old = self.model
+        self._enter(self.stage + 1, edge_ops)
+        if self.config.inherit_weights == "cyclic":
+            inherit_weights(old, self.model)
+        if self.config.inherit_alpha == "carry":
+            with torch.no_grad():
+                self.model.alpha.copy_(alpha)
+
+    def stage_report(self, kept: tuple[EdgeOps, Tensor] | None) -> StageEnd:
+        return StageEnd(
+            epoch=self.epoch - 1,
+            stage=self.stage,
+            weights=_rows(self.model.operation_weights().detach()),
+            edge_ops=self.edge_ops,
+            kept=None if kept is None else kept[0],
+            genotype=self.derive(),
+        )
+
+    def derive(self) -> Genotype:
+        """Algorithm 1, line 21."""
+        return derive(
+            self.model.alpha,
+            self.edge_ops,
+            num_nodes=self.config.num_nodes,
+            provenance={
+                "seed": self.config.seed,
+                "epoch": self.epoch,
+                "alpha_trace": "alpha.jsonl",
+                "settings": config_to_dict(self.config),
+            },
+        )
+
+    def finish(self, val: Split) -> SearchResult:
+        """Derive, and score the supernet and the derived network on the validation half."""
+        genotype = self.derive()
+        weights = _rows(self.model.operation_weights().detach())
+        return SearchResult(
+            genotype=genotype,
+            supernet_accuracy=accuracy(self.model, val),
+            discretised_accuracy=accuracy(derived_network(self.model, genotype), val),
+            skip_share=operation_share(weights, self.edge_ops, "identity"),
+            zero_share=operation_share(weights, self.edge_ops, "zero"),
+            seconds=self.seconds,
+            settings={name: getattr(self.config, name) for name in OUTER_SETTINGS},
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on. The data order is a function of seed
+        and epoch, the learning rate of the step."""
+        return {
+            "config": config_to_dict(self.config),
+            "stage": self.stage,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "edge_ops": [list(names) for names in self.edge_ops],
+            "model": self.model.state_dict(),
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "rng": get_rng_state(self.device),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._enter(state["stage"], tuple(tuple(names) for names in state["edge_ops"]))
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.model.load_state_dict(state["model"])
+        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        set_rng_state(state["rng"], self.device)
+
+
+def _step(
+    optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter], grads: list[Tensor], lr: float
+) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _rows(weights: Tensor) -> Rows:
+    return tuple(tuple(row) for row in weights.tolist())
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split) -> float:
+    """Top-1 accuracy on a split (ratio). The model's mode is as before on return."""
+    training = model.training
+    model.eval()
+    correct = torch.zeros((), device=next(model.parameters()).device)
+    for images, labels in split.batches(EVAL_BATCH):
+        correct += (model(images).argmax(dim=1) == labels).sum()
+    model.train(training)
+    return correct.item() / len(split)

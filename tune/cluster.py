@@ -1,0 +1,219 @@
+"""Connecting to Ray, and what its cluster has room for."""
+
+import importlib.util
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CHECKOUT", "Cluster", "Demand", "check_address", "check_local_gpus", "connect", "demand"]
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+"""Root of the checkout: holds `dasvit` and `tune`, which Ray's workers import."""
+
+OBJECT_STORE_BYTES = 200_000_000
+"""Only settings and metrics pass through the object store."""
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # How often Ray Train's controller looks at its worker, and with it takes reports (default 2 s).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # The worker writes its own TensorBoard files and JSON lines; Tune's copies would double them.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A trial's score exists only at its end; the epochs' reports are for the live view.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Tune's trial callbacks tell the user what is needed; its warnings about slow steps do not.
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Ray's settings, for this process and the workers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cluster:
+    """What `ray.cluster_resources()` showed when we connected.
+
+    Attributes:
+        address: as given, or "local".
+        cpus, gpus: in all.
+        node_cpus, node_gpus: of the node that has most.
+        nodes: alive.
+    """
+
+    address: str
+    cpus: float
+    gpus: float
+    node_cpus: float
+    node_gpus: float
+    nodes: int
+
+    @property
+    def is_local(self) -> bool:
+        return self.address == "local"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demand:
+    """What one trial takes, and how many run at a time."""
+
+    cpus: int
+    gpus: float
+    concurrent: int
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus else "cpu"
+
+
+def check_address(address: str | None) -> str | None:
+    """The address to connect to, from `--address` or RAY_ADDRESS; None for a cluster of our own.
+
+    Raises:
+        ValueError: an address of Ray Client.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    if address is not None and "://" in address:
+        raise ValueError(
+            f"--address {address}: run the command on the cluster itself, with --address auto (by "
+            "`ray exec`, `ray submit` or `ray job submit`); Ray Client addresses are not supported"
+        )
+    return None if address == "local" else address
+
+
+def check_local_gpus(gpus_per_trial: float | None) -> None:
+    """Refuse, before Ray starts, more GPUs a trial than this machine has.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    import torch  # only here: Ray's processes that import this module need not wait for it
+
+    count = torch.cuda.device_count()
+    if gpus_per_trial and gpus_per_trial > count:
+        raise ValueError(
+            f"--gpus-per-trial {gpus_per_trial:g}: this machine has {count} GPUs that PyTorch can "
+            "use; ask for fewer, or name a cluster with --address"
+        )
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[Cluster]:
+    """Ray for the length of a `with` block: an existing cluster's, or one of our own.
+
+    Args:
+        address: of a running cluster ("auto", "host:6379"), or None.
+
+    Raises:
+        ValueError: no cluster at that address, or Ray's dashboard parts are not installed.
+    """
+    if importlib.util.find_spec("aiohttp") is None:
+        # Without the dashboard, Ray Train cannot free what a stopped trial held: the next hangs.
+        raise ValueError('aiohttp is not installed, and Ray Train needs it: pip install "ray[default]"')
+    os.environ.update(ENVIRONMENT)
+    _import_here_and_in_workers()
+    import ray  # reads the environment when it is imported
+
+    try:
+        if address is None:
+            ray.init(
+                address="local",
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level="error",
+                log_to_driver=False,
+            )
+        else:
+            try:
+                ray.init(
+                    address=address,
+                    runtime_env=_runtime_env(),
+                    logging_level="error",
+                    log_to_driver=False,
+                )
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise ValueError(
+                    f"--address {address}: cannot connect to a Ray cluster there ({reason}); is it "
+                    "up, and is its token on this machine (RAY_AUTH_MODE, `ray get-auth-token`)?"
+                ) from None
+        yield _look(address or "local")
+    finally:
+        ray.shutdown()
+
+
+def _import_here_and_in_workers() -> None:
+    # Local workers inherit PYTHONPATH; a cluster's get the checkout as working_dir.
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(CHECKOUT) not in paths:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *filter(None, paths)])
+
+
+def _runtime_env() -> dict[str, Any]:
+    # What git ignores (runs, data) Ray leaves out by itself.
+    return {"working_dir": str(CHECKOUT), "excludes": [".git"], "env_vars": dict(ENVIRONMENT)}
+
+
+def _look(address: str) -> Cluster:
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    resources = ray.cluster_resources()
+    return Cluster(
+        address=address,
+        cpus=resources.get("CPU", 0.0),
+        gpus=resources.get("GPU", 0.0),
+        node_cpus=max((node.get("CPU", 0.0) for node in alive), default=0.0),
+        node_gpus=max((node.get("GPU", 0.0) for node in alive), default=0.0),
+        nodes=len(alive),
+    )
+
+
+def demand(
+    cluster: Cluster,
+    *,
+    gpus_per_trial: float | None,
+    cpus_per_trial: int | None,
+    max_concurrent: int | None,
+    num_trials: int,
+) -> Demand:
+    """What a trial takes and how many fit at a time.
+
+    Args:
+        cluster: what is there now.
+        gpus_per_trial: None is one where the cluster has GPUs, else none.
+        cpus_per_trial: None is 1 without GPUs, else a GPU's share of the cores, 8 at most.
+        max_concurrent: None is as many as fit now. A number also says that the cluster may grow
+            (autoscaling), so that what it has now does not limit.
+        num_trials: never more at a time than this.
+
+    Raises:
+        ValueError: a trial that fits nowhere.
+    """
+    gpus = float(cluster.gpus > 0) if gpus_per_trial is None else gpus_per_trial
+    cpus = cpus_per_trial
+    if cpus is None:
+        shared = cluster.node_cpus * gpus / cluster.node_gpus if gpus and cluster.node_gpus else 1
+        cpus = max(1, min(8, int(shared)))
+    may_grow = max_concurrent is not None and not cluster.is_local
+    for flag, asked, there in (
+        ("--gpus-per-trial", gpus, cluster.node_gpus),
+        ("--cpus-per-trial", cpus, cluster.node_cpus),
+    ):
+        if asked > there and not may_grow:
+            what = "GPUs" if "gpus" in flag else "CPUs"
+            raise ValueError(
+                f"{flag} {asked:g}: no node of the cluster has more than {there:g} {what}; ask for "
+                "less (or, for a cluster that grows by itself, say with --max-concurrent-trials "
+                "how many trials it will hold)"
+            )
+    fits = cluster.cpus / cpus
+    if gpus:
+        fits = min(fits, cluster.gpus / gpus)
+    if may_grow:
+        fits = math.inf
+    concurrent = min(fits, max_concurrent or math.inf, num_trials)
+    return Demand(cpus=cpus, gpus=gpus, concurrent=max(1, int(concurrent)))

@@ -1,0 +1,186 @@
+"""The command line of the sweep: preset first, then every setting by its own name."""
+
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from dasvit.cli import preset_from_argv
+from dasvit.config import DataConfig, RetrainConfig, SearchConfig
+from tune.space import OUTER_NAMES
+
+__all__ = ["SweepOptions", "parse_options"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """Sweep, derive, retrain and rank: the whole of dasvit in one command.
+
+    Ray Tune and Optuna try settings of the search, each on several seeds; the encoders found are
+    merged and ranked; the best are retrained from scratch beside a plain ViT.
+    With no argument it runs on the embedded digits, on the CPU.
+    """
+
+    preset: str = "digits"
+    """Where all settings start: digits, digits_darts, cifar10, cifar10_darts, imagenet100 or
+    imagenet100_darts."""
+    num_samples: int = 16
+    """Configurations to try; each is a trial on every seed."""
+    seeds: int = 2
+    """Seeds a configuration: --seed and the numbers after it."""
+    metric: Literal["discretised_accuracy", "supernet_accuracy"] = "discretised_accuracy"
+    """Validation score that Optuna maximises and that ranks: of the derived network with inherited
+    weights, or of the supernet."""
+    retrain_top: int = 3
+    """Distinct encoders to retrain from scratch, the best by the mean search score."""
+    retrain_seeds: int | None = None
+    """Seeds a retraining: --retrain.seed and the numbers after it (default: as --seeds)."""
+
+    storage_path: str = "./runs"
+    """Folder for results; on a cluster one that all nodes share."""
+    name: str | None = None
+    """Folder of this sweep in it (default: the preset's name). The same command continues it."""
+
+    address: str | None = None
+    """Ray cluster to use: auto, or HOST:PORT (default: RAY_ADDRESS, else one on this machine)."""
+    max_concurrent_trials: int | None = None
+    """Trials at a time (default: as many as fit). On a cluster that grows by itself, as many as
+    will fit."""
+    gpus_per_trial: float | None = None
+    """GPUs a trial (default: 1 where there are GPUs, else 0)."""
+    cpus_per_trial: int | None = None
+    """CPUs a trial (default: 1; with GPUs, a GPU's share, 8 at most)."""
+
+    search: tyro.conf.OmitArgPrefixes[SearchConfig]
+    """Settings of the search. The sweep varies token_ratio, gamma_min, gamma_max, zeta1, zeta2,
+    skip_weight, type_weight and xi; one that is given here stays as given."""
+    retrain: RetrainConfig
+    """Settings of the retraining."""
+
+    fixed: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Outer settings that the sweep leaves alone (from the command line)."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "seeds", "retrain_top"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{_flag(name)} must be at least 1, but got {getattr(self, name)}")
+        for name in ("retrain_seeds", "max_concurrent_trials", "cpus_per_trial"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{_flag(name)} must be at least 1, but got {value}")
+        if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial < float("inf"):
+            raise ValueError(f"--gpus-per-trial must be 0 or more, but got {self.gpus_per_trial}")
+
+    @property
+    def folder_name(self) -> str:
+        return self.name or self.preset
+
+    @property
+    def search_seeds(self) -> range:
+        return range(self.search.seed, self.search.seed + self.seeds)
+
+    @property
+    def retraining_seeds(self) -> range:
+        first = self.retrain.seed
+        return range(first, first + (self.retrain_seeds or self.seeds))
+
+    @property
+    def num_trials(self) -> int:
+        return self.num_samples * self.seeds
+
+
+def parse_options(argv: Sequence[str], prog: str = "run_search.py") -> SweepOptions:
+    """The options of a command line.
+
+    Raises:
+        ValueError: an unknown preset, or a value that cannot be, in one line.
+    """
+    preset = preset_from_argv(argv, "digits")
+    given = _given(argv)
+    if "retrain.model" in given:
+        raise ValueError(
+            "--retrain.model: the sweep itself chooses what to retrain (--retrain-top); to train "
+            "one model, use `python -m dasvit retrain --model`"
+        )
+    default = SweepOptions(preset=preset.name, search=preset.search, retrain=preset.retrain)
+    options = _tyro(argv, prog, default)
+    search = dataclasses.replace(options.search, data=_absolute(options.search.data))
+    follow = {n for n in ("dataset", "data_dir", "download") if f"retrain.data.{n}" not in given}
+    data = {n: getattr(search.data, n) for n in follow & given | follow & {"data_dir"}}
+    retrain_data = _absolute(dataclasses.replace(options.retrain.data, **data))
+    retrain = dataclasses.replace(options.retrain, data=retrain_data)
+    if "plugins" in given and "retrain.plugins" not in given:
+        retrain = dataclasses.replace(retrain, plugins=search.plugins)
+    fixed = tuple(n for n in OUTER_NAMES if n in given | _fixed_by_preset(preset.name))
+    return dataclasses.replace(options, search=search, retrain=retrain, fixed=_inert(search, fixed))
+
+
+def _fixed_by_preset(name: str) -> set[str]:
+    # What makes a search plain DARTS must not be varied, or it is none.
+    darts = {"token_ratio", "skip_weight", "type_weight"}
+    return darts if name.endswith("_darts") else set()
+
+
+def _inert(search: SearchConfig, fixed: tuple[str, ...]) -> tuple[str, ...]:
+    """`fixed` with the settings of L2 (Eq. 18) if its weight stays 0: they have no effect."""
+    if "type_weight" in fixed and search.type_weight == 0:
+        inert = {"gamma_min", "gamma_max", "zeta1", "zeta2"}
+        return tuple(n for n in OUTER_NAMES if n in inert | set(fixed))
+    return fixed
+
+
+def _given(argv: Sequence[str]) -> set[str]:
+    """The flags on a command line, as names of settings: `--token-ratio=1` is token_ratio."""
+    flags = (arg[2:].partition("=")[0] for arg in argv if arg.startswith("--"))
+    return {flag.replace("-", "_") for flag in flags}
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _absolute(data: DataConfig) -> DataConfig:
+    # Workers have other working folders.
+    if data.data_dir is None:
+        return data
+    return dataclasses.replace(data, data_dir=str(Path(data.data_dir).expanduser().resolve()))
+
+
+def _tyro(argv: Sequence[str], prog: str, default: SweepOptions) -> SweepOptions:
+    """tyro's parser; its framed messages become one line."""
+    framed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(framed):
+            return tyro.cli(SweepOptions, args=list(argv), default=default, prog=prog)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ValueError(_unframed(framed.getvalue())) from None
+    finally:
+        if sys.exc_info()[0] is None:
+            sys.stderr.write(framed.getvalue())
+
+
+def _unframed(text: str) -> str:
+    """The words of tyro's message, in one line: what is wrong, and its suggestion if any."""
+    lines = [re.sub(r"^[│\s]+|[│\s]+$", "", line) for line in text.splitlines()]
+    words: list[str] = []
+    for line in lines:
+        if re.fullmatch(r"[╭╰].*", line) or not line:
+            continue
+        if re.fullmatch(r"[─]+", line):
+            words.append(".")
+        else:
+            words.append(line)
+    sections = [s.strip() for s in " ".join(words).split(" . ")]
+    kept = [s for s in sections if s and not s.startswith(("For full helptext", "Argument helptext"))]
+    # "Error parsing search: …" names our own grouping, "Error parsing --flag: …" the user's flag.
+    message = re.sub(r"^Error parsing (\w+: )?", "", "; ".join(kept[:2]))
+    return f"{message} (see --help)"

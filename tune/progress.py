@@ -1,0 +1,168 @@
+"""The live view of a phase: one line that is refreshed on a terminal, log lines elsewhere."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+
+__all__ = ["Progress", "clock"]
+
+TERMINAL_SECONDS = 0.5
+LOG_SECONDS = 20.0
+
+
+def clock(seconds: float) -> str:
+    """`45 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+class Progress(Callback):
+    """Counts a phase's trials and foretells its end.
+
+    Args:
+        phase: "search" or "retraining".
+        total: trials of the phase.
+        concurrent: trials at a time.
+        done_before: trials that had finished before this run; Tune passes over them.
+        name: of a trial, from its configuration.
+        metric: the score that is shown, or None for none (the test set's is not looked at here).
+        then: what follows the phase, for the line.
+        out: where to print.
+        now: a clock in seconds.
+    """
+
+    def __init__(
+        self,
+        phase: str,
+        *,
+        total: int,
+        concurrent: int,
+        done_before: frozenset[str],
+        name: Callable[[dict[str, Any]], str],
+        metric: str | None = None,
+        then: str = "",
+        out: TextIO | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._phase, self._total, self._concurrent = phase, total, concurrent
+        self._done_before, self._name, self._metric, self._then = done_before, name, metric, then
+        self._out, self._now = out or sys.stdout, now
+        self._terminal = self._out.isatty()
+        self._begun: dict[str, float] = {}
+        self._durations: list[float] = []
+        self._finished = self._failed = 0
+        self._best: float | None = None
+        self._started = self._printed = now()
+        self._width = 0
+
+    # Ray calls these by keyword, with more arguments than we look at.
+
+    def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
+        self._begun.setdefault(self._name(trial.config), self._now())
+
+    def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
+        name, result = self._name(trial.config), trial.last_result or {}
+        if not result.get("finished"):
+            self._end(name, failed=True)
+            return
+        score = result.get(self._metric) if self._metric else None
+        if score is not None and (self._best is None or score > self._best):
+            self._best = score
+        self._end(name, failed=False, score=score)
+
+    def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
+        self._end(self._name(trial.config), failed=True)
+
+    def on_step_end(self, *, trials: list[Trial], **_: Any) -> None:
+        wait = TERMINAL_SECONDS if self._terminal else LOG_SECONDS
+        if self._now() - self._printed < wait:
+            return
+        self._printed = self._now()
+        running = [
+            (self._name(trial.config), trial.last_result or {})
+            for trial in trials
+            if trial.status == Trial.RUNNING
+        ]
+        self._show(self.status(running))
+
+    def on_experiment_end(self, **_: Any) -> None:
+        if self._terminal and self._width:
+            self._print("")
+
+    def status(self, running: list[tuple[str, dict[str, Any]]]) -> str:
+        """The status line, from the running trials' names and last reports."""
+        done = self._finished + self._failed
+        parts = [f"{self._phase} {done}/{self._total}"]
+        if self._failed:
+            parts.append(f"{self._failed} failed")
+        if running:
+            epochs = [
+                f"{name} epoch {last.get('epoch', 0)}/{last.get('total_epochs', '?')}"
+                for name, last in running
+            ]
+            parts.append("running " + ", ".join(epochs[:2]) + (", …" if len(epochs) > 2 else ""))
+        if self._best is not None:
+            parts.append(f"best {self._best:.1%}")
+        parts.append(f"{clock(self._now() - self._started)} elapsed")
+        left = self._seconds_left(running)
+        if left is not None:
+            parts.append(f"about {clock(left)} left{self._then}")
+        return " | ".join(parts)
+
+    def _seconds_left(self, running: list[tuple[str, dict[str, Any]]]) -> float | None:
+        now = self._now()
+        ages = {name: now - self._begun.get(name, now) for name, _ in running}
+        shares = {
+            name: last["epoch"] / last["total_epochs"] for name, last in running if "epoch" in last
+        }
+        # Before the first trial has finished, a running one is stretched to its whole length.
+        guesses = self._durations or [ages[n] / share for n, share in shares.items() if share > 0]
+        if not guesses:
+            return None
+        mean = sum(guesses) / len(guesses)
+        waiting = self._total - self._finished - self._failed - len(running)
+        # What a running trial still needs, by its epochs where it has reported, else by its age.
+        remaining = [
+            mean * (1 - shares[n]) if n in shares else max(0.0, mean - ages[n]) for n in ages
+        ]
+        total = sum(remaining) + max(0, waiting) * mean
+        return max([total / self._concurrent, *remaining])
+
+    def _end(self, name: str, *, failed: bool, score: float | None = None) -> None:
+        self._failed += failed
+        self._finished += not failed
+        begun = self._begun.pop(name, None)
+        if name in self._done_before:
+            return
+        took = self._now() - begun if begun is not None else None
+        if took is not None and not failed:
+            self._durations.append(took)
+        line = f"{self._phase} {self._finished + self._failed}/{self._total}  {name}  "
+        line += "FAILED" if failed else "finished"
+        line += f" in {clock(took)}" if took is not None else ""
+        line += f", {self._metric} {score:.1%}" if score is not None else ""
+        self._print(line)
+
+    def _show(self, line: str) -> None:
+        if not self._terminal:
+            print(line, file=self._out, flush=True)
+            return
+        line = line[: shutil.get_terminal_size().columns - 1]
+        print(f"\r{line:<{self._width}}", end="", file=self._out, flush=True)
+        self._width = len(line)
+
+    def _print(self, line: str) -> None:
+        if self._terminal and self._width:
+            print("\r" + " " * self._width + "\r", end="", file=self._out)
+            self._width = 0
+        if line:
+            print(line, file=self._out, flush=True)

@@ -1,0 +1,74 @@
+"""The retraining phase: the best genotypes and the baseline, each on every seed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ray import tune
+
+from dasvit.config import RetrainConfig
+from tune.cluster import Demand
+from tune.progress import Progress
+from tune.sweep import fit
+from tune.trainable import RetrainSetup, retrain_trainable
+from tune.trials import Failure, RetrainTrial, load_retrain_trial, read_failure, retrain_dirname
+
+__all__ = ["gather_retrain", "run_retrain_trials"]
+
+
+def gather_retrain(
+    trials_dir: Path, *, models: Sequence[str], seeds: range
+) -> tuple[list[RetrainTrial], list[Failure]]:
+    """All retrainings, finished or not, from their folders."""
+    finished, failed = [], []
+    for model in models:
+        for seed in seeds:
+            trial = load_retrain_trial(trials_dir, model, seed)
+            if trial is not None:
+                finished.append(trial)
+            else:
+                failed.append(read_failure(trials_dir / retrain_dirname(model, seed)))
+    return finished, failed
+
+
+def run_retrain_trials(
+    retrain: RetrainConfig,
+    *,
+    models: Sequence[str],
+    seeds: range,
+    genotypes_dir: Path,
+    trials_dir: Path,
+    ray_dir: Path,
+    demand: Demand,
+) -> None:
+    """Run what `gather_retrain` does not find finished. Needs a connected Ray.
+
+    Args:
+        models: canonical hashes, each with a file in `genotypes_dir`, and "vit".
+        seeds: of the retrainings.
+    """
+    setup = RetrainSetup(
+        retrain=retrain,
+        genotypes_dir=genotypes_dir,
+        trials_dir=trials_dir,
+        ray_dir=ray_dir,
+        demand=demand,
+    )
+    finished, _ = gather_retrain(trials_dir, models=models, seeds=seeds)
+    progress = Progress(
+        "retraining",
+        total=len(models) * len(seeds),
+        concurrent=demand.concurrent,
+        done_before=frozenset(trial.name for trial in finished),
+        name=lambda sampled: setup.job(sampled).name,
+    )
+    fit(
+        retrain_trainable(setup),
+        name="retrain",
+        ray_dir=ray_dir,
+        demand=demand,
+        progress=progress,
+        param_space={
+            "model": tune.grid_search(list(models)),
+            "seed": tune.grid_search(list(seeds)),
+        },
+    )

@@ -1,0 +1,117 @@
+"""The searcher of a sweep: Optuna's TPE, every proposal on several seeds, repeatable.
+
+    Repeater(InOrder(OptunaSearch))
+
+TPE proposes from the results it has been told. Trials end in an order that depends on the
+machine's load, so InOrder tells results in the order of the proposals, a fixed number behind:
+the same command then proposes the same configurations, and a sweep that was interrupted is
+continued by running it again over the results that are there.
+"""
+
+import math
+import warnings
+from typing import Any
+
+import optuna
+from ray.tune.search import Repeater, Searcher
+from ray.tune.search.optuna import OptunaSearch
+from ray.tune.search.repeater import TRIAL_INDEX
+
+__all__ = ["CONFIG_INDEX", "TRIAL_INDEX", "InOrder", "make_searcher", "result_lag"]
+
+CONFIG_INDEX = "__config_index__"
+"""Key of a proposal's number, from 0."""
+
+
+class InOrder(Searcher):
+    """Proposal `k` is made from the results of proposals 0 to `k - 1 - lag`, no more, no fewer.
+
+    Args:
+        searcher: what proposes.
+        lag: how many proposals may be on their way; `suggest` returns None (try again later)
+            where a result is still missing.
+    """
+
+    def __init__(self, searcher: Searcher, *, lag: int) -> None:
+        super().__init__(metric=searcher.metric, mode=searcher.mode)
+        self.searcher = searcher
+        self.lag = lag
+        self._order: list[str] = []
+        self._told = 0
+        self._waiting: dict[str, tuple[dict[str, Any] | None, bool]] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        while self._told < len(self._order) - self.lag:
+            first = self._order[self._told]
+            if first not in self._waiting:
+                return None
+            result, error = self._waiting.pop(first)
+            # A configuration whose seeds all failed has no score.
+            failed = error or not result or math.isnan(result[self.searcher.metric])
+            self.searcher.on_trial_complete(first, None if failed else result, error=failed)
+            self._told += 1
+        config = self.searcher.suggest(trial_id)
+        if isinstance(config, dict):
+            config = {**config, CONFIG_INDEX: len(self._order)}
+            self._order.append(trial_id)
+        return config
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self._waiting[trial_id] = (result, error)
+
+    def get_state(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "searcher"}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def save(self, checkpoint_path: str) -> None:
+        self.searcher.save(checkpoint_path)
+
+    def restore(self, checkpoint_path: str) -> None:
+        self.searcher.restore(checkpoint_path)
+
+
+def result_lag(max_concurrent_trials: int, num_seeds: int) -> int:
+    """The smallest lag with which `max_concurrent_trials` of about equal length seldom wait."""
+    return 0 if max_concurrent_trials == 1 else math.ceil(max_concurrent_trials / num_seeds)
+
+
+def make_searcher(
+    space: dict[str, Any],
+    *,
+    metric: str,
+    num_samples: int,
+    num_seeds: int,
+    seed: int,
+    lag: int,
+    first: dict[str, Any] | None = None,
+) -> Searcher:
+    """TPE over `space`, each proposal repeated `num_seeds` times.
+
+    Args:
+        space: Tune domains.
+        metric: to maximise; the mean over the seeds is what TPE is told.
+        num_samples: proposals in all; half of them, 10 at most, are random before TPE starts.
+        num_seeds: trials a proposal; `TRIAL_INDEX` in a trial's configuration numbers them.
+        seed: of the sampler.
+        lag: see `InOrder`.
+        first: the first proposal, if given.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        # multivariate is "experimental" in Optuna; it models the settings jointly.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, n_startup_trials=max(1, min(10, num_samples // 2))
+        )
+    search = OptunaSearch(
+        space=OptunaSearch.convert_search_space(space),
+        metric=metric,
+        mode="max",
+        sampler=sampler,
+        points_to_evaluate=[first] if first else None,
+    )
+    return Repeater(InOrder(search, lag=lag), repeat=num_seeds)

@@ -1,0 +1,101 @@
+"""The outer space: what the sweep varies, and how a draw becomes a `SearchConfig`."""
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from ray import tune
+
+from dasvit.config import SearchConfig
+
+__all__ = ["OUTER_NAMES", "default_draw", "outer_space", "to_search_config"]
+
+OUTER_NAMES = (
+    "token_ratio",
+    "gamma_min",
+    "gamma_max",
+    "zeta1",
+    "zeta2",
+    "skip_weight",
+    "type_weight",
+    "xi",
+)
+"""The settings a sweep varies."""
+
+GAMMA_FRACTION = "gamma_fraction"
+"""Name of the draw that stands for gamma_max: see `outer_space`."""
+
+# Bounds of gamma_fraction: gamma_max keeps a distance from gamma_min and stays below 1.
+_FRACTION = (0.1, 0.9)
+
+
+def outer_space(search: SearchConfig, *, fixed: Collection[str] = ()) -> dict[str, Any]:
+    """The Tune domains of one sweep.
+
+    gamma_min < gamma_max holds by construction, with bounds that do not move: gamma_min is drawn,
+    and a fraction says how much of what is left above it gamma_max takes. (Bounds that depend on
+    another draw would take gamma_max out of TPE's joint model.)
+
+    Args:
+        search: gives the fixed values, and the weights' learning rate, which is xi in second order.
+        fixed: names of `OUTER_NAMES` to keep at `search`'s value.
+
+    Returns:
+        A domain by name, for all of `OUTER_NAMES` not in `fixed`; gamma_max goes by
+        "gamma_fraction".
+
+    Raises:
+        ValueError: nothing is left to vary.
+    """
+    # A fixed gamma_max bounds gamma_min from above.
+    top = search.gamma_max if "gamma_max" in fixed else 0.5
+    space: dict[str, Any] = {
+        # Share of the patch tokens kept: below a quarter, little of a small image is left.
+        "token_ratio": tune.uniform(0.25, 1.0),
+        # Bounds on a type's total weight (Eq. 18). At uniform weights over the eight candidates
+        # MSA and MLP hold 3/8 each, so both penalties can bind.
+        "gamma_min": tune.uniform(0.0, 0.9 * top),
+        GAMMA_FRACTION: tune.uniform(*_FRACTION),
+        # Strengths of the penalties (Eq. 16, 18, 19): over two decades, around 1.
+        "zeta1": tune.loguniform(0.1, 10.0),
+        "zeta2": tune.loguniform(0.1, 10.0),
+        "skip_weight": tune.loguniform(0.01, 10.0),
+        "type_weight": tune.loguniform(0.01, 10.0),
+        # First order, or second order with the weights' own learning rate (DARTS).
+        "xi": tune.choice([0.0, search.weight_lr]),
+    }
+    draws = {"gamma_max": GAMMA_FRACTION}
+    for name in fixed:
+        space.pop(draws.get(name, name), None)
+    if not space:
+        raise ValueError(
+            f"every setting of the outer space is fixed ({', '.join(OUTER_NAMES)}), so there is "
+            "nothing to sweep; leave at least one of them away, or run `python -m dasvit search`"
+        )
+    return space
+
+
+def to_search_config(search: SearchConfig, sampled: Mapping[str, Any], seed: int) -> SearchConfig:
+    """`search` with a draw from `outer_space` and a seed put in.
+
+    Raises:
+        ValueError: a combination that `SearchConfig` refuses.
+    """
+    values = {name: sampled[name] for name in OUTER_NAMES if name in sampled}
+    if GAMMA_FRACTION in sampled:
+        low = values.get("gamma_min", search.gamma_min)
+        values["gamma_max"] = low + sampled[GAMMA_FRACTION] * (1.0 - low)
+    return dataclasses.replace(search, **values, seed=seed)
+
+
+def default_draw(search: SearchConfig, *, fixed: Collection[str] = ()) -> dict[str, Any] | None:
+    """The draw that gives `search` itself, or None if it lies outside the space."""
+    span = 1.0 - search.gamma_min
+    values = {name: getattr(search, name) for name in OUTER_NAMES if name != "gamma_max"}
+    values[GAMMA_FRACTION] = (search.gamma_max - search.gamma_min) / span
+    draw = {}
+    for name, domain in outer_space(search, fixed=fixed).items():
+        if not domain.is_valid(values[name]):
+            return None
+        draw[name] = values[name]
+    return draw

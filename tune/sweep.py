@@ -1,0 +1,120 @@
+"""The search phase: every proposed configuration on every seed."""
+
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from dasvit.config import SearchConfig
+from tune.cluster import Demand
+from tune.progress import Progress
+from tune.searcher import make_searcher
+from tune.space import default_draw, outer_space
+from tune.trainable import SearchSetup, search_trainable
+from tune.trials import Failure, SearchTrial, load_search_trial, read_failure, search_dirname
+
+__all__ = ["fit", "gather_search", "run_search_trials"]
+
+DRIVER_RESTARTS = 3
+
+
+def gather_search(
+    trials_dir: Path, *, num_samples: int, seeds: range
+) -> tuple[list[SearchTrial], list[Failure]]:
+    """All trials of a sweep, finished or not, from their folders."""
+    finished, failed = [], []
+    for index in range(num_samples):
+        for seed in seeds:
+            trial = load_search_trial(trials_dir, index, seed)
+            if trial is not None:
+                finished.append(trial)
+            else:
+                failed.append(read_failure(trials_dir / search_dirname(index, seed)))
+    return finished, failed
+
+
+def run_search_trials(
+    search: SearchConfig,
+    *,
+    fixed: frozenset[str],
+    num_samples: int,
+    seeds: range,
+    metric: str,
+    lag: int,
+    trials_dir: Path,
+    ray_dir: Path,
+    demand: Demand,
+    then: str = "",
+) -> None:
+    """Run what `gather_search` does not find finished. Needs a connected Ray.
+
+    Finished trials are proposed again, in the same order, and pass their score to Optuna at once;
+    unfinished ones continue from their last epoch.
+    """
+    setup = SearchSetup(search=search, trials_dir=trials_dir, ray_dir=ray_dir, demand=demand)
+    searcher = make_searcher(
+        outer_space(search, fixed=fixed),
+        metric=metric,
+        num_samples=num_samples,
+        num_seeds=len(seeds),
+        seed=search.seed,
+        lag=lag,
+        first=default_draw(search, fixed=fixed),
+    )
+    finished, _ = gather_search(trials_dir, num_samples=num_samples, seeds=seeds)
+    progress = Progress(
+        "search",
+        total=num_samples * len(seeds),
+        concurrent=demand.concurrent,
+        done_before=frozenset(trial.name for trial in finished),
+        name=lambda sampled: setup.job(sampled).name,
+        metric=metric,
+        then=then,
+    )
+    fit(
+        search_trainable(setup),
+        name="search",
+        ray_dir=ray_dir,
+        demand=demand,
+        progress=progress,
+        searcher=searcher,
+        num_trials=num_samples * len(seeds),
+        param_space={},
+    )
+
+
+def fit(
+    trainable: Any,
+    *,
+    name: str,
+    ray_dir: Path,
+    demand: Demand,
+    progress: Progress,
+    param_space: dict[str, Any],
+    num_trials: int = 1,
+    searcher: Searcher | None = None,
+) -> None:
+    """One Tune experiment to its end, or to Ctrl-C: `Tuner.fit` returns normally from that, so
+    what has finished must be looked up in the trials' folders.
+
+    Args:
+        num_trials: with a searcher; a grid in `param_space` counts itself.
+    """
+    tune.Tuner(
+        trainable,
+        param_space=param_space,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=num_trials,
+            max_concurrent_trials=demand.concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(ray_dir),
+            callbacks=[progress],
+            failure_config=tune.FailureConfig(max_failures=DRIVER_RESTARTS),
+            verbose=0,
+        ),
+    ).fit()

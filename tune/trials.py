@@ -1,0 +1,168 @@
+"""What the trials left behind, as plain values. The workers' own files are the record, not
+Tune's: they survive restarts of any part. No Ray here."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dasvit.config import RetrainConfig
+from dasvit.files import read_json
+from dasvit.genotype import Genotype
+from dasvit.trace import load_retrain_result, load_search_result
+
+__all__ = [
+    "Failure",
+    "RetrainTrial",
+    "SearchTrial",
+    "load_retrain_trial",
+    "load_search_trial",
+    "read_failure",
+    "retrain_dirname",
+    "search_dirname",
+]
+
+ERROR_FILE = "error.json"
+TIMES_FILE = "times.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchTrial:
+    """A finished search: one proposed configuration on one seed.
+
+    Attributes:
+        name: of its folder.
+        config_index: number of the proposal.
+        seed: of the search.
+        settings: the outer settings, by name.
+        genotype: the derived encoder.
+        supernet_accuracy, discretised_accuracy: on the validation half (ratio).
+        skip_share, zero_share: mean weight of `identity` and `zero` at the end.
+        seconds: of its epochs.
+        wall_seconds: from the start of its Ray trial to its end; None if not measured.
+    """
+
+    name: str
+    config_index: int
+    seed: int
+    settings: dict[str, Any]
+    genotype: Genotype
+    supernet_accuracy: float
+    discretised_accuracy: float
+    skip_share: float
+    zero_share: float
+    seconds: float
+    wall_seconds: float | None = None
+
+    @property
+    def gap(self) -> float:
+        return self.supernet_accuracy - self.discretised_accuracy
+
+    def score(self, metric: str) -> float:
+        """The value that ranks: `discretised_accuracy` or `supernet_accuracy`."""
+        return float(getattr(self, metric))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrainTrial:
+    """A finished retraining.
+
+    Attributes:
+        name: of its folder.
+        model: canonical hash of the genotype, or "vit".
+        seed: of the retraining.
+        test_top1, test_top5, train_accuracy: ratios.
+        num_params: parameters.
+        seconds, wall_seconds: as in `SearchTrial`.
+    """
+
+    name: str
+    model: str
+    seed: int
+    test_top1: float
+    test_top5: float
+    train_accuracy: float
+    num_params: int
+    seconds: float
+    wall_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A trial that did not finish, and why."""
+
+    name: str
+    error: str = field(default="it was not started, or was interrupted")
+
+
+def search_dirname(config_index: int, seed: int) -> str:
+    """Folder of a search trial: `config_003_seed_1`."""
+    return f"config_{config_index:03d}_seed_{seed}"
+
+
+def retrain_dirname(model: str, seed: int) -> str:
+    """Folder of a retraining: `1f2e3d4c5b6a_seed_0`, `vit_seed_0`."""
+    return f"{model}_seed_{seed}"
+
+
+def load_search_trial(root: Path, config_index: int, seed: int) -> SearchTrial | None:
+    """The search trial in `root`'s folder for it, or None if it has not finished.
+
+    Raises:
+        ValueError: a malformed result file.
+    """
+    folder = root / search_dirname(config_index, seed)
+    if not (folder / "result.json").exists():
+        return None
+    result = load_search_result(folder / "result.json")
+    return SearchTrial(
+        name=folder.name,
+        config_index=config_index,
+        seed=seed,
+        settings=result.settings,
+        genotype=result.genotype,
+        supernet_accuracy=result.supernet_accuracy,
+        discretised_accuracy=result.discretised_accuracy,
+        skip_share=result.skip_share,
+        zero_share=result.zero_share,
+        seconds=result.seconds,
+        wall_seconds=_wall_seconds(folder),
+    )
+
+
+def load_retrain_trial(root: Path, model: str, seed: int) -> RetrainTrial | None:
+    """The retraining in `root`'s folder for it, or None if it has not finished.
+
+    Raises:
+        ValueError: a malformed result file.
+    """
+    folder = root / retrain_dirname(model, seed)
+    if not (folder / "result.json").exists():
+        return None
+    result = load_retrain_result(folder / "result.json")
+    values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    return RetrainTrial(
+        **values | {"name": folder.name, "model": model, "seed": seed},
+        wall_seconds=_wall_seconds(folder),
+    )
+
+
+def read_failure(folder: Path) -> Failure:
+    """Why the trial in `folder` has no result."""
+    if (folder / ERROR_FILE).exists():
+        return Failure(folder.name, read_json(folder / ERROR_FILE, "trial error")["error"])
+    return Failure(folder.name)
+
+
+def model_file(genotypes: Path, model: str) -> str:
+    """`RetrainConfig.model` of a retraining: the genotype's file, or "vit"."""
+    return model if model == "vit" else str(genotypes / f"{model}.json")
+
+
+def retrain_settings(retrain: RetrainConfig, model: str, seed: int) -> RetrainConfig:
+    return dataclasses.replace(retrain, model=model, seed=seed)
+
+
+def _wall_seconds(folder: Path) -> float | None:
+    path = folder / TIMES_FILE
+    return read_json(path, "trial times")["wall_seconds"] if path.exists() else None
