@@ -291,13 +291,13 @@ def _load_digits(config: DataConfig, device: torch.device) -> ImageData:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
+    pixels, target = load_digits(return_X_y=True)  # (1797, 64) of 0 to 16
+    images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     index = np.arange(len(images))
     train, test = train_test_split(
-        index, test_size=0.2, random_state=0, stratify=digits.target
+        index, test_size=0.2, random_state=0, stratify=target
     )  # the data set has no split of its own: this one never changes with the seed
-    x, y = torch.from_numpy(images), torch.from_numpy(digits.target)
+    x, y = torch.from_numpy(images), torch.from_numpy(target)
     return _from_arrays(
         config, device, (x[train], y[train]), (x[test], y[test]), tuple(map(str, range(10)))
     )

@@ -61,7 +61,7 @@ def _git_commit() -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, git commit (with "-dirty" if files differ), platform, cores and GPUs; JSON-ready."""
+    """Versions, git commit ("-dirty" if files differ), platform, cores, GPUs; JSON-ready."""
     versions = {}
     for package in _PACKAGES:
         try:

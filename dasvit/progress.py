@@ -57,8 +57,8 @@ class ProgressReport:
         elif isinstance(event, SearchResult):
             self._print(
                 f"found {event.genotype}\n"
-                f"validation accuracy: supernet {100 * event.supernet_accuracy:.1f} %, derived with "
-                f"inherited weights {100 * event.discretised_accuracy:.1f} %, gap "
+                f"validation accuracy: supernet {100 * event.supernet_accuracy:.1f} %, derived "
+                f"with inherited weights {100 * event.discretised_accuracy:.1f} %, gap "
                 f"{100 * event.gap:.1f} points; {duration(event.seconds)}"
             )
         elif isinstance(event, RetrainResult):

@@ -54,7 +54,8 @@ def build_model(config: RetrainConfig, *, in_channels: int, num_classes: int) ->
     if config.model == VIT:
         if config.dim % config.vit_heads:
             raise ValueError(
-                f"vit_heads must divide dim, but got (vit_heads={config.vit_heads}, dim={config.dim})"
+                f"vit_heads must divide dim, but got (vit_heads={config.vit_heads}, "
+                f"dim={config.dim})"
             )
         return timm.models.VisionTransformer(
             **size,

@@ -60,8 +60,8 @@ class SuperNet(nn.Module):
         expected = len(edge_list(num_nodes))
         if len(self.edge_ops) != expected or len({len(names) for names in self.edge_ops}) != 1:
             raise ValueError(
-                f"edge_ops must have {expected} rows of equal length for {num_nodes} nodes, but got "
-                f"lengths {[len(names) for names in self.edge_ops]}"
+                f"edge_ops must have {expected} rows of equal length for {num_nodes} nodes, but "
+                f"got lengths {[len(names) for names in self.edge_ops]}"
             )
         self.num_nodes = num_nodes
         self.dim = dim

@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHECKOUT", "Cluster", "Demand", "check_address", "check_local_gpus", "connect", "demand"]
+__all__ = [
+    "CHECKOUT",
+    "Cluster",
+    "Demand",
+    "check_address",
+    "check_local_gpus",
+    "connect",
+    "demand",
+]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 """Root of the checkout: holds `dasvit` and `tune`, which Ray's workers import."""
@@ -111,7 +119,9 @@ def connect(address: str | None) -> Iterator[Cluster]:
     """
     if importlib.util.find_spec("aiohttp") is None:
         # Without the dashboard, Ray Train cannot free what a stopped trial held: the next hangs.
-        raise ValueError('aiohttp is not installed, and Ray Train needs it: pip install "ray[default]"')
+        raise ValueError(
+            'aiohttp is not installed, and Ray Train needs it: pip install "ray[default]"'
+        )
     os.environ.update(ENVIRONMENT)
     _import_here_and_in_workers()
     import ray  # reads the environment when it is imported

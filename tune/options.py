@@ -180,7 +180,9 @@ def _unframed(text: str) -> str:
         else:
             words.append(line)
     sections = [s.strip() for s in " ".join(words).split(" . ")]
-    kept = [s for s in sections if s and not s.startswith(("For full helptext", "Argument helptext"))]
+    kept = [
+        s for s in sections if s and not s.startswith(("For full helptext", "Argument helptext"))
+    ]
     # "Error parsing search: …" names our own grouping, "Error parsing --flag: …" the user's flag.
     message = re.sub(r"^Error parsing (\w+: )?", "", "; ".join(kept[:2]))
     return f"{message} (see --help)"

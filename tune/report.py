@@ -7,7 +7,7 @@ import json
 import shutil
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,13 @@ class Outcome:
 
     Attributes:
         name: of the sweep.
-        dataset: searched on; `retrain_dataset`: retrained on.
+        dataset, retrain_dataset: searched and retrained on.
         metric: that ranks.
         operations: candidates of the search.
-        num_trials, num_retrainings: that there should be.
         search, retrained: finished trials.
-        failures: the others.
-        retrain_seeds: the first is the best model's.
-        wall: of all runs so far, see `wall_rows`.
+        not_searched, not_retrained: the others.
+        wall: seconds of all runs so far ("search", "retraining", "other", "total") and the
+            trials at a time ("concurrent"); empty if unknown.
     """
 
     name: str
@@ -70,17 +69,30 @@ class Outcome:
     retrain_dataset: str
     metric: str
     operations: tuple[str, ...]
-    num_trials: int
-    num_retrainings: int
-    search: tuple[SearchTrial, ...]
-    retrained: tuple[RetrainTrial, ...]
-    failures: tuple[Failure, ...]
-    retrain_seeds: range
-    wall: dict[str, float]
+    search: tuple[SearchTrial, ...] = ()
+    not_searched: tuple[Failure, ...] = ()
+    retrained: tuple[RetrainTrial, ...] = ()
+    not_retrained: tuple[Failure, ...] = ()
+    wall: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        return (*self.not_searched, *self.not_retrained)
 
     @property
     def complete(self) -> bool:
-        return (len(self.search), len(self.retrained)) == (self.num_trials, self.num_retrainings)
+        return bool(self.search) and not self.failures
+
+    @property
+    def search_interrupted(self) -> bool:
+        return any(failure.error is None for failure in self.not_searched)
+
+    @property
+    def interrupted(self) -> bool:
+        """Trials are left that have not failed. Without a finished search there is nothing to
+        retrain, so that retrainings are not waited for."""
+        left = self.failures if self.search else self.not_searched
+        return any(failure.error is None for failure in left)
 
     @property
     def ranking(self) -> list[GenotypeSummary]:
@@ -189,13 +201,14 @@ def _markdown(
     configs: Sequence[ConfigSummary],
     votes: Sequence[EdgeVote],
 ) -> str:
-    finished = len(outcome.search)
+    trials = (len(outcome.search), len(outcome.search) + len(outcome.not_searched))
+    models = (len(outcome.retrained), len(outcome.retrained) + len(outcome.not_retrained))
     lines = [
         f"# Leaderboard of the sweep `{outcome.name}`",
         "",
         f"Searched on {outcome.dataset}, retrained on {outcome.retrain_dataset}. "
-        f"{finished} of {outcome.num_trials} search trials and {len(outcome.retrained)} of "
-        f"{outcome.num_retrainings} retrainings finished; {len(ranking)} distinct encoders.",
+        f"{trials[0]} of {trials[1]} search trials and {models[0]} of {models[1]} retrainings "
+        f"finished; {len(ranking)} distinct encoders.",
         "",
         f"Ranked by the mean {_words(outcome.metric)} over all trials that gave the encoder. "
         f"{NO_CHOICE_ON_TEST}",
@@ -243,7 +256,9 @@ def _markdown(
     ]
     if outcome.failures:
         lines += ["", "## Not finished", ""]
-        lines += [f"- `{failure.name}`: {failure.error}" for failure in outcome.failures]
+        lines += [
+            f"- `{f.name}`: {f.error or 'not started, or interrupted'}" for f in outcome.failures
+        ]
     return "\n".join(lines) + "\n"
 
 

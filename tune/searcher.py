@@ -4,18 +4,22 @@
 
 TPE proposes from the results it has been told. Trials end in an order that depends on the
 machine's load, so InOrder tells results in the order of the proposals, a fixed number behind:
-the same command then proposes the same configurations, and a sweep that was interrupted is
-continued by running it again over the results that are there.
+the same command then proposes the same configurations. What was told is kept in a file, so that a
+sweep that was interrupted is continued by proposing it again, over the results that are there.
 """
 
+import json
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import optuna
 from ray.tune.search import Repeater, Searcher
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.repeater import TRIAL_INDEX
+
+from dasvit.files import read_json, write_atomic
 
 __all__ = ["CONFIG_INDEX", "TRIAL_INDEX", "InOrder", "make_searcher", "result_lag"]
 
@@ -30,36 +34,50 @@ class InOrder(Searcher):
         searcher: what proposes.
         lag: how many proposals may be on their way; `suggest` returns None (try again later)
             where a result is still missing.
+        told: file of the scores told so far, in order (null: all seeds failed). Those of an
+            earlier run are told again as they were, even where a failed trial now has a score.
     """
 
-    def __init__(self, searcher: Searcher, *, lag: int) -> None:
+    def __init__(self, searcher: Searcher, *, lag: int, told: Path) -> None:
         super().__init__(metric=searcher.metric, mode=searcher.mode)
         self.searcher = searcher
         self.lag = lag
+        self._file = told
+        self._scores: list[float | None] = read_json(told, "scores told") if told.exists() else []
         self._order: list[str] = []
         self._told = 0
-        self._waiting: dict[str, tuple[dict[str, Any] | None, bool]] = {}
+        self._waiting: dict[str, float | None] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         while self._told < len(self._order) - self.lag:
-            first = self._order[self._told]
-            if first not in self._waiting:
+            if not self._tell_next():
                 return None
-            result, error = self._waiting.pop(first)
-            # A configuration whose seeds all failed has no score.
-            failed = error or not result or math.isnan(result[self.searcher.metric])
-            self.searcher.on_trial_complete(first, None if failed else result, error=failed)
-            self._told += 1
         config = self.searcher.suggest(trial_id)
         if isinstance(config, dict):
             config = {**config, CONFIG_INDEX: len(self._order)}
             self._order.append(trial_id)
         return config
 
+    def _tell_next(self) -> bool:
+        """Tell one result, if it is there."""
+        trial_id = self._order[self._told]
+        if self._told == len(self._scores):
+            if trial_id not in self._waiting:
+                return False
+            self._scores.append(self._waiting[trial_id])
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._file, json.dumps(self._scores) + "\n")
+        score = self._scores[self._told]
+        result = None if score is None else {self.metric: score}
+        self.searcher.on_trial_complete(trial_id, result, error=score is None)
+        self._told += 1
+        return True
+
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        self._waiting[trial_id] = (result, error)
+        score = result.get(self.metric, math.nan) if result and not error else math.nan
+        self._waiting[trial_id] = None if math.isnan(score) else float(score)
 
     def get_state(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "searcher"}
@@ -87,6 +105,7 @@ def make_searcher(
     num_seeds: int,
     seed: int,
     lag: int,
+    told: Path,
     first: dict[str, Any] | None = None,
 ) -> Searcher:
     """TPE over `space`, each proposal repeated `num_seeds` times.
@@ -97,7 +116,7 @@ def make_searcher(
         num_samples: proposals in all; half of them, 10 at most, are random before TPE starts.
         num_seeds: trials a proposal; `TRIAL_INDEX` in a trial's configuration numbers them.
         seed: of the sampler.
-        lag: see `InOrder`.
+        lag, told: see `InOrder`.
         first: the first proposal, if given.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -114,4 +133,4 @@ def make_searcher(
         sampler=sampler,
         points_to_evaluate=[first] if first else None,
     )
-    return Repeater(InOrder(search, lag=lag), repeat=num_seeds)
+    return Repeater(InOrder(search, lag=lag, told=told), repeat=num_seeds)

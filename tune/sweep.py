@@ -60,6 +60,7 @@ def run_search_trials(
         num_seeds=len(seeds),
         seed=search.seed,
         lag=lag,
+        told=trials_dir / "told.json",
         first=default_draw(search, fixed=fixed),
     )
     finished, _ = gather_search(trials_dir, num_samples=num_samples, seeds=seeds)

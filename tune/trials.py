@@ -2,7 +2,7 @@
 Tune's: they survive restarts of any part. No Ray here."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +89,10 @@ class RetrainTrial:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A trial that did not finish, and why."""
+    """A trial without a result; `error` is None if it was not started or was interrupted."""
 
     name: str
-    error: str = field(default="it was not started, or was interrupted")
+    error: str | None = None
 
 
 def search_dirname(config_index: int, seed: int) -> str:
