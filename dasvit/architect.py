@@ -4,13 +4,13 @@ Both passes compute gradients for what they update and nothing else: the first-o
 none for the weights, the weight pass none for alpha.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from dasvit.batch import Batch
 from dasvit.seed import get_rng_state, same_draws
@@ -38,7 +38,7 @@ class AlphaGradient:
     logits: Float[Tensor, "batch classes"]
 
 
-def _filled(grads: tuple[Tensor | None, ...], params: list[nn.Parameter]) -> list[Tensor]:
+def _filled(grads: tuple[Tensor | None, ...], params: Sequence[Tensor]) -> list[Tensor]:
     return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, params, strict=True)]
 
 
@@ -81,7 +81,7 @@ def alpha_gradient(
     if xi == 0:
         return _gradient_at(model, val_batch, fairness, [])[0]
 
-    params = model.weight_parameters()
+    params: list[Tensor] = [*model.weight_parameters()]
     saved = [p.detach().clone() for p in params]
     train_grads, _, _ = weight_gradient(model, train_batch)
     try:
@@ -111,7 +111,7 @@ def alpha_gradient(
 
 
 def _gradient_at(
-    model: SuperNet, val_batch: Batch, fairness: Fairness, params: list[nn.Parameter]
+    model: SuperNet, val_batch: Batch, fairness: Fairness, params: Sequence[Tensor]
 ) -> tuple[AlphaGradient, list[Tensor]]:
     """∇_α (L_val + L_fair) at the model's present weights, and ∇_w L_val for `params`."""
     images, labels = val_batch

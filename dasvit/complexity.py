@@ -163,13 +163,19 @@ def _is_weight(value: Any) -> bool:
     return value.debugName() != image.debugName()
 
 
+def _shape(value: Any) -> list[int]:
+    shape = get_shape(value)
+    assert shape is not None, "a product of something without a shape"
+    return shape
+
+
 def _product(left: Any, right: Any, macs: int) -> Counter[str]:
     return Counter({_LINEAR if _is_weight(left) or _is_weight(right) else _ATTENTION: macs})
 
 
 def _matmul(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     left, right = inputs[:2]
-    return _product(left, right, math.prod(get_shape(outputs[0])) * get_shape(left)[-1])
+    return _product(left, right, math.prod(_shape(outputs[0])) * _shape(left)[-1])
 
 
 def _addmm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
@@ -177,7 +183,7 @@ def _addmm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 
 def _linear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return Counter({_LINEAR: math.prod(get_shape(outputs[0])) * get_shape(inputs[0])[-1]})
+    return Counter({_LINEAR: math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1]})
 
 
 def _convolution(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
@@ -185,7 +191,7 @@ def _convolution(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    query, key, value = (get_shape(v) for v in inputs[:3])
+    query, key, value = (_shape(v) for v in inputs[:3])
     *batch_heads_queries, width = query
     return Counter({_ATTENTION: math.prod(batch_heads_queries) * key[-2] * (width + value[-1])})
 
@@ -204,12 +210,13 @@ def _einsum(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
         result = "".join(letter for letter in terms if terms.count(letter) == 1)
     sizes: dict[str, int] = {}
     for term, operand in zip(terms.split(","), operands, strict=True):
-        shape = get_shape(operand)
+        shape = _shape(operand)
         before, _, after = term.partition("...")
         sizes |= dict(zip(before, shape, strict=False))
         sizes |= dict(zip(reversed(after), reversed(shape), strict=False))
     contracted = math.prod(size for letter, size in sizes.items() if letter not in result)
-    return _product(*operands, math.prod(get_shape(outputs[0])) * contracted)
+    left, right = operands
+    return _product(left, right, math.prod(_shape(outputs[0])) * contracted)
 
 
 _HANDLES = {

@@ -31,25 +31,39 @@ def _require(condition: bool, message: str) -> None:
         raise SettingError(message)
 
 
+def _check_numbers(config: Any) -> None:
+    """Every int field is a whole number, every float field finite; true of no bool or text."""
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if f.type is int:
+            whole = number and isinstance(value, int)
+            _require(whole, f"{f.name} must be a whole number, but got {value!r}")
+        elif f.type is float:
+            finite = number and math.isfinite(value)
+            _require(finite, f"{f.name} must be a finite number, but got {value!r}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
     """Which images, where they lie, and how they reach the network."""
 
-    dataset: str = "digits"
+    dataset: str = "cifar10"
     """Name of the data set: digits (embedded), fashion_mnist, cifar10, cifar100, imagenet100."""
     data_dir: str | None = None
     """Folder that holds the data set (not needed for digits)."""
     download: bool = False
     """Fetch the data set into `data_dir` if it is not there (torchvision data sets only)."""
-    image_size: int = 8
+    image_size: int = 224
     """Side of the square images in pixels after resizing (paper: 224)."""
-    augment: Literal["none", "shift", "crop_flip"] = "none"
+    augment: Literal["none", "shift", "crop_flip"] = "crop_flip"
     """Training augmentation: none, shift (random translation by up to an eighth of the side),
     crop_flip (the same and a horizontal flip). Paper gap."""
     num_workers: int = 2
     """Processes that decode images of data sets too large for memory (imagenet100)."""
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         _require(self.image_size >= 1, f"image_size must be at least 1, but got {self.image_size}")
         _require(
             self.augment in ("none", "shift", "crop_flip"),
@@ -159,6 +173,7 @@ class SearchConfig:
     """Seed of initialisation, split and data order."""
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         _require(len(self.operations) > 0, "operations must name at least one operation")
         _require(
             len(set(self.operations)) == len(self.operations),
@@ -191,12 +206,21 @@ class SearchConfig:
             "0 <= gamma_min < gamma_max <= 1 must hold, but got "
             f"(gamma_min={self.gamma_min}, gamma_max={self.gamma_max})",
         )
-        for name in ("zeta1", "zeta2", "skip_weight", "type_weight", "weight_decay"):
+        for name in (
+            "zeta1",
+            "zeta2",
+            "skip_weight",
+            "type_weight",
+            "weight_decay",
+            "alpha_weight_decay",
+            "alpha_init_std",
+            "seed",
+        ):
             _require(
                 getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}"
             )
         _require(
-            math.isfinite(self.xi) and self.xi >= 0,
+            self.xi >= 0,
             f"xi (ξ) must be >= 0, but got {self.xi}; 0 is the first-order approximation",
         )
         _require(
@@ -209,6 +233,10 @@ class SearchConfig:
                 getattr(self, name) > 0, f"{name} must be positive, but got {getattr(self, name)}"
             )
         _require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
+        _require(
+            len(self.alpha_betas) == 2 and all(0 <= beta < 1 for beta in self.alpha_betas),
+            f"alpha_betas must be two numbers in [0, 1), but got {self.alpha_betas}",
+        )
         _require(
             0 < self.val_fraction < 1,
             f"val_fraction must lie in (0, 1), but got {self.val_fraction}",
@@ -309,6 +337,7 @@ class RetrainConfig:
     """Seed of initialisation and data order."""
 
     def __post_init__(self) -> None:
+        _check_numbers(self)
         _require(
             self.dim >= 1 and self.depth >= 1 and self.patch_size >= 1,
             "dim, depth and patch_size must be positive, but got "
@@ -331,7 +360,12 @@ class RetrainConfig:
         )
         _require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
         _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but got {self.dropout}")
-        for name in ("weight_decay", "grad_clip", "label_smoothing"):
+        _require(self.vit_heads >= 1, f"vit_heads must be positive, but got {self.vit_heads}")
+        _require(
+            0 <= self.label_smoothing < 1,
+            f"label_smoothing must lie in [0, 1), but got {self.label_smoothing}",
+        )
+        for name in ("weight_decay", "grad_clip", "seed"):
             _require(
                 getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}"
             )
@@ -354,10 +388,19 @@ def config_from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
     known = {f.name for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - known)
     _require(not unknown, f"unknown settings {unknown} for {kind.__name__}")
-    prepared = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    prepared: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+    }
     if "data" in prepared:
+        _require(
+            isinstance(prepared["data"], dict), f"data must be an object: {prepared['data']!r}"
+        )
         data_known = {f.name for f in dataclasses.fields(DataConfig)}
         unknown = sorted(set(prepared["data"]) - data_known)
         _require(not unknown, f"unknown settings {unknown} for DataConfig")
-        prepared["data"] = DataConfig(**prepared["data"])
-    return kind(**prepared)
+    try:
+        if "data" in prepared:
+            prepared["data"] = DataConfig(**prepared["data"])
+        return kind(**prepared)
+    except TypeError as error:  # text for a number, null for a list
+        raise SettingError(f"malformed settings for {kind.__name__}: {error}") from None

@@ -7,11 +7,12 @@ that a restart repeats them.
 
 import gzip
 import itertools
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -212,11 +213,19 @@ class FolderSplit:
             num_workers=self._config.num_workers,
             pin_memory=self._device.type == "cuda",
         )
-        for images, labels in loader:
-            yield (
-                images.to(self._device, non_blocking=True),
-                labels.to(self._device, non_blocking=True),
-            )
+        try:
+            for images, labels in loader:
+                yield (
+                    images.to(self._device, non_blocking=True),
+                    labels.to(self._device, non_blocking=True),
+                )
+        except _UnreadableImageError as error:  # a worker process puts its traceback before it
+            last = str(error).strip().splitlines()[-1]
+            raise ValueError(last.rpartition(f"{type(error).__name__}: ")[2]) from None
+
+
+class _UnreadableImageError(Exception):
+    pass
 
 
 class _FileDataset(TorchDataset[tuple[Tensor, int]]):
@@ -240,7 +249,12 @@ class _FileDataset(TorchDataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self._samples[index]
-        image = tv.folder.default_loader(path)
+        try:
+            image = tv.folder.default_loader(path)
+        except (OSError, SyntaxError) as error:  # Pillow's for some broken PNGs
+            raise _UnreadableImageError(
+                f"{path} is not a readable image ({_first_line(error)}); fetch it again"
+            ) from None
         # Seeded an image, not a worker: the number of workers does not change the batches.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self._seed or 0, "augment", index))
@@ -291,7 +305,8 @@ def _load_digits(config: DataConfig, device: torch.device) -> ImageData:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    pixels, target = load_digits(return_X_y=True)  # (1797, 64) of 0 to 16
+    loaded: Any = load_digits(return_X_y=True)
+    pixels, target = loaded  # (1797, 64) of 0 to 16, and (1797,)
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     index = np.arange(len(images))
     train, test = train_test_split(
@@ -345,10 +360,12 @@ def _read_idx(path: Path) -> Tensor:
     """An IDX file (big-endian header: type, dimensions, sizes; then uint8), gzipped or not."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if raw[:3] != b"\0\0\x08":
+            raise ValueError("not an IDX file of bytes")
         ndim = raw[3]
         shape = np.frombuffer(raw, ">u4", count=ndim, offset=4)
         values = np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape)
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise ValueError(f"{path} is corrupt ({_first_line(error)}); fetch it again") from None
     return torch.from_numpy(values.copy())
 
@@ -361,10 +378,12 @@ def _load_fashion_mnist(config: DataConfig, device: torch.device) -> ImageData:
     paths = [_idx_path(root, name) for name in _IDX_FILES]
     x_train, y_train, x_test, y_test = (_read_idx(p) for p in paths if p is not None)
     for x, y in ((x_train, y_train), (x_test, y_test)):
-        if x.dim() != 3 or len(x) != len(y):
+        if x.dim() != 3 or y.shape != x.shape[:1] or not len(y):
             raise ValueError(
                 f"fashion_mnist in {root} is corrupt: {len(x)} images, {len(y)} labels"
             )
+        if y.max() >= 10:
+            raise ValueError(f"fashion_mnist in {root} is corrupt: a label {y.max()} of 0 to 9")
     return _from_arrays(
         config,
         device,

@@ -33,8 +33,10 @@ def derive(
         provenance: stored in the genotype.
 
     Raises:
-        ValueError: an edge that holds nothing but `zero`.
+        ValueError: an edge that holds nothing but `zero`, or alphas that are not finite.
     """
+    if not alpha.isfinite().all():
+        raise ValueError(f"alpha must be finite to derive from, but got {alpha.tolist()}")
     weights = alpha.detach().double().softmax(dim=-1).tolist()
     incoming: dict[int, list[tuple[float, Edge]]] = {j: [] for j in range(num_nodes)}
     for (source, node), names, row in zip(edge_list(num_nodes), edge_ops, weights, strict=True):

@@ -62,7 +62,7 @@ def _git_commit() -> str | None:
 
 def environment() -> dict[str, Any]:
     """Versions, git commit ("-dirty" if files differ), platform, cores, GPUs; JSON-ready."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

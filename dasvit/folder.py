@@ -9,6 +9,8 @@ from dasvit.files import read_json, write_atomic
 
 __all__ = ["open_folder", "read_settings"]
 
+_RESULTS = ("*.json", "*.jsonl", "*.pt", "*.safetensors")
+
 
 def read_settings(folder: str | Path, kind: str) -> dict[str, Any]:
     """The settings of the run in a folder.
@@ -36,7 +38,7 @@ def open_folder(folder: Path, kind: str, settings: dict[str, Any], *, resume: bo
         check_same_settings(read_settings(folder, kind), settings, str(folder))
         return
     # TensorBoard files and logs of an earlier attempt may lie there; results may not.
-    if folder.is_dir() and any(folder.glob("*.json")):
+    if folder.is_dir() and any(any(folder.glob(pattern)) for pattern in _RESULTS):
         raise ValueError(f"{folder} holds something else; choose an empty folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ __all__ = [
 
 SCHEMA = "dasvit/genotype/1"
 NUM_INPUTS = 2
+MAX_NODES = 6
 _OPERATION_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z][0-9]+(\.[0-9]+)?)?")
 
 
@@ -51,16 +52,16 @@ class Genotype:
     """An encoder, node by node. Equality and hash ignore provenance.
 
     Raises:
-        ValueError: no node, a node without an edge, an edge from a later node, two edges from
-            one source into one node, or a malformed operation name.
+        ValueError: no node or more than six, a node without an edge, an edge from a later node,
+            two edges from one source into one node, or a malformed operation name.
     """
 
     nodes: tuple[tuple[Edge, ...], ...]
     provenance: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.nodes:
-            raise ValueError("a genotype needs at least one node, but got none")
+        if not 1 <= len(self.nodes) <= MAX_NODES:
+            raise ValueError(f"a genotype has 1 to {MAX_NODES} nodes, but got {len(self.nodes)}")
         for j, edges in enumerate(self.nodes):
             if not edges:
                 raise ValueError(f"node o_{j} has no incoming edge; each node needs at least one")
@@ -92,28 +93,41 @@ class Genotype:
         return tuple(edge.operation for edges in self.nodes for edge in edges)
 
     def canonical(self) -> "Genotype":
-        """The same function in its canonical form: edges sorted, and of all orders of the nodes
-        that keep sources before readers, the smallest. Provenance is kept."""
-        count = len(self.nodes)
-        best: tuple[tuple[Edge, ...], ...] | None = None
-        for order in itertools.permutations(range(count)):
-            # order[i] is the old node that becomes node i.
-            position = {old: new for new, old in enumerate(order)}
+        """The same function in its canonical form; provenance is kept.
 
-            def rename(source: int, position: dict[int, int] = position) -> int:
-                if source < NUM_INPUTS:
-                    return source
-                return position[source - NUM_INPUTS] + NUM_INPUTS
+        Encoders that differ only in the names of their nodes, in the order of their edges, or in
+        which of several unread nodes a term is added to (all of them end in the output's sum) have
+        one canonical form. It can have fewer nodes.
+        """
+        read = {e.source - NUM_INPUTS for edges in self.nodes for e in edges} & set(
+            range(len(self.nodes))
+        )
+        candidates = [self._arranged(order) for order in itertools.permutations(sorted(read))]
+        return Genotype(min(c for c in candidates if c is not None), self.provenance)
 
-            nodes = tuple(
-                tuple(sorted(Edge(rename(e.source), e.operation) for e in self.nodes[old]))
-                for old in order
-            )
-            legal = all(e.source < j + NUM_INPUTS for j, edges in enumerate(nodes) for e in edges)
-            if legal and (best is None or nodes < best):
-                best = nodes
-        assert best is not None, "the identity order is always legal"
-        return Genotype(best, self.provenance)
+    def _arranged(self, order: tuple[int, ...]) -> tuple[tuple[Edge, ...], ...] | None:
+        """The nodes that others read in this order, then the unread ones' terms dealt out anew;
+        None if a node would come before one it reads."""
+        position = {old: new for new, old in enumerate(order)}
+
+        def rename(edge: Edge) -> Edge:
+            node = edge.source - NUM_INPUTS
+            return edge if node < 0 else Edge(position[node] + NUM_INPUTS, edge.operation)
+
+        nodes = [tuple(sorted(map(rename, self.nodes[old]))) for old in order]
+        if any(e.source >= j + NUM_INPUTS for j, edges in enumerate(nodes) for e in edges):
+            return None
+        # Unread nodes only add to the output: the i-th term from a source goes to the i-th node.
+        unread: list[list[Edge]] = []
+        terms = sorted(
+            rename(e) for j, edges in enumerate(self.nodes) if j not in position for e in edges
+        )
+        for _, group in itertools.groupby(terms, key=lambda e: e.source):
+            for i, edge in enumerate(group):
+                if i == len(unread):
+                    unread.append([])
+                unread[i].append(edge)
+        return (*nodes, *(tuple(edges) for edges in unread))
 
     @property
     def canonical_hash(self) -> str:
@@ -156,7 +170,10 @@ class Genotype:
                 )
                 for edges in values["nodes"]
             )
-            genotype = cls(nodes, dict(values.get("provenance") or {}))
+            provenance = values.get("provenance") or {}
+            if not isinstance(provenance, dict):
+                raise ValueError(f"provenance must be an object, but got {provenance!r}")
+            genotype = cls(nodes, provenance)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"{where}: malformed nodes ({type(error).__name__}: {error})"

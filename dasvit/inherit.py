@@ -1,5 +1,7 @@
 """Handing trained weights on: from a stage to the next, and to the derived network."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -48,24 +50,27 @@ def derived_network(supernet: SuperNet, genotype: Genotype) -> DASViT:
     """The derived network at the supernet's depth with the supernet's weights.
 
     Token selection stays as it was in the supernet, so that the two see the same tokens: with
-    one-hot operation weights the supernet equals this network exactly.
+    one-hot operation weights the supernet equals this network exactly. (With `token_where="edge"`
+    that needs a genotype with all edges: an edge that derivation drops takes along the tokens
+    that bypassed it.) The random state is left as it was.
 
     Raises:
         ValueError: the genotype has an operation that the supernet's edge does not hold.
     """
-    patches = supernet.embedding.patches
-    assert patches.img_size is not None
-    network = DASViT(
-        genotype,
-        img_size=patches.img_size[0],
-        patch_size=patches.patch_size[0],
-        in_chans=patches.proj.in_channels,
-        num_classes=supernet.head.out_features,
-        embed_dim=supernet.dim,
-        depth=supernet.num_layers,
-        token_ratio=supernet.token_ratio,
-        token_where=supernet.token_where,
-    )
+    patches: Any = supernet.embedding.patches  # timm types its sizes as less than they are
+    with torch.random.fork_rng(devices=[]):
+        network = DASViT(
+            genotype,
+            img_size=patches.img_size[0],
+            patch_size=patches.patch_size[0],
+            in_chans=patches.proj.in_channels,
+            num_classes=supernet.head.out_features,
+            embed_dim=supernet.dim,
+            depth=supernet.num_layers,
+            drop_rate=supernet.dropout,
+            token_ratio=supernet.token_ratio,
+            token_where=supernet.token_where,
+        ).to(supernet.alpha)
     _copy(supernet.embedding, network.embedding)
     _copy(supernet.selector, network.selector)
     _copy(supernet.norm, network.norm)
@@ -82,4 +87,4 @@ def derived_network(supernet: SuperNet, genotype: Genotype) -> DASViT:
                 _copy(old_edge.selector, op.selector)
                 op = op.edge
             _copy(old_ops.ops[old_ops.names.index(name)], op)
-    return network.to(supernet.alpha.device).train(supernet.training)
+    return network.train(supernet.training)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dasvit.cell import DerivedCell
 from dasvit.genotype import NAMED_GENOTYPES, Genotype
 from dasvit.ops import init_linear
-from dasvit.tokens import TokenEmbedding, TokenSelector
+from dasvit.tokens import TokenEmbedding, TokenSelector, check_selection
 
 __all__ = ["DASViT", "resolve_genotype"]
 
@@ -68,6 +68,7 @@ class DASViT(nn.Module):
         token_where: str = "input",
     ) -> None:
         super().__init__()
+        check_selection(token_ratio, token_where)
         self.genotype = resolve_genotype(genotype)
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
@@ -159,7 +160,12 @@ def dasvit(pretrained: bool = False, **kwargs: Any) -> DASViT:
 @register_model
 def dasvit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> DASViT:
     """The paper's encoder (8 heads) at its size: 12 layers, width 768, patch 16, 224 pixels."""
-    settings = {"genotype": "dasvit_cifar10", "embed_dim": 768, "depth": 12, "patch_size": 16}
+    settings: dict[str, Any] = {
+        "genotype": "dasvit_cifar10",
+        "embed_dim": 768,
+        "depth": 12,
+        "patch_size": 16,
+    }
     return build_model_with_cfg(
         DASViT, "dasvit_base_patch16_224", pretrained, **(settings | kwargs)
     )

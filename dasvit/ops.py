@@ -6,6 +6,7 @@ shape.
 """
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -189,6 +190,14 @@ def registered_operations() -> tuple[str, ...]:
     )
 
 
+def _spelling(value: float) -> str | None:
+    """`3`, `0.5`; None for what has no plain decimal form (inf, 1e-05)."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = repr(value)
+    return text if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else None
+
+
 def _parse(name: str) -> tuple[OperationFamily, int | float | None]:
     head, _, tail = name.partition("_")
     family = _FAMILIES.get(head)
@@ -200,7 +209,7 @@ def _parse(name: str) -> tuple[OperationFamily, int | float | None]:
         except ValueError:
             value = None
         # One spelling a value (mlp_r3, not mlp_r3.0), so that equal operations have equal names.
-        if value is not None and value > 0 and f"{value:g}" == tail[1:]:
+        if value is not None and value > 0 and _spelling(value) == tail[1:]:
             return family, value
     raise ValueError(
         f"unknown operation {name!r}; known: {', '.join(registered_operations())} "

@@ -23,6 +23,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Circle, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
@@ -443,10 +444,11 @@ def _rounded_box(x: float, y: float, width: float, height: float, radius: float)
     for quarter, (sign_x, sign_y) in enumerate(((1, 1), (-1, 1), (-1, -1), (1, -1))):
         corner = (x + sign_x * (width / 2 - radius), y + sign_y * (height / 2 - radius))
         arc = Path.arc(90 * quarter, 90 * quarter + 90, n=2)
-        points.append(arc.vertices * radius + corner)
+        points.append(np.asarray(arc.vertices) * radius + corner)
     vertices = np.concatenate([*points, points[0][:1]])
-    codes = np.tile(np.array(arc.codes), 4)
-    codes[:: len(arc.codes)] = Path.LINETO
+    arc_codes = np.asarray(arc.codes)
+    codes = np.tile(arc_codes, 4)
+    codes[:: len(arc_codes)] = Path.LINETO
     codes[0] = Path.MOVETO
     return Path(vertices, [*codes, Path.CLOSEPOLY])
 
@@ -533,7 +535,7 @@ def _draw_heatmap(
             if name not in held:
                 axes.add_patch(Rectangle(corner, 1, 1, gid=f"pruned-{place}", **pruned))
                 continue
-            colour = mappable.to_rgba(held[name])
+            colour = mappable.to_rgba(np.asarray(held[name]))
             axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour, gid=f"cell-{place}"))
             light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
             style = TEXT | {"size": 8, "color": INK if light > 0.55 else "white"}
@@ -604,14 +606,17 @@ def stage_heatmaps_figure(
         facecolor="white",
         layout="constrained",
     )
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(w_pad=0.08, h_pad=0.08)
     panels = figure.subplots(1, len(stages), squeeze=False)[0]
+    mappables = []
     for p, (axes, (weights, edge_ops), name) in enumerate(zip(panels, stages, titles, strict=True)):
-        mappable = _draw_heatmap(axes, weights, edge_ops, operations, norm)
+        mappables.append(_draw_heatmap(axes, weights, edge_ops, operations, norm))
         axes.set_title(name, size=11, family=FONT, color=INK)
         if p:
             axes.tick_params(labelleft=False)
-    bar = figure.colorbar(mappable, ax=list(panels), fraction=0.05, pad=0.02)
+    bar = figure.colorbar(mappables[-1], ax=list(panels), fraction=0.05, pad=0.02)
     bar.set_label(r"softmax($\alpha$)", size=10, family=FONT, math_fontfamily="cm")
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
@@ -677,7 +682,9 @@ def share_figure(
             f"{ {name: len(seeds) for name, seeds in runs.items()} }"
         )
     figure = Figure(figsize=(8.4, 3.2), dpi=120, facecolor="white", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(w_pad=0.08, h_pad=0.08)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, operation in zip(panels, ("identity", "zero"), strict=True):
         for start in stage_starts:

@@ -42,7 +42,7 @@ def digits() -> Preset:
 
     `python -m dasvit search --preset digits`. Figures: README.md.
     """
-    data = DataConfig(dataset="digits", image_size=8)
+    data = DataConfig(dataset="digits", image_size=8, augment="none")
     return Preset(
         name="digits",
         search=SearchConfig(
@@ -61,7 +61,7 @@ def digits() -> Preset:
             patch_size=2,
             stage_epochs=4,
             batch_size=32,
-            weight_lr=3e-3,
+            weight_lr=6e-3,
             alpha_lr=3e-3,
             grad_clip=1.0,
         ),
@@ -71,9 +71,11 @@ def digits() -> Preset:
             depth=6,
             patch_size=2,
             vit_heads=3,
-            epochs=20,
-            warmup_epochs=2,
-            batch_size=64,
+            epochs=15,
+            warmup_epochs=1,
+            batch_size=32,
+            lr=2e-3,
+            grad_clip=1.0,
         ),
     )
 

@@ -38,8 +38,13 @@ def prune(
         The surviving names, and their alphas (edges, num_ops), values unchanged.
 
     Raises:
-        ValueError: more asked for than there are.
+        ValueError: more asked for than there are, alphas that are not finite, or another `zero`.
     """
+    if zero not in ("ranked", "first"):
+        raise ValueError(f"zero must be ranked or first, but got {zero!r}")
+    if not alpha.isfinite().all():
+        raise ValueError(f"alpha must be finite to prune by, but got {alpha.tolist()}")
+    alpha = alpha.detach()
     if num_ops > alpha.shape[1]:
         raise ValueError(f"cannot keep {num_ops} of {alpha.shape[1]} candidates")
     names_kept, alpha_kept = [], []

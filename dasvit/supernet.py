@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dasvit.cell import SearchCell
 from dasvit.genotype import edge_list
 from dasvit.ops import init_linear
-from dasvit.tokens import TokenEmbedding, TokenSelector
+from dasvit.tokens import TokenEmbedding, TokenSelector, check_selection
 
 __all__ = ["SuperNet"]
 
@@ -63,8 +63,10 @@ class SuperNet(nn.Module):
                 f"edge_ops must have {expected} rows of equal length for {num_nodes} nodes, but "
                 f"got lengths {[len(names) for names in self.edge_ops]}"
             )
+        check_selection(token_ratio, token_where)
         self.num_nodes = num_nodes
         self.dim = dim
+        self.dropout = dropout
         self.token_ratio = token_ratio
         self.token_where = token_where
         self.embedding = TokenEmbedding(

@@ -154,6 +154,7 @@ class TensorBoardReport:
             self._writer.add_scalar(tag, value, self._epochs_done)
         # Not `add_hparams`: it would open a run of its own in a folder below this one.
         file_writer = self._writer._get_file_writer()
+        assert file_writer is not None
         for summary in hparams_summaries(_flat(settings), numbers):
             file_writer.add_summary(summary)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dasvit.ops import init_linear
 
-__all__ = ["TokenEmbedding", "TokenSelector", "num_selected", "scatter_tokens"]
+__all__ = ["TokenEmbedding", "TokenSelector", "check_selection", "num_selected", "scatter_tokens"]
 
 
 class TokenEmbedding(nn.Module):
@@ -29,6 +29,7 @@ class TokenEmbedding(nn.Module):
         self.positions = nn.Parameter(torch.empty(1, self.num_patches + 1, dim))
         # Xavier-uniform of the linear layer that the convolution stands for.
         nn.init.xavier_uniform_(self.patches.proj.weight.view(dim, -1))
+        assert self.patches.proj.bias is not None
         nn.init.zeros_(self.patches.proj.bias)
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.positions, std=0.02)
@@ -36,6 +37,7 @@ class TokenEmbedding(nn.Module):
     @property
     def num_patches(self) -> int:
         """N, the number of patch tokens."""
+        assert self.patches.num_patches is not None
         return self.patches.num_patches
 
     def forward(
@@ -45,6 +47,16 @@ class TokenEmbedding(nn.Module):
         tokens = self.patches(images)
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens + self.positions
+
+
+def check_selection(token_ratio: float, token_where: str) -> None:
+    """Raise ValueError unless λ lies in (0, 1] and `token_where` is "input" or "edge"."""
+    if not 0 < token_ratio <= 1:
+        raise ValueError(
+            f"token_ratio (λ) must lie in (0, 1], but got {token_ratio}; 1 selects all tokens"
+        )
+    if token_where not in ("input", "edge"):
+        raise ValueError(f"token_where must be input or edge, but got {token_where!r}")
 
 
 def num_selected(num_patches: int, token_ratio: float) -> int:
@@ -68,6 +80,7 @@ class TokenSelector(nn.Module):
 
     def __init__(self, dim: int, token_ratio: float) -> None:
         super().__init__()
+        check_selection(token_ratio, "input")
         self.token_ratio = token_ratio
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)

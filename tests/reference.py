@@ -284,17 +284,6 @@ def relabelled(genotype: Genotype, order: Sequence[int]) -> Genotype | None:
     return Genotype(tuple(nodes))
 
 
-def same_encoder(left: Genotype, right: Genotype) -> bool:
-    """Whether some relabelling of the nodes makes the two equal as sets of edges."""
-    if len(left.nodes) != len(right.nodes):
-        return False
-    for order in itertools.permutations(range(len(left.nodes))):
-        other = relabelled(left, order)
-        if other is not None and [set(e) for e in other.nodes] == [set(e) for e in right.nodes]:
-            return True
-    return False
-
-
 def derive(
     alpha: Tensor, edge_ops: Sequence[Sequence[str]], num_nodes: int, edges_per_node: int
 ) -> Genotype:

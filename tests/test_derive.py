@@ -92,7 +92,7 @@ def test_an_edge_of_nothing_but_zero_is_an_error() -> None:
 
 
 def test_rows_must_match() -> None:
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         derive(torch.zeros(4, 4), (NAMES,) * 5, num_nodes=2)
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         derive(torch.zeros(5, 3), (NAMES,) * 5, num_nodes=2)

@@ -16,7 +16,7 @@ def test_write_and_overwrite(tmp_path: Path, content: str | bytes) -> None:
         write_atomic(target, content)
         expected = content.encode() if isinstance(content, str) else content
         assert path.read_bytes() == expected
-    assert os.listdir(tmp_path) == ["value.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -33,7 +33,7 @@ def test_a_crash_leaves_the_old_file(
     with pytest.raises(OSError, match="disk full"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["value.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
 
 def test_the_new_file_is_complete_when_it_takes_the_name(

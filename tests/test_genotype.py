@@ -83,6 +83,24 @@ def test_equality_ignores_provenance() -> None:
     assert left.canonical().provenance == {"seed": 1}
 
 
+def _node_values(genotype: Genotype) -> list[float]:
+    """Every node with one fixed nonlinear function for each name, on fixed inputs."""
+    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "identity": lambda x: x,
+        "msa_h2": lambda x: torch.sin(1.3 * x + 0.4),
+        "mlp_r2": lambda x: torch.tanh(0.7 * x - 0.2) + 0.1 * x**2,
+    }
+    states = [torch.tensor(0.37, dtype=torch.float64), torch.tensor(-0.81, dtype=torch.float64)]
+    for edges in genotype.nodes:
+        states.append(torch.stack([functions[e.operation](states[e.source]) for e in edges]).sum())
+    return [state.item() for state in states[2:]]
+
+
+def _tied_function(genotype: Genotype) -> float:
+    """The encoder's output, its operations tied by name."""
+    return sum(_node_values(genotype))
+
+
 def test_canonical_merges_relabelled_nodes_and_reordered_edges() -> None:
     chance = random.Random(1)
     merged = 0
@@ -90,7 +108,8 @@ def test_canonical_merges_relabelled_nodes_and_reordered_edges() -> None:
         genotype = _random_genotype(chance, chance.randint(2, 4), ["identity", "msa_h2", "mlp_r2"])
         canonical = genotype.canonical()
         assert canonical.canonical().nodes == canonical.nodes
-        assert reference.same_encoder(genotype, canonical)
+        assert _tied_function(canonical) == pytest.approx(_tied_function(genotype), abs=1e-12)
+        assert sorted(canonical.operations) == sorted(genotype.operations)
         for other in _relabellings(genotype):
             shuffled = Genotype(tuple(tuple(chance.sample(e, len(e))) for e in other.nodes))
             assert shuffled.canonical().nodes == canonical.nodes
@@ -100,30 +119,20 @@ def test_canonical_merges_relabelled_nodes_and_reordered_edges() -> None:
 
 
 def test_canonical_is_equal_only_for_the_same_encoder() -> None:
-    """Against trying every relabelling, over all pairs of many encoders."""
+    """Against the functions themselves, over all pairs of many encoders of three nodes."""
     chance = random.Random(2)
-    found = [_random_genotype(chance, 3, ["identity", "msa_h2"]) for _ in range(150)]
+    found = [_random_genotype(chance, 3, ["mlp_r2", "msa_h2"]) for _ in range(200)]
+    # Two nodes of one value (equal terms) are told apart by their weights, not by this function.
+    found = [g for g in found if len({round(v, 9) for v in _node_values(g)}) == 3]
     found += [chance.choice(_relabellings(g)) for g in found[:20]]
-    forms = [(g, g.canonical().nodes, g.canonical_hash) for g in found]
+    forms = [(_tied_function(g), g.canonical().nodes, g.canonical_hash) for g in found]
     equal = 0
-    for (g, nodes, key), (other, other_nodes, other_key) in itertools.combinations(forms, 2):
-        same = reference.same_encoder(g, other)
+    for (value, nodes, key), (other, other_nodes, other_key) in itertools.combinations(forms, 2):
+        same = abs(value - other) < 1e-12
         assert (nodes == other_nodes) == same
         assert (key == other_key) == same
         equal += same
     assert equal >= 20
-
-
-def _tied_function(genotype: Genotype) -> float:
-    """The encoder with one fixed nonlinear function for each name, on fixed inputs."""
-    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        "msa_h2": lambda x: torch.sin(1.3 * x + 0.4),
-        "mlp_r2": lambda x: torch.tanh(0.7 * x - 0.2) + 0.1 * x**2,
-    }
-    states = [torch.tensor(0.37, dtype=torch.float64), torch.tensor(-0.81, dtype=torch.float64)]
-    for edges in genotype.nodes:
-        states.append(torch.stack([functions[e.operation](states[e.source]) for e in edges]).sum())
-    return torch.stack(states[2:]).sum().item()
 
 
 def _two_node_encoders(operations: tuple[str, ...]) -> list[Genotype]:
@@ -138,27 +147,15 @@ def _two_node_encoders(operations: tuple[str, ...]) -> list[Genotype]:
 
 
 def test_canonical_is_equal_exactly_when_the_functions_are() -> None:
-    """All encoders of two nodes and two operations, weights tied by name; where o_1 does not read
-    o_0 the two relabelled are one, and where it does no two are."""
+    """All encoders of two nodes and two operations, weights tied by name."""
     found = _two_node_encoders(("msa_h2", "mlp_r2"))
     assert len(found) == 8 * 18
-    reads = [any(e.source == 2 for e in g.nodes[1]) for g in found]
-    values = [_tied_function(g) for g in found]
-    keys = [g.canonical_hash for g in found]
-    rows = list(zip(reads, values, keys, strict=True))
-    for (read, value, key), (other_read, other_value, other_key) in itertools.combinations(rows, 2):
-        equal_functions = abs(value - other_value) < 1e-12
-        if key == other_key:
-            assert equal_functions
-        elif read or other_read:
-            assert not equal_functions
-    assert len(set(keys)) < len(keys)
+    rows = [(_tied_function(g), g.canonical_hash) for g in found]
+    for (value, key), (other_value, other_key) in itertools.combinations(rows, 2):
+        assert (abs(value - other_value) < 1e-12) == (key == other_key)
+    assert len({key for _, key in rows}) < len(rows)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="terms of nodes that only the output reads can change places; canonical keeps them apart",
-)
 def test_canonical_merges_terms_that_change_places_between_unread_nodes() -> None:
     a, b, c, d = (Edge(s, o) for s in (0, 1) for o in ("msa_h2", "mlp_r2"))
     left, right = Genotype(((a, c), (b, d))), Genotype(((b, c), (a, d)))
@@ -169,7 +166,7 @@ def test_canonical_merges_terms_that_change_places_between_unread_nodes() -> Non
 @pytest.mark.parametrize(
     ("nodes", "message"),
     [
-        ((), "at least one node"),
+        ((), "1 to 6 nodes, but got 0"),
         (((Edge(0, "identity"),), ()), "node o_1 has no incoming edge"),
         (((Edge(2, "identity"),),), "node o_0 has an edge from source 2"),
         (((Edge(-1, "identity"),),), "node o_0 has an edge from source -1"),
@@ -232,7 +229,7 @@ BAD_FILES: dict[str, tuple[Any, list[str]]] = {
         ["0.5"],
     ),
     "no nodes entry": (_edited(nodes=None), ["malformed", "'nodes'"]),
-    "empty nodes": (_edited(nodes=[]), ["at least one node"]),
+    "empty nodes": (_edited(nodes=[]), ["1 to 6 nodes, but got 0"]),
     "nodes that are a number": (_edited(nodes=3), ["malformed"]),
     "an edge without operation": (_edited(nodes=[[{"source": 0}]]), ["malformed", "'operation'"]),
     "an edge without source": (
@@ -252,7 +249,7 @@ def test_bad_files_name_the_file_and_the_value(name: str, tmp_path: Path) -> Non
     content, fragments = BAD_FILES[name]
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="bad.json") as caught:
+    with pytest.raises(ValueError, match=r"bad\.json") as caught:
         Genotype.load(path)
     assert str(path) in str(caught.value)
     for fragment in fragments:

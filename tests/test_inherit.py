@@ -135,19 +135,6 @@ def test_one_hot_supernet_is_the_derived_network_with_selection_on_edges(
         _assert_equal_functions(model, genotype, images)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="where=edge: an edge of weight 0 still adds its bypassed tokens; a dropped one cannot",
-)
-@pytest.mark.usefixtures("double")
-def test_one_hot_supernet_with_selection_on_edges_and_a_dropped_edge(
-    make_supernet: Callable[..., SuperNet], make_batch: Callable
-) -> None:
-    model = make_supernet(num_layers=3, token_ratio=0.5, token_where="edge")
-    genotype = derive(model.alpha, model.edge_ops, num_nodes=2)
-    _assert_equal_functions(model, genotype, make_batch()[0])
-
-
 def test_derived_network_copies_and_leaves_the_supernet_alone(
     make_supernet: Callable[..., SuperNet],
 ) -> None:

@@ -141,10 +141,10 @@ def test_unknown_genotypes_are_errors(tmp_path: Path) -> None:
         timm.create_model("dasvit", genotype="dasvit_mnist", **TINY_SIZE)
     path = tmp_path / "broken.json"
     path.write_text("{")
-    with pytest.raises(ValueError, match="broken.json"):
+    with pytest.raises(ValueError, match=r"broken\.json"):
         DASViT(path, **TINY_SIZE)
 
 
 def test_a_genotype_that_does_not_fit_the_width_is_an_error() -> None:
-    with pytest.raises(ValueError, match="msa_h4.*dim=6"):
+    with pytest.raises(ValueError, match=r"msa_h4.*dim=6"):
         DASViT(TINY, **(TINY_SIZE | {"embed_dim": 6}))

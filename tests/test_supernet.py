@@ -72,15 +72,11 @@ def test_selection_once_at_the_input_or_on_every_edge(
         model = make_supernet(token_ratio=0.5, token_where=token_where)
         found = [m for m in model.modules() if isinstance(m, TokenSelector)]
         assert len(found) == selectors
-        seen = []
-        hooks = [
-            cell.register_forward_hook(lambda _, args, out: seen.append((args[0], out)))
-            for cell in model.cells
-        ]
+        outputs = []
+        for cell in model.cells:
+            cell.register_forward_hook(lambda _, args, out, seen=outputs: seen.append(out))
         model(images)
-        for hook in hooks:
-            hook.remove()
-        assert [out.shape[1] for _, out in seen] == [tokens, tokens]
+        assert [out.shape[1] for out in outputs] == [tokens, tokens]
 
 
 def test_both_inputs_of_the_first_layer_are_z_0(

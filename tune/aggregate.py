@@ -126,6 +126,7 @@ def rank_genotypes(trials: Iterable[SearchTrial], metric: str) -> list[GenotypeS
     to the one that appeared more often, then to the smaller hash.
 
     Args:
+        trials: finished ones, in any order.
         metric: one of `METRICS`.
     """
     if metric not in METRICS:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "CHECKOUT",
     "Cluster",
     "Demand",
     "check_address",
@@ -33,11 +32,23 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # A trial's score exists only at its end; the epochs' reports are for the live view.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    # Tune's trial callbacks tell the user what is needed; its warnings about slow steps do not.
-    "TUNE_WARN_THRESHOLD_S": "30",
+    # Our own live view instead of Tune's tables.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # A new node of a cluster that grows by itself takes minutes (default 60 s).
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",
+    # Ray announces that it will change how CPU-only workers see GPUs; both ways suit us.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """Ray's settings, for this process and the workers."""
+
+LOCAL_ENVIRONMENT = {
+    # A trial is several processes: with two cores Ray would start two at a time, and warn.
+    "RAY_worker_maximum_startup_concurrency": "8",
+    # One process a trial less each: nobody takes this machine away, or reads its metrics.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+"""More of them for a cluster of our own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +139,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
 
     try:
         if address is None:
+            os.environ.update(LOCAL_ENVIRONMENT)
             ray.init(
                 address="local",
                 include_dashboard=True,

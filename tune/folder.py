@@ -60,7 +60,7 @@ class ResultFolder:
         values = read_json(self.sweep_file, "result folder")
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise ValueError(
-                f"{self.sweep_file} is not a sweep's record (schema {SCHEMA}); choose another --name"
+                f"{self.sweep_file} is no sweep's record (schema {SCHEMA}); choose another --name"
             )
         return values
 

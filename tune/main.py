@@ -255,8 +255,8 @@ def _print_machine(cluster: Cluster, need: Demand) -> None:
     where = "this machine" if cluster.is_local else f"{cluster.nodes} nodes at {cluster.address}"
     gpus = f" and {need.gpus:g} GPUs" if need.gpus else ""
     print(
-        f"device {need.device}: {need.concurrent} trials at a time, {need.cpus} CPUs{gpus} each, on "
-        f"{where} ({cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs)",
+        f"device {need.device}: {need.concurrent} trials at a time, {need.cpus} CPUs{gpus} each, "
+        f"on {where} ({cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs)",
         flush=True,
     )
 

@@ -9,20 +9,12 @@ from typing import Any, TextIO
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-__all__ = ["Progress", "clock"]
+from dasvit.progress import duration
+
+__all__ = ["Progress"]
 
 TERMINAL_SECONDS = 0.5
 LOG_SECONDS = 20.0
-
-
-def clock(seconds: float) -> str:
-    """`45 s`, `3 min 05 s`, `2 h 10 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 class Progress(Callback):
@@ -112,10 +104,10 @@ class Progress(Callback):
             parts.append("running " + ", ".join(epochs[:2]) + (", …" if len(epochs) > 2 else ""))
         if self._best is not None:
             parts.append(f"best {self._best:.1%}")
-        parts.append(f"{clock(self._now() - self._started)} elapsed")
+        parts.append(f"{duration(self._now() - self._started)} elapsed")
         left = self._seconds_left(running)
         if left is not None:
-            parts.append(f"about {clock(left)} left{self._then}")
+            parts.append(f"about {duration(left)} left{self._then}")
         return " | ".join(parts)
 
     def _seconds_left(self, running: list[tuple[str, dict[str, Any]]]) -> float | None:
@@ -148,7 +140,7 @@ class Progress(Callback):
             self._durations.append(took)
         line = f"{self._phase} {self._finished + self._failed}/{self._total}  {name}  "
         line += "FAILED" if failed else "finished"
-        line += f" in {clock(took)}" if took is not None else ""
+        line += f" in {duration(took)}" if took is not None else ""
         line += f", {self._metric} {score:.1%}" if score is not None else ""
         self._print(line)
 

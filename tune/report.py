@@ -274,18 +274,18 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def _config_rows(configs: Sequence[ConfigSummary]) -> list[list[str]]:
     names = list(configs[0].settings) if configs else []
-    rows = [["configuration", "discretised %", "supernet %", "gap", *names]]
-    for config in configs:
-        rows.append(
-            [
-                str(config.config_index),
-                percent(config.discretised_accuracy),
-                percent(config.supernet_accuracy),
-                percent(config.gap),
-                *(_short(config.settings[name]) for name in names),
-            ]
-        )
-    return rows
+    heading = ["configuration", "discretised %", "supernet %", "gap", *names]
+    rows = [
+        [
+            str(config.config_index),
+            percent(config.discretised_accuracy),
+            percent(config.supernet_accuracy),
+            percent(config.gap),
+            *(_short(config.settings[name]) for name in names),
+        ]
+        for config in configs
+    ]
+    return [heading, *rows]
 
 
 def _short(value: Any) -> str:
