@@ -176,7 +176,11 @@ def _search(args: SearchArgs) -> None:
     )
     png, svg = save_encoder(Genotype.load(out / "genotype.json"), out / "encoder")
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
-    print(f"next: python -m dasvit retrain --preset {args.preset} --model {out / 'genotype.json'}")
+    plugins = f" --plugins {' '.join(config.plugins)}" if config.plugins else ""
+    print(
+        f"next: python -m dasvit retrain --preset {args.preset} --model {out / 'genotype.json'}"
+        + plugins
+    )
 
 
 def _tensorboard(out: Path, start: int, settings: dict[str, Any]) -> Any:

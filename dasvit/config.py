@@ -103,6 +103,8 @@ class SearchConfig:
     """Python modules to import first; they may register operations of their own."""
     num_nodes: int = 2
     """Intermediate nodes of the encoder DAG (Figures 5 and 6 show two)."""
+    edges_per_node: int = 2
+    """Incoming edges that derivation keeps at each node (DARTS: the two strongest)."""
     dim: int = 768
     """Embedding dimension C."""
     patch_size: int = 16
@@ -184,6 +186,10 @@ class SearchConfig:
             "operations must hold one besides zero: an encoder of nothing but zero has no output",
         )
         _require(1 <= self.num_nodes <= 6, f"num_nodes must be 1 to 6, but got {self.num_nodes}")
+        _require(
+            self.edges_per_node >= 1,
+            f"edges_per_node must be positive, but got {self.edges_per_node}",
+        )
         _require(self.dim >= 1, f"dim must be positive, but got {self.dim}")
         _require(self.patch_size >= 1, f"patch_size must be positive, but got {self.patch_size}")
         _require(

@@ -7,7 +7,7 @@ from typing import Any
 from dasvit.checkpoint import check_same_settings
 from dasvit.files import read_json, write_atomic
 
-__all__ = ["open_folder", "read_settings"]
+__all__ = ["check_folder", "open_folder", "read_settings"]
 
 _RESULTS = ("*.json", "*.jsonl", "*.pt", "*.safetensors")
 
@@ -26,20 +26,34 @@ def read_settings(folder: str | Path, kind: str) -> dict[str, Any]:
     return values["config"]
 
 
-def open_folder(folder: Path, kind: str, settings: dict[str, Any], *, resume: bool) -> None:
-    """Make a run's folder, or accept it if it holds this very run and `resume` is set.
+def check_folder(folder: Path, kind: str, settings: dict[str, Any], *, resume: bool) -> bool:
+    """Whether a run may use a folder: a new one, or with `resume` the one that holds this run.
+
+    Returns:
+        True if the folder holds this run.
 
     Raises:
-        ValueError: it holds another run, something else, or cannot be written to.
+        ValueError: it holds another run or something else.
     """
     if (folder / "config.json").exists():
         if not resume:
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
         check_same_settings(read_settings(folder, kind), settings, str(folder))
-        return
+        return True
     # TensorBoard files and logs of an earlier attempt may lie there; results may not.
     if folder.is_dir() and any(any(folder.glob(pattern)) for pattern in _RESULTS):
         raise ValueError(f"{folder} holds something else; choose an empty folder")
+    return False
+
+
+def open_folder(folder: Path, kind: str, settings: dict[str, Any], *, resume: bool) -> None:
+    """Make a run's folder, or accept it as `check_folder` does.
+
+    Raises:
+        ValueError: as `check_folder`, or it cannot be written to.
+    """
+    if check_folder(folder, kind, settings, resume=resume):
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"kind": kind, "config": settings}, indent=2) + "\n"

@@ -17,7 +17,7 @@ from dasvit.config import RetrainConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, Split, check_data, load_data
 from dasvit.environment import resolve_device
 from dasvit.files import read_json, write_atomic
-from dasvit.folder import open_folder, read_settings
+from dasvit.folder import check_folder, open_folder, read_settings
 from dasvit.genotype import NAMED_GENOTYPES
 from dasvit.metrics import Report, RetrainEpoch, RetrainResult, tee
 from dasvit.network import DASViT, resolve_genotype
@@ -126,10 +126,12 @@ def retrain(
     check_retrain(config)
     where = resolve_device(device)
     out_dir = Path(out_dir)
-    open_folder(out_dir, KIND, config_to_dict(config), resume=resume)
+    settings = config_to_dict(config)
+    check_folder(out_dir, KIND, settings, resume=resume)
     if resume and (out_dir / "result.json").exists():
         return load_retrain_result(out_dir / "result.json")
     data = load_data(config.data, where)
+    open_folder(out_dir, KIND, settings, resume=resume)
 
     seed_everything(derive_seed(config.seed, "retrain"))
     model = build_model(config, in_channels=data.in_channels, num_classes=data.num_classes).to(
@@ -297,14 +299,12 @@ def load_model(out_dir: str | Path, device: torch.device) -> tuple[nn.Module, Re
     out_dir = Path(out_dir)
     config = load_retrain_config(out_dir)
     load_plugins(config.plugins)
-    facts: Any = read_json(out_dir / "model.json", "trained model")
+    in_channels, num_classes = _model_facts(out_dir / "model.json")
     genotype = out_dir / "genotype.json"
     named = config
     if genotype.exists():  # the run's own copy: the file it was trained from may be gone
         named = dataclasses.replace(config, model=str(genotype))
-    model = build_model(
-        named, in_channels=facts["in_channels"], num_classes=len(facts["class_names"])
-    )
+    model = build_model(named, in_channels=in_channels, num_classes=num_classes)
     path = out_dir / "model.safetensors"
     try:
         tensors = safetensors.torch.load_file(path)
@@ -315,6 +315,19 @@ def load_model(out_dir: str | Path, device: torch.device) -> tuple[nn.Module, Re
         first = str(error).splitlines()[0]
         raise ValueError(f"{path} does not fit its config.json or is truncated ({first})") from None
     return model.to(device).eval(), config
+
+
+def _model_facts(path: Path) -> tuple[int, int]:
+    facts: Any = read_json(path, "trained model")
+    try:
+        in_channels, num_classes = facts["in_channels"], len(facts["class_names"])
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"{path} lacks in_channels or class_names; it was not saved here"
+        ) from None
+    if in_channels not in (1, 3) or num_classes < 1:
+        raise ValueError(f"{path} has in_channels={in_channels!r} and {num_classes} classes")
+    return in_channels, num_classes
 
 
 def evaluate(

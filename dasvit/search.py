@@ -18,7 +18,7 @@ from dasvit.config import SearchConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, Split, check_data, endless, load_data, split_half
 from dasvit.derive import derive
 from dasvit.environment import resolve_device
-from dasvit.folder import open_folder, read_settings
+from dasvit.folder import check_folder, open_folder, read_settings
 from dasvit.genotype import Genotype
 from dasvit.inherit import derived_network, inherit_weights
 from dasvit.losses import fairness_loss, fairness_types, type_totals
@@ -34,7 +34,13 @@ from dasvit.metrics import (
 )
 from dasvit.ops import load_plugins
 from dasvit.optim import adamw, clip_gradients, cosine_lr
-from dasvit.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
+from dasvit.seed import (
+    derive_seed,
+    get_rng_state,
+    same_draws,
+    seed_everything,
+    set_rng_state,
+)
 from dasvit.stages import first_stage_ops, prune
 from dasvit.supernet import SuperNet
 from dasvit.trace import JsonLinesReport, load_search_result, save_result
@@ -85,10 +91,12 @@ def search(
     check_search(config)
     where = resolve_device(device)
     out_dir = Path(out_dir)
-    open_folder(out_dir, KIND, config_to_dict(config), resume=resume)
+    settings = config_to_dict(config)
+    check_folder(out_dir, KIND, settings, resume=resume)
     if resume and (out_dir / "result.json").exists():
         return load_search_result(out_dir / "result.json")
     data = load_data(config.data, where)
+    open_folder(out_dir, KIND, settings, resume=resume)
     train, val = split_half(data.train, config.val_fraction, config.seed)
 
     run = _Run(config, data, where)
@@ -213,6 +221,7 @@ class _Run:
         count = seen = 0
         lr = config.weight_lr
         for batch in train_batches:
+            draws = get_rng_state(self.device)
             if search_alpha:
                 found = alpha_gradient(
                     model, batch, next(val_batches), fairness=self._fairness, xi=config.xi
@@ -220,7 +229,8 @@ class _Run:
                 model.alpha.grad = found.gradient
                 self.alpha_optimizer.step()
                 val_loss += found.val_loss
-            grads, loss, logits = weight_gradient(model, batch)
+            with same_draws(draws, self.device):  # in every pass of one step
+                grads, loss, logits = weight_gradient(model, batch)
             clip_gradients(grads, config.grad_clip)
             lr = cosine_lr(
                 in_stage * steps + count, config.stage_epochs * steps, lr=config.weight_lr
@@ -322,6 +332,7 @@ class _Run:
             self.model.alpha,
             self.edge_ops,
             num_nodes=self.config.num_nodes,
+            edges_per_node=self.config.edges_per_node,
             provenance={
                 "seed": self.config.seed,
                 "epoch": self.epoch,

@@ -25,6 +25,7 @@ OPERATIONS = (
     "mlp_r3",
     "mlp_r4",
 )
+DIGITS = DataConfig(dataset="digits", image_size=8, augment="none")
 ENCODER = Genotype(
     ((Edge(0, "msa_h2"), Edge(1, "mlp_r0.5")), (Edge(1, "identity"), Edge(2, "mlp_r2")))
 )
@@ -33,7 +34,7 @@ ENCODER = Genotype(
 def search_config(**changes: Any) -> SearchConfig:
     """All 8 candidates, three stages of two epochs, width 12, 4 patches an image."""
     values: dict[str, Any] = {
-        "data": DataConfig(dataset="digits", image_size=8),
+        "data": DIGITS,
         "operations": OPERATIONS,
         "dim": 12,
         "patch_size": 4,
@@ -49,7 +50,7 @@ def search_config(**changes: Any) -> SearchConfig:
 def retrain_config(**changes: Any) -> RetrainConfig:
     """A plain ViT of one layer, three epochs of which one warms up."""
     values: dict[str, Any] = {
-        "data": DataConfig(dataset="digits", image_size=8),
+        "data": DIGITS,
         "model": "vit",
         "dim": 12,
         "depth": 1,
@@ -80,7 +81,7 @@ def few_images(
         monkeypatch.setattr(module, "load_data", load)
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """The power is gone."""
 
 
@@ -89,7 +90,7 @@ def crash_at(moment: Callable[[Any], bool]) -> Callable[[Any], None]:
 
     def report(event: Any) -> None:
         if moment(event):
-            raise Crash
+            raise CrashError
 
     return report
 
@@ -120,7 +121,8 @@ def assert_same_state(left: Any, right: Any, where: str = "") -> None:
 def assert_same_checkpoint(left: Path, right: Path, kind: str) -> None:
     """Weights, alphas, optimisers, generators and position of two runs, bit for bit."""
     assert_same_state(
-        load_checkpoint(left / "checkpoint.pt", kind), load_checkpoint(right / "checkpoint.pt", kind)
+        load_checkpoint(left / "checkpoint.pt", kind),
+        load_checkpoint(right / "checkpoint.pt", kind),
     )
 
 
@@ -131,3 +133,8 @@ def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())

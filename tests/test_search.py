@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import runs
 import torch
-from runs import OPERATIONS, Crash, files_of, search_config
+from runs import DIGITS, OPERATIONS, CrashError, files_of, names_in, search_config
 
 import dasvit.search
 from dasvit.architect import alpha_gradient, weight_gradient
@@ -116,7 +116,7 @@ def crash_after_checkpoint(
     def save_and_crash(path: Path, kind: str, state: dict[str, Any]) -> None:
         save(path, kind, state)
         if state["epoch"] == epoch + 1:
-            raise Crash
+            raise CrashError
 
     monkeypatch.setattr(dasvit.search, "save_checkpoint", save_and_crash)
     return None
@@ -126,16 +126,14 @@ def crash_while_saving(
     monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> Callable[[Event], None] | None:
     """The new checkpoint is written but has not got its name yet."""
-    state = {"saves": 0}
     move = Path.replace
 
     def crash(self: Path, target: Path) -> Path:
         if Path(target).name == "checkpoint.pt":
-            raise Crash
+            raise CrashError
         return move(self, target)
 
     monkeypatch.setattr(Path, "replace", crash)
-    del state
     return None
 
 
@@ -148,7 +146,7 @@ def crash_within_epoch(
     def gradient(*args: Any) -> Any:
         calls["count"] += 1
         if calls["count"] == 2:
-            raise Crash
+            raise CrashError
         return weight_gradient(*args)
 
     monkeypatch.setattr(dasvit.search, "weight_gradient", gradient)
@@ -187,16 +185,17 @@ def test_killed_in_every_epoch_and_resumed(
     for epoch in range(config.total_epochs):
         with monkeypatch.context() as patch:
             report = crash(patch, epoch) or (lambda event: None)
-            with pytest.raises(Crash):
+            with pytest.raises(CrashError):
                 search(config, tmp_path, report=report, resume=True)
         if crash is crash_after_checkpoint:
             assert load_checkpoint(tmp_path / "checkpoint.pt", KIND)["epoch"] == epoch + 1
         else:
             assert (tmp_path / "checkpoint.pt").exists() == (epoch > 0)
             # One more epoch, so that the next crash comes an epoch later.
-            with monkeypatch.context() as patch, pytest.raises(Crash):
+            with monkeypatch.context() as patch:
                 crash_after_checkpoint(patch, epoch)
-                search(config, tmp_path, resume=True)
+                with pytest.raises(CrashError):
+                    search(config, tmp_path, resume=True)
         torch.rand(epoch + 1)  # another process has another random state
     search(config, tmp_path, resume=True)
     assert_same_run(tmp_path, expected)
@@ -212,7 +211,7 @@ def test_killed_at_the_end_of_a_stage_or_of_the_run(
 ) -> None:
     config = search_config()
     expected = whole("first order")
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         search(config, tmp_path, report=runs.crash_at(lambda event: isinstance(event, kind)))
     result, events = run(config, tmp_path, resume=True)
     assert_same_run(tmp_path, expected)
@@ -228,33 +227,43 @@ def test_killed_between_the_genotype_and_the_result(
     expected = whole("first order")
 
     def crash(path: Path, result: SearchResult) -> None:
-        raise Crash
+        raise CrashError
 
-    with monkeypatch.context() as patch, pytest.raises(Crash):
+    with monkeypatch.context() as patch:
         patch.setattr(dasvit.search, "save_result", crash)
-        search(search_config(), tmp_path)
+        with pytest.raises(CrashError):
+            search(search_config(), tmp_path)
     assert not (tmp_path / "result.json").exists()
     search(search_config(), tmp_path, resume=True)
     assert_same_run(tmp_path, expected)
 
 
 def test_sigkill_within_an_epoch_and_resume_from_the_command_line(tmp_path: Path) -> None:
-    """Real processes on the full digits; the reference ran in this one."""
-    config = search_config(xi=0.05, dropout=0.1)
+    """Real processes on the full digits; the reference runs in this one."""
     expected, folder = tmp_path / "whole", tmp_path / "killed"
-    search(config, expected)
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     python = [sys.executable, "-m", "dasvit", "search"]
     settings = [
         *("--operations", *OPERATIONS, "--stage-layers", "1", "1", "2", "--stage-epochs", "2"),
-        *("--dim", "12", "--patch-size", "4", "--batch-size", "32", "--weight-lr", "3e-3"),
+        *(
+            "--augment",
+            "none",
+            "--dim",
+            "12",
+            "--patch-size",
+            "4",
+            "--batch-size",
+            "128",
+            "--weight-lr",
+            "3e-3",
+        ),
         *("--alpha-lr", "3e-2", "--grad-clip", "0", "--xi", "0.05", "--dropout", "0.1"),
         *("--device", "cpu", "--out", str(folder)),
     ]
     process = subprocess.Popen(
         [*python, *settings], cwd=tmp_path, env=env, stdout=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     try:
         while not _num_lines(folder / "alpha.jsonl") >= 2:
             assert process.poll() is None and time.monotonic() < deadline
@@ -263,7 +272,6 @@ def test_sigkill_within_an_epoch_and_resume_from_the_command_line(tmp_path: Path
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     assert not (folder / "result.json").exists()
-    assert load_search_config(folder) == config
     done = subprocess.run(
         [*python, "--resume", str(folder), "--device", "cpu"],
         cwd=tmp_path,
@@ -274,6 +282,9 @@ def test_sigkill_within_an_epoch_and_resume_from_the_command_line(tmp_path: Path
     )
     assert "epoch 1/6" not in done.stdout
     assert "epoch 6/6" in done.stdout
+    config = load_search_config(folder)
+    assert (config.xi, config.dropout, config.stage_layers) == (0.05, 0.1, (1, 1, 2))
+    search(config, expected)
     assert_same_run(folder, expected)
 
 
@@ -307,8 +318,20 @@ def test_reports_do_not_change_the_run(whole: Callable[[str], Path], tmp_path: P
 
 
 def golden_trace(folder: Path) -> str:
-    """The first epochs of a tiny search, one line each."""
-    config = search_config(stage_epochs=1, batch_size=128, xi=0.05, dropout=0.1, alpha_lr=3e-3)
+    """The first epochs of a tiny search, one line each.
+
+    Few steps at a small rate: no token is near enough to the edge of the selection for the last
+    bits, which differ between machines, to decide.
+    """
+    config = search_config(
+        stage_epochs=1,
+        batch_size=359,
+        weight_lr=1e-3,
+        weight_decay=1.0,
+        alpha_lr=3e-3,
+        xi=0.5,
+        dropout=0.1,
+    )
     _, events = run(config, folder)
     lines = ["epoch train_loss val_loss fair_loss weight_lr identity zero entropy"]
     for e in epochs(events):
@@ -342,12 +365,14 @@ def test_stages_of_the_paper(tmp_path: Path) -> None:
     config = search_config(stage_layers=(2, 4, 6), stage_epochs=1)
     alphas: list[torch.Tensor] = []
 
+    events: list[Event] = []
+
     def keep(event: Event) -> None:
+        events.append(event)
         if isinstance(event, StageEnd):
             alphas.append(load_checkpoint(tmp_path / "checkpoint.pt", KIND)["model"]["alpha"])
 
-    events: list[Event] = []
-    search(config, tmp_path, report=lambda event: (events.append(event), keep(event)) and None)
+    search(config, tmp_path, report=keep)
     assert [type(e) for e in events] == [SearchEpoch, StageEnd] * 3 + [SearchResult]
     records, ends = epochs(events), stage_ends(events)
     assert [(e.epoch, e.stage, e.num_layers) for e in records] == [(0, 0, 2), (1, 1, 4), (2, 2, 6)]
@@ -378,6 +403,14 @@ def test_zero_goes_first_where_asked(tmp_path: Path) -> None:
     records = epochs(events)
     assert all("zero" in names for names in records[0].edge_ops)
     assert not any("zero" in names for e in records[1:] for names in e.edge_ops)
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize("count", [1, 3])
+def test_derivation_keeps_as_many_edges_as_asked(count: int, tmp_path: Path) -> None:
+    result, events = run(search_config(edges_per_node=count, stage_epochs=1), tmp_path)
+    assert [len(node) for node in result.genotype.nodes] == [min(count, 2), min(count, 3)]
+    assert all(len(end.genotype.nodes[1]) == min(count, 3) for end in stage_ends(events))
 
 
 @pytest.mark.usefixtures("few")
@@ -509,6 +542,30 @@ def test_alphas_see_the_validation_half_and_weights_the_training_half(
     assert orders[1] != orders[3]
 
 
+@pytest.mark.usefixtures("few")
+def test_all_passes_of_a_step_drop_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    states: list[torch.Tensor] = []
+
+    def watched_alpha(*args: Any, **options: Any) -> Any:
+        states.append(torch.get_rng_state())
+        return alpha_gradient(*args, **options)
+
+    def watched_weight(*args: Any) -> Any:
+        states.append(torch.get_rng_state())
+        return weight_gradient(*args)
+
+    monkeypatch.setattr(dasvit.search, "alpha_gradient", watched_alpha)
+    monkeypatch.setattr(dasvit.search, "weight_gradient", watched_weight)
+    search(search_config(dropout=0.2, xi=0.05, stage_epochs=1), tmp_path)
+    assert len(states) == 12
+    for alpha, weight in zip(states[::2], states[1::2], strict=True):
+        assert torch.equal(alpha, weight)
+    steps = {state.numpy().tobytes() for state in states}
+    assert len(steps) == 6  # each step draws anew
+
+
 class Untouchable:
     """Stands for the test set."""
 
@@ -535,17 +592,13 @@ def test_the_search_never_touches_the_test_set(
 def test_learning_rate_falls_by_a_cosine_in_each_stage(tmp_path: Path) -> None:
     _, events = run(search_config(stage_epochs=3), tmp_path)
     steps = 2  # 64 images, batches of 32
-    expected = [
-        cosine_lr((epoch % 3 + 1) * steps - 1, 3 * steps, lr=3e-3) for epoch in range(9)
-    ]
+    expected = [cosine_lr((epoch % 3 + 1) * steps - 1, 3 * steps, lr=3e-3) for epoch in range(9)]
     assert [e.weight_lr for e in epochs(events)] == expected
     assert expected[0] > expected[1] > expected[2] < expected[3]
 
 
 @pytest.mark.usefixtures("few")
-def test_gradient_clipping_bounds_the_step(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_gradient_clipping_bounds_the_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     norms: list[float] = []
     step = torch.optim.AdamW.step
 
@@ -644,7 +697,7 @@ def test_plain_darts_is_the_same_code(tmp_path: Path) -> None:
 
 
 def test_accuracy_is_of_the_whole_split_and_keeps_the_mode() -> None:
-    data = load_data(DataConfig(), CPU)
+    data = load_data(DIGITS, CPU)
     split = data.train.subset(torch.arange(300))  # more than one batch
     ((_, labels),) = split.batches(300)
 
@@ -670,7 +723,7 @@ def test_accuracy_is_of_the_whole_split_and_keeps_the_mode() -> None:
 @pytest.mark.usefixtures("few")
 def test_files_of_a_search(whole: Callable[[str], Path]) -> None:
     folder, config = whole("first order"), search_config()
-    assert sorted(os.listdir(folder)) == [
+    assert names_in(folder) == [
         "alpha.jsonl",
         "checkpoint.pt",
         "config.json",
@@ -720,7 +773,7 @@ def test_a_used_folder_needs_resume(whole: Callable[[str], Path]) -> None:
 def test_other_settings_are_not_resumed(whole: Callable[[str], Path]) -> None:
     folder = whole("first order")
     before = files_of(folder)
-    other = search_config(xi=0.25, data=DataConfig(augment="shift"))
+    other = search_config(xi=0.25, data=replace(DIGITS, augment="shift"))
     with pytest.raises(ValueError, match="other settings") as caught:
         search(other, folder, resume=True)
     assert "xi: 0.0 there, 0.25 now" in str(caught.value)
@@ -734,7 +787,10 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     bad: list[tuple[dict[str, Any], str]] = [
         ({"operations": ("zero", "msa_h5"), "stage_ops": (2, 2, 2)}, "msa_h5: 5 heads do not"),
-        ({"operations": ("zero", "pool_k3"), "stage_ops": (2, 2, 2)}, "unknown operation 'pool_k3'"),
+        (
+            {"operations": ("zero", "pool_k3"), "stage_ops": (2, 2, 2)},
+            "unknown operation 'pool_k3'",
+        ),
         ({"data": DataConfig(dataset="mnist")}, "unknown data set 'mnist'; known: digits"),
         ({"data": DataConfig(dataset="cifar10")}, "needs --data-dir"),
         ({"plugins": ("no_such_plugin",)}, "cannot import 'no_such_plugin'"),
@@ -783,40 +839,24 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
 
 
 @pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("changes", [{"weight_lr": 1e25}, {"alpha_lr": float("inf")}])
-def test_a_rate_far_too_high_is_an_error(changes: dict[str, float], tmp_path: Path) -> None:
+def test_a_rate_far_too_high_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="not finite in epoch 0"):
-        search(search_config(**changes), tmp_path)
+        search(search_config(weight_lr=1e25), tmp_path)
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-# --- An operation from outside the package
+@pytest.mark.usefixtures("few")
+def test_alphas_that_are_not_finite_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def poisoned(*args: Any, **options: Any) -> Any:
+        found = alpha_gradient(*args, **options)
+        return replace(found, gradient=found.gradient.index_fill(0, torch.tensor([4]), math.inf))
 
-
-def test_a_users_operation_is_found_from_the_command_line(tmp_path: Path) -> None:
-    """Only `zero` and the user's operation are candidates, so every edge derives it."""
-    env = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-        "OMP_NUM_THREADS": "1",
-    }
-    small = [
-        *("--operations", "zero", "conv_k3", "--stage-layers", "1", "--stage-ops", "2"),
-        *("--stage-epochs", "1", "--dim", "8", "--patch-size", "4", "--batch-size", "256"),
-        *("--out", "found", "--device", "cpu"),
-    ]
-    command = [sys.executable, "-m", "dasvit", "search", *small]
-    options: dict[str, Any] = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
-    refused = subprocess.run(command, check=False, **options)
-    assert refused.returncode == 2
-    assert refused.stderr.startswith("error: unknown operation 'conv_k3'")
-    assert refused.stderr.count("\n") == 1
-    assert os.listdir(tmp_path) == []
-    subprocess.run([*command, "--plugins", "plugin_operation"], check=True, **options)
-    genotype = Genotype.load(tmp_path / "found" / "genotype.json")
-    assert set(genotype.operations) == {"conv_k3"}
-    rows = runs.rows_without_times(tmp_path / "found" / "alpha.jsonl")
-    assert rows[0]["edge_ops"] == [["zero", "conv_k3"]] * 5
-    assert rows[0]["type_totals"].keys() == {"conv"}  # its type takes part in the fairness term
+    monkeypatch.setattr(dasvit.search, "alpha_gradient", poisoned)
+    with pytest.raises(FloatingPointError, match="not finite in epoch 0"):
+        search(search_config(), tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
 
 
 if __name__ == "__main__":

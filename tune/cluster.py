@@ -1,8 +1,10 @@
 """Connecting to Ray, and what its cluster has room for."""
 
 import importlib.util
+import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,15 +147,16 @@ def connect(address: str | None) -> Iterator[Cluster]:
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
                 object_store_memory=OBJECT_STORE_BYTES,
-                logging_level="error",
+                logging_level=logging.ERROR,
                 log_to_driver=False,
             )
         else:
+            _check_reachable(address)
             try:
                 ray.init(
                     address=address,
                     runtime_env=_runtime_env(),
-                    logging_level="error",
+                    logging_level=logging.ERROR,
                     log_to_driver=False,
                 )
             except (ConnectionError, RuntimeError, ValueError) as error:
@@ -165,6 +168,20 @@ def connect(address: str | None) -> Iterator[Cluster]:
         yield _look(address or "local")
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    # Ray itself tries for minutes.
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdigit()):
+        return  # "auto", or what Ray refuses at once
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(
+            f"--address {address}: nobody answers there ({error}); is the cluster up? Use the "
+            "address that `ray start` printed, or auto on one of its nodes"
+        ) from None
 
 
 def _import_here_and_in_workers() -> None:

@@ -74,14 +74,21 @@ class ResultFolder:
         Raises:
             ValueError: another one does.
         """
-        with (self.root / ".lock").open("w") as file:
+        path = self.root / ".lock"
+        with path.open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ValueError(
                     f"another run is writing to {self.root}; wait for it or choose another --name"
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                # A run that was refused before it computed anything leaves nothing behind.
+                if list(self.root.iterdir()) == [path]:
+                    path.unlink()
+                    self.root.rmdir()
 
     def remove_ray_records(self) -> None:
         shutil.rmtree(self.ray_root, ignore_errors=True)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dasvit.config import config_to_dict
+from dasvit.data import load_data
 from dasvit.ops import build_operation
 from dasvit.presets import PAPER_PRESET
 from dasvit.progress import duration
@@ -26,7 +27,7 @@ from tune.record import SweepRecord
 from tune.report import Outcome, save_genotypes, table, write_report
 from tune.retrain_best import gather_retrain, run_retrain_trials
 from tune.searcher import result_lag
-from tune.space import outer_space
+from tune.space import OUTER_NAMES, outer_space
 from tune.sweep import gather_search, run_search_trials
 
 __all__ = ["main"]
@@ -91,6 +92,9 @@ def _check(options: SweepOptions) -> None:
                 build_operation(name, options.retrain.dim)
             except ValueError as error:
                 raise ValueError(f"--retrain.dim {options.retrain.dim}: {error}") from None
+    # Read once here, so that corrupt files show now, and that of all trials one downloads.
+    for data in dict.fromkeys((options.search.data, options.retrain.data)):
+        load_data(data, torch.device("cpu"))
 
 
 def _settings(options: SweepOptions) -> dict[str, Any]:
@@ -233,7 +237,7 @@ def _finish(options: SweepOptions, folder: ResultFolder, outcome: Outcome, comma
 
 def _print_plan(options: SweepOptions, folder: ResultFolder) -> None:
     search, retrain = options.search, options.retrain
-    free = outer_space(search, fixed=options.fixed)
+    free = [name for name in OUTER_NAMES if name not in options.fixed]
     seeds = len(options.retraining_seeds)
     print(
         f"preset {options.preset}: search on {search.data.dataset}, {options.num_samples} "

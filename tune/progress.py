@@ -47,7 +47,8 @@ class Progress(Callback):
     ) -> None:
         self._phase, self._total, self._concurrent = phase, total, concurrent
         self._done_before, self._name, self._metric, self._then = done_before, name, metric, then
-        self._out, self._now = out or sys.stdout, now
+        # Not sys.stdout itself: Tune pickles its callbacks.
+        self._given, self._now = out, now
         self._terminal = self._out.isatty()
         self._begun: dict[str, float] = {}
         self._durations: list[float] = []
@@ -56,12 +57,18 @@ class Progress(Callback):
         self._started = self._printed = now()
         self._width = 0
 
-    # Ray calls these by keyword, with more arguments than we look at.
+    @property
+    def _out(self) -> TextIO:
+        return self._given or sys.stdout
 
-    def on_trial_start(self, *, trial: Trial, **_: Any) -> None:
+    def on_trial_start(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
         self._begun.setdefault(self._name(trial.config), self._now())
 
-    def on_trial_complete(self, *, trial: Trial, **_: Any) -> None:
+    def on_trial_complete(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
         name, result = self._name(trial.config), trial.last_result or {}
         if not result.get("finished"):
             self._end(name, failed=True)
@@ -71,10 +78,12 @@ class Progress(Callback):
             self._best = score
         self._end(name, failed=False, score=score)
 
-    def on_trial_error(self, *, trial: Trial, **_: Any) -> None:
+    def on_trial_error(
+        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
+    ) -> None:
         self._end(self._name(trial.config), failed=True)
 
-    def on_step_end(self, *, trials: list[Trial], **_: Any) -> None:
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         wait = TERMINAL_SECONDS if self._terminal else LOG_SECONDS
         if self._now() - self._printed < wait:
             return
@@ -86,7 +95,7 @@ class Progress(Callback):
         ]
         self._show(self.status(running))
 
-    def on_experiment_end(self, **_: Any) -> None:
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
         if self._terminal and self._width:
             self._print("")
 
@@ -98,7 +107,9 @@ class Progress(Callback):
             parts.append(f"{self._failed} failed")
         if running:
             epochs = [
-                f"{name} epoch {last.get('epoch', 0)}/{last.get('total_epochs', '?')}"
+                f"{name} epoch {last['epoch']}/{last['total_epochs']}"
+                if "epoch" in last
+                else f"{name} starting"
                 for name, last in running
             ]
             parts.append("running " + ", ".join(epochs[:2]) + (", …" if len(epochs) > 2 else ""))

@@ -9,7 +9,7 @@ from dasvit.config import RetrainConfig
 from tune.cluster import Demand
 from tune.progress import Progress
 from tune.sweep import fit
-from tune.trainable import RetrainSetup, retrain_trainable
+from tune.trainable import RetrainSetup, make_trainable
 from tune.trials import Failure, RetrainTrial, load_retrain_trial, read_failure, retrain_dirname
 
 __all__ = ["gather_retrain", "run_retrain_trials"]
@@ -62,7 +62,7 @@ def run_retrain_trials(
         name=lambda sampled: setup.job(sampled).name,
     )
     fit(
-        retrain_trainable(setup),
+        make_trainable(setup),
         name="retrain",
         ray_dir=ray_dir,
         demand=demand,

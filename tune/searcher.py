@@ -92,6 +92,15 @@ class InOrder(Searcher):
         self.searcher.restore(checkpoint_path)
 
 
+class _Repeats(Repeater):
+    """Repeater, without NumPy's warning about the mean of a proposal whose seeds all failed."""
+
+    def on_trial_complete(self, *args: Any, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+            super().on_trial_complete(*args, **kwargs)
+
+
 def result_lag(max_concurrent_trials: int, num_seeds: int) -> int:
     """The smallest lag with which `max_concurrent_trials` of about equal length seldom wait."""
     return 0 if max_concurrent_trials == 1 else math.ceil(max_concurrent_trials / num_seeds)
@@ -133,4 +142,4 @@ def make_searcher(
         sampler=sampler,
         points_to_evaluate=[first] if first else None,
     )
-    return Repeater(InOrder(search, lag=lag, told=told), repeat=num_seeds)
+    return _Repeats(InOrder(search, lag=lag, told=told), repeat=num_seeds)

@@ -11,7 +11,7 @@ from tune.cluster import Demand
 from tune.progress import Progress
 from tune.searcher import make_searcher
 from tune.space import default_draw, outer_space
-from tune.trainable import SearchSetup, search_trainable
+from tune.trainable import SearchSetup, make_trainable
 from tune.trials import Failure, SearchTrial, load_search_trial, read_failure, search_dirname
 
 __all__ = ["fit", "gather_search", "run_search_trials"]
@@ -74,7 +74,7 @@ def run_search_trials(
         then=then,
     )
     fit(
-        search_trainable(setup),
+        make_trainable(setup),
         name="search",
         ray_dir=ray_dir,
         demand=demand,

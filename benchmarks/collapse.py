@@ -1,0 +1,99 @@
+"""The paper's Figure 2 on digits: the share of `identity` and `zero` by epoch, plain DARTS beside
+DASViT, over seeds.
+
+    python benchmarks/collapse.py --seeds 4 --out docs/results/collapse
+
+Writes OUT.json (every epoch's shares, the scores, machine, versions, commit), OUT.png and OUT.svg.
+"""
+
+import dataclasses
+import json
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from dasvit.environment import environment
+from dasvit.files import write_atomic
+from dasvit.metrics import Event, SearchEpoch
+from dasvit.plots import operation_shares, save_figure, share_figure
+from dasvit.presets import get_preset
+from dasvit.search import search
+
+SETTINGS = {"plain DARTS": "digits_darts", "DASViT": "digits"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Search digits with both settings and draw the shares by epoch."""
+
+    seeds: int = 4
+    """Seeds a setting: 0, 1, …"""
+    processes: int = 2
+    """Searches at a time, one thread each."""
+    out: Path = Path("docs/results/collapse")
+    """Path of the results without their ending."""
+
+
+def run(preset: str, seed: int) -> dict[str, Any]:
+    """One search; its shares by epoch and its scores."""
+    torch.set_num_threads(1)
+    epochs: list[SearchEpoch] = []
+
+    def keep(event: Event) -> None:
+        if isinstance(event, SearchEpoch):
+            epochs.append(event)
+
+    config = dataclasses.replace(get_preset(preset).search, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        result = search(config, folder, report=keep)
+    print(f"{preset} seed {seed}: {result.seconds:.0f} s, {result.genotype}", flush=True)
+    return {
+        "preset": preset,
+        "seed": seed,
+        **operation_shares(epochs),
+        "val_accuracy": [epoch.val_accuracy for epoch in epochs],
+        "supernet_accuracy": result.supernet_accuracy,
+        "discretised_accuracy": result.discretised_accuracy,
+        "seconds": result.seconds,
+        "genotype": str(result.genotype),
+        "identity_edges": result.genotype.operations.count("identity"),
+    }
+
+
+def main(args: Args) -> None:
+    jobs = [(preset, seed) for preset in SETTINGS.values() for seed in range(args.seeds)]
+    with ProcessPoolExecutor(args.processes) as pool:
+        runs = list(pool.map(run, *zip(*jobs, strict=True)))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "command": f"python benchmarks/collapse.py --seeds {args.seeds}",
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": environment(),
+        "runs": runs,
+    }
+    write_atomic(args.out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
+    by_setting = {
+        title: [r for r in runs if r["preset"] == preset] for title, preset in SETTINGS.items()
+    }
+    stages = get_preset("digits").search
+    starts = [stages.stage_epochs * i for i in range(1, len(stages.stage_layers))]
+    save_figure(
+        share_figure(by_setting, stage_starts=starts, title="Digits: mean weight over the edges"),
+        args.out,
+    )
+    for title, group in by_setting.items():
+        for score in ("supernet_accuracy", "discretised_accuracy", "seconds"):
+            values = [r[score] for r in group]
+            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+            print(f"{title}: {score} {statistics.mean(values):.3f} ± {spread:.3f}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

@@ -1,0 +1,532 @@
+"""Data sets and splits: sizes, normalisation, order, augmentation, and files that are broken."""
+
+import gzip
+import itertools
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from runs import DIGITS
+from torch import Tensor
+
+from dasvit.config import DataConfig
+from dasvit.data import (
+    FolderSplit,
+    ImageData,
+    Split,
+    TensorSplit,
+    check_data,
+    dataset_names,
+    endless,
+    imagenet100_classes,
+    load_data,
+    split_half,
+)
+
+CPU = torch.device("cpu")
+IMAGENET = DataConfig(dataset="imagenet100", image_size=8, augment="none", num_workers=0)
+FASHION = DataConfig(dataset="fashion_mnist", image_size=28, augment="none")
+
+
+def all_of(split: Split, batch_size: int = 100, **options: Any) -> tuple[Tensor, Tensor]:
+    """Every batch of a split, joined."""
+    images, labels = zip(*split.batches(batch_size, **options), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+def assert_equal(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> None:
+    """The same images and labels, bit for bit."""
+    assert torch.equal(left[0], right[0])
+    assert torch.equal(left[1], right[1])
+
+
+def as_keys(images: Tensor) -> list[bytes]:
+    """One hashable value an image."""
+    return [image.numpy().tobytes() for image in images]
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data(DIGITS, CPU)
+
+
+# --- Digits
+
+
+def test_digits(digits: ImageData) -> None:
+    assert (len(digits.train), len(digits.test)) == (1437, 360)
+    assert digits.class_names == tuple("0123456789")
+    assert (digits.num_classes, digits.in_channels) == (10, 1)
+    images, labels = all_of(digits.train)
+    assert images.shape == (1437, 1, 8, 8)
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert len(digits.mean) == len(digits.std) == 1
+
+
+def test_digits_split_is_stratified_fixed_and_disjoint(digits: ImageData) -> None:
+    counts = [
+        torch.bincount(all_of(split)[1], minlength=10) for split in (digits.train, digits.test)
+    ]
+    share = counts[1] / (counts[0] + counts[1])
+    assert torch.allclose(share, torch.full((10,), 0.2), atol=0.005)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    again = load_data(replace(DIGITS, augment="shift"), CPU)
+    for a, b in ((digits.train, again.train), (digits.test, again.test)):
+        assert_equal(all_of(a), all_of(b))
+    # scikit-learn's own images, each once.
+    from sklearn.datasets import load_digits
+
+    pixels = load_digits().images
+    joined = torch.cat([all_of(digits.train)[0], all_of(digits.test)[0]])[:, 0]
+    raw = (joined.double() * digits.std[0] + digits.mean[0]) * 16
+    assert Counter(as_keys(raw.round().to(torch.uint8))) == Counter(
+        as_keys(torch.from_numpy(pixels).to(torch.uint8))
+    )
+
+
+def test_normalisation_is_the_training_sets(digits: ImageData) -> None:
+    train, _ = all_of(digits.train)
+    assert train.mean().item() == pytest.approx(0, abs=1e-5)
+    assert train.std().item() == pytest.approx(1, abs=1e-4)
+    test, _ = all_of(digits.test)
+    assert abs(test.mean().item()) > 1e-4  # no look at the test images
+    # The same map for both: a black pixel is the same value.
+    assert test.min() == train.min()
+    assert train.min().item() == pytest.approx(-digits.mean[0] / digits.std[0], rel=1e-5)
+
+
+def test_channels_are_normalised_one_by_one() -> None:
+    images = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8)
+    mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.7)
+    config = replace(DIGITS, image_size=4)
+    split = TensorSplit(images, torch.arange(6), mean=mean, std=std, config=config)
+    found, _ = all_of(split)
+    for channel in range(3):
+        expected = (images[:, channel].double() / 255 - mean[channel]) / std[channel]
+        torch.testing.assert_close(found[:, channel].double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_resizing_is_torchs_antialiased_bilinear(digits: ImageData) -> None:
+    for size in (4, 12):
+        data = load_data(replace(DIGITS, image_size=size), CPU)
+        found, labels = all_of(data.test)
+        images, expected_labels = all_of(digits.test)
+        expected = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(labels, expected_labels)
+
+
+# --- Order
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60, 100])
+def test_shuffled_batches(digits: ImageData, batch_size: int) -> None:
+    """Every image at most once, complete batches only; the same again from the same seed."""
+    split = digits.train.subset(torch.arange(60))
+    batches = list(split.batches(batch_size, seed=5))
+    assert [len(y) for _, y in batches] == [min(batch_size, 60)] * max(1, 60 // batch_size)
+    images, labels = all_of(split, batch_size, seed=5)
+    label_of = dict(zip(as_keys(all_of(split)[0]), all_of(split)[1].tolist(), strict=True))
+    keys = as_keys(images)
+    assert len(set(keys)) == len(keys)
+    assert set(keys) <= set(label_of)
+    assert [label_of[key] for key in keys] == labels.tolist()
+    assert keys != as_keys(all_of(split)[0])[: len(keys)]
+    torch.rand(3)
+    assert as_keys(all_of(split, batch_size, seed=5)[0]) == keys
+    assert as_keys(all_of(split, batch_size, seed=6)[0]) != keys
+
+
+def test_batches_in_order_are_complete(digits: ImageData) -> None:
+    split = digits.train.subset(torch.arange(50))
+    assert [len(y) for _, y in split.batches(16)] == [16, 16, 16, 2]
+    whole = all_of(split, 50)
+    assert_equal(all_of(split, 16), whole)
+
+
+def test_subset_keeps_the_order_of_its_index(digits: ImageData) -> None:
+    images, labels = all_of(digits.test)
+    index = torch.tensor([7, 3, 3, 200])
+    found = all_of(digits.test.subset(index))
+    assert torch.equal(found[0], images[index])
+    assert torch.equal(found[1], labels[index])
+    assert len(digits.test.subset(index)) == 4
+
+
+def test_order_leaves_the_global_generator_alone(digits: ImageData) -> None:
+    state = torch.get_rng_state()
+    split = load_data(replace(DIGITS, augment="crop_flip"), CPU).train
+    all_of(split, seed=1)
+    split_half(split, 0.5, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_split_half(digits: ImageData) -> None:
+    whole = Counter(as_keys(all_of(digits.train)[0]))
+    for fraction, size in ((0.5, 718), (0.25, 359)):
+        weight, alpha = split_half(digits.train, fraction, 3)
+        assert (len(weight), len(alpha)) == (1437 - size, size)
+        halves = [Counter(as_keys(all_of(half)[0])) for half in (weight, alpha)]
+        assert halves[0] + halves[1] == whole
+    again = split_half(digits.train, 0.25, 3)
+    assert torch.equal(all_of(again[1])[0], all_of(alpha)[0])
+    other = split_half(digits.train, 0.25, 4)
+    assert not torch.equal(all_of(other[1])[0], all_of(alpha)[0])
+
+
+@pytest.mark.parametrize("fraction", [0.0001, 0.9999])
+def test_a_half_without_images_is_refused(digits: ImageData, fraction: float) -> None:
+    with pytest.raises(ValueError, match=f"val_fraction={fraction} leaves one half of 1437"):
+        split_half(digits.train, fraction, 0)
+
+
+def test_endless_shuffles_anew_in_every_pass(digits: ImageData) -> None:
+    split = digits.train.subset(torch.arange(20))
+    everything = set(as_keys(all_of(split)[0]))
+    stream = [x for x, _ in itertools.islice(endless(split, 5, 0, "order", 2), 12)]
+    passes = [as_keys(torch.cat(stream[i : i + 4])) for i in (0, 4, 8)]
+    assert all(set(keys) == everything and len(keys) == 20 for keys in passes)
+    assert passes[0] != passes[1] != passes[2]
+    again = [x for x, _ in itertools.islice(endless(split, 5, 0, "order", 2), 12)]
+    assert torch.equal(torch.cat(again), torch.cat(stream))
+    other = next(endless(split, 5, 0, "order", 3))[0]
+    assert not torch.equal(other, stream[0])
+
+
+# --- Augmentation
+
+
+def shifted(image: Tensor, down: int, right: int, flip: bool) -> Tensor:
+    """One image `(channels, height, width)` moved, zeros coming in, then mirrored."""
+    _, height, width = image.shape
+    padded = F.pad(image, (width, width, height, height))
+    out = padded[:, height - down : 2 * height - down, width - right : 2 * width - right]
+    return out.flip(2) if flip else out
+
+
+@pytest.mark.parametrize("augment", ["shift", "crop_flip"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 17, 17)])
+def test_augmentation_is_a_loop_over_images(augment: str, shape: tuple[int, int, int]) -> None:
+    """Each image is one of the moves by up to an eighth; all moves come; the labels go along."""
+    channels, side, _ = shape
+    reach = side // 8
+    # No pixel is black, so that no two moves look alike.
+    images = torch.randint(1, 256, (400, *shape), dtype=torch.uint8)
+    config = replace(DIGITS, image_size=side, augment=augment)
+    split = TensorSplit(
+        images, torch.arange(400), mean=(0.0,) * channels, std=(1.0,) * channels, config=config
+    )
+    found, labels = all_of(split, 400, seed=2)
+    seen = Counter()
+    moves = itertools.product(range(-reach, reach + 1), repeat=2)
+    flips = (False, True) if augment == "crop_flip" else (False,)
+    moves = [(*move, flip) for move in moves for flip in flips]
+    for image, label in zip((found * 255).round().to(torch.uint8), labels, strict=True):
+        fitting = [move for move in moves if torch.equal(shifted(images[label], *move), image)]
+        assert len(fitting) == 1
+        seen[fitting[0]] += 1
+    assert set(seen) == set(moves)
+    assert max(seen.values()) < 4 * 400 / len(moves)
+    # Evaluation sees the images as they are.
+    assert torch.equal((all_of(split, 400)[0] * 255).round().to(torch.uint8), images)
+
+
+def test_augmentation_comes_from_the_seed() -> None:
+    split = load_data(replace(DIGITS, augment="crop_flip"), CPU).train.subset(torch.arange(40))
+    first = all_of(split, 10, seed=1)
+    assert_equal(all_of(split, 10, seed=1), first)
+    assert not torch.equal(all_of(split, 10, seed=2)[0], first[0])
+
+
+def test_no_augmentation_is_none(digits: ImageData) -> None:
+    split = digits.train.subset(torch.arange(40))
+    assert set(as_keys(all_of(split, 40, seed=1)[0])) == set(as_keys(all_of(split)[0]))
+
+
+# --- ImageNet-100
+
+
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two training images and one validation image a class, of different sizes; the colour tells
+    the class."""
+    root = tmp_path_factory.mktemp("imagenet100")
+    random = np.random.default_rng(0)
+    for part, count in (("train", 2), ("val", 1)):
+        for label, wnid in enumerate(imagenet100_classes()):
+            folder = root / part / wnid
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = random.integers(0, 256, (10 + i, 12, 3), dtype=np.uint8)
+                pixels[..., 0] = 2 * label
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+def test_the_class_list() -> None:
+    classes = imagenet100_classes()
+    assert len(classes) == len(set(classes)) == 100
+    assert list(classes) == sorted(classes)
+    assert all(len(c) == 9 and c[0] == "n" and c[1:].isdigit() for c in classes)
+
+
+def test_imagenet100(imagenet: Path) -> None:
+    data = load_data(replace(IMAGENET, data_dir=str(imagenet)), CPU)
+    assert (len(data.train), len(data.test), data.num_classes, data.in_channels) == (
+        200,
+        100,
+        100,
+        3,
+    )
+    assert data.class_names == imagenet100_classes()
+    images, labels = all_of(data.test)
+    assert images.shape == (100, 3, 8, 8)
+    assert labels.tolist() == list(range(100))
+    red = (images[:, 0].double() * data.std[0] + data.mean[0]) * 255
+    torch.testing.assert_close(
+        red, (2.0 * labels.double())[:, None, None].expand(-1, 8, 8), atol=1e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+def test_the_number_of_workers_does_not_change_the_batches(imagenet: Path, augment: str) -> None:
+    def split(workers: int) -> Split:
+        config = replace(IMAGENET, data_dir=str(imagenet), augment=augment, num_workers=workers)
+        return load_data(config, CPU).train.subset(torch.arange(0, 200, 5))
+
+    assert isinstance(split(0), FolderSplit)
+    assert len(split(0)) == 40
+    for seed in (None, 3):
+        left, right = (all_of(split(workers), 12, seed=seed) for workers in (0, 2))
+        assert_equal(left, right)
+        assert len(left[1]) == (40 if seed is None else 36)
+    if augment == "none":
+        assert set(as_keys(all_of(split(0), 40, seed=3)[0])) == set(as_keys(all_of(split(0))[0]))
+    assert not torch.equal(all_of(split(0), 12, seed=4)[0], left[0])
+
+
+def test_file_augmentation_is_a_move_and_a_flip(imagenet: Path) -> None:
+    config = replace(IMAGENET, data_dir=str(imagenet), image_size=16, augment="crop_flip")
+    split = load_data(config, CPU).train.subset(torch.arange(50))
+    plain, _ = all_of(split)
+    mean = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
+    std = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
+    plain = plain * std + mean
+    found, labels = all_of(split, 50, seed=0)
+    found = found * std + mean
+    seen = set()
+    for image, label in zip(found, labels, strict=True):
+        fitting = [
+            (down, right, flip)
+            for down, right in itertools.product(range(-2, 3), repeat=2)
+            for flip in (False, True)
+            for source in plain[2 * label : 2 * label + 2]
+            if torch.allclose(shifted(source, down, right, flip), image, atol=1e-5)
+        ]
+        assert len(fitting) == 1
+        seen.add(fitting[0])
+    assert len(seen) > 20
+
+
+def test_a_missing_class_is_named(imagenet: Path, tmp_path: Path) -> None:
+    classes = imagenet100_classes()
+    for part in ("train", "val"):
+        (tmp_path / part).mkdir()
+        for wnid in classes:
+            (tmp_path / part / wnid).mkdir()
+    config = replace(IMAGENET, data_dir=str(tmp_path))
+    check_data(config)
+    with pytest.raises(ValueError, match=classes[0]):  # a class without an image
+        load_data(config, CPU)
+    (tmp_path / "val" / classes[41]).rmdir()
+    with pytest.raises(ValueError, match="val lacks 1 of 100 class folders") as caught:
+        check_data(config)
+    assert f"({classes[41]})" in str(caught.value)
+    with pytest.raises(ValueError, match="lacks 100 of 100 class folders") as caught:
+        check_data(replace(config, data_dir=str(tmp_path / "train")))
+    assert str(caught.value).count("n0") <= 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_named(imagenet: Path, tmp_path: Path, workers: int) -> None:
+    broken = tmp_path / "broken.png"
+    source = next((imagenet / "train").rglob("*.png"))
+    broken.write_bytes(source.read_bytes()[:60])
+    split = FolderSplit(
+        [(str(source), 0), (str(broken), 1)],
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        config=replace(IMAGENET, num_workers=workers),
+        device=CPU,
+    )
+    with pytest.raises(ValueError, match="is not a readable image") as caught:
+        all_of(split)
+    assert str(caught.value).startswith(str(broken))
+    assert "\n" not in str(caught.value)
+
+
+# --- Fashion-MNIST
+
+
+def idx(values: np.ndarray) -> bytes:
+    """An IDX file of unsigned bytes."""
+    header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+    return header + values.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def fashion() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {
+        "train-images-idx3": random.integers(0, 256, (30, 28, 28)),
+        "train-labels-idx1": np.arange(30) % 10,
+        "t10k-images-idx3": random.integers(0, 256, (10, 28, 28)),
+        "t10k-labels-idx1": np.arange(10),
+    }
+
+
+def write_idx(folder: Path, arrays: dict[str, np.ndarray], suffix: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in arrays.items():
+        content = idx(values)
+        (folder / f"{name}-ubyte{suffix}").write_bytes(
+            gzip.compress(content) if suffix else content
+        )
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("below", [".", "FashionMNIST/raw"])
+def test_fashion_mnist(
+    fashion: dict[str, np.ndarray], tmp_path: Path, suffix: str, below: str
+) -> None:
+    write_idx(tmp_path / below, fashion, suffix)
+    data = load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
+    assert (len(data.train), len(data.test), data.in_channels) == (30, 10, 1)
+    assert data.class_names[:2] == ("T-shirt/top", "Trouser")
+    assert data.num_classes == 10
+    for split, part in ((data.train, "train"), (data.test, "t10k")):
+        images, labels = all_of(split)
+        raw = (images[:, 0].double() * data.std[0] + data.mean[0]) * 255
+        assert np.array_equal(raw.round().numpy(), fashion[f"{part}-images-idx3"])
+        assert labels.tolist() == fashion[f"{part}-labels-idx1"].tolist()
+
+
+BREAK: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "header only": lambda content: content[:4],
+    "truncated": lambda content: content[: len(content) // 2],
+    "one byte short": lambda content: content[:-1],
+    "one byte too many": lambda content: content + b"\0",
+    "garbage": lambda content: bytes(range(256)) * 4,
+    "floats": lambda content: content[:2] + b"\x0d" + content[3:],
+}
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3", "t10k-labels-idx1"])
+@pytest.mark.parametrize("how", BREAK)
+def test_corrupt_fashion_mnist_is_named(
+    fashion: dict[str, np.ndarray], tmp_path: Path, how: str, name: str
+) -> None:
+    write_idx(tmp_path, fashion, "")
+    path = tmp_path / f"{name}-ubyte"
+    path.write_bytes(BREAK[how](path.read_bytes()))
+    with pytest.raises(ValueError, match="is corrupt") as caught:
+        load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["truncated", "wrong inside", "not gzip"])
+def test_corrupt_gzip_is_named(fashion: dict[str, np.ndarray], tmp_path: Path, how: str) -> None:
+    write_idx(tmp_path, fashion, ".gz")
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    content = path.read_bytes()
+    broken = {
+        "truncated": content[:-100],
+        "wrong inside": content[:2000] + bytes(200) + content[2200:],
+        "not gzip": b"<html>not found</html>",
+    }
+    path.write_bytes(broken[how])
+    with pytest.raises(ValueError, match="is corrupt") as caught:
+        load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("train-labels-idx1", np.zeros(29), "30 images, 29 labels"),
+        ("t10k-labels-idx1", np.arange(10) + 1, "a label 10"),
+        ("t10k-images-idx3", np.zeros((10, 784)), "10 images"),
+    ],
+)
+def test_inconsistent_fashion_mnist_is_refused(
+    fashion: dict[str, np.ndarray], tmp_path: Path, name: str, values: np.ndarray, message: str
+) -> None:
+    write_idx(tmp_path, fashion | {name: values}, "")
+    with pytest.raises(ValueError, match=f"fashion_mnist in .* is corrupt: {message}"):
+        load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
+
+
+def test_missing_fashion_mnist_files_are_named(
+    fashion: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    del fashion["t10k-labels-idx1"]
+    write_idx(tmp_path, fashion, ".gz")
+    with pytest.raises(ValueError, match="lacks t10k-labels-idx1-ubyte") as caught:
+        check_data(replace(FASHION, data_dir=str(tmp_path)))
+    assert "train-images" not in str(caught.value)
+
+
+# --- Folders in general
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "fashion_mnist", "imagenet100"])
+def test_a_missing_folder_is_named(dataset: str, tmp_path: Path) -> None:
+    config = DataConfig(dataset=dataset)
+    for check in (check_data, lambda config: load_data(config, CPU)):
+        with pytest.raises(ValueError, match=f"data set '{dataset}' needs --data-dir"):
+            check(config)
+        with pytest.raises(ValueError, match="there is no folder") as caught:
+            check(replace(config, data_dir=str(tmp_path / "nowhere")))
+        assert str(tmp_path / "nowhere") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder", "file"),
+    [
+        ("cifar10", "cifar-10-batches-py", "data_batch_1"),
+        ("cifar100", "cifar-100-python", "train"),
+    ],
+)
+def test_a_corrupt_cifar_folder_is_named_and_not_unpickled(
+    dataset: str, folder: str, file: str, tmp_path: Path
+) -> None:
+    config = DataConfig(dataset=dataset, data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=f"{dataset} in .* is missing or corrupt") as caught:
+        load_data(config, CPU)
+    assert str(tmp_path) in str(caught.value)
+    (tmp_path / folder).mkdir()
+    # Unpickling this would write a file.
+    (tmp_path / folder / file).write_bytes(
+        b"cposix\nsystem\n(S'touch " + str(tmp_path / "harm").encode() + b"'\ntR."
+    )
+    with pytest.raises(ValueError, match="is missing or corrupt"):
+        load_data(config, CPU)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_unknown_data_sets_are_refused() -> None:
+    assert dataset_names() == ("digits", "fashion_mnist", "cifar10", "cifar100", "imagenet100")
+    with pytest.raises(ValueError, match="unknown data set 'MNIST'; known: digits, fashion_mnist"):
+        check_data(replace(DIGITS, dataset="MNIST"))

@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+
+from tune.folder import ResultFolder, open_folder
+
+SETTINGS = {"search": {"dim": 8, "operations": ("a", "b")}, "seeds": 2}
+
+
+def test_a_new_folder(tmp_path: Path) -> None:
+    folder = open_folder(str(tmp_path / "deep" / "runs"), "mine", SETTINGS)
+    assert folder.root == tmp_path / "deep" / "runs" / "mine"
+    assert list(folder.root.iterdir()) == []
+    assert folder.read() is None
+
+
+def test_the_same_sweep_again(tmp_path: Path) -> None:
+    open_folder(str(tmp_path), "mine", SETTINGS).write({"settings": SETTINGS, "runs": []})
+    again = open_folder(str(tmp_path), "mine", SETTINGS).read()
+    assert again is not None and again["runs"] == []
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    open_folder(str(tmp_path), "mine", SETTINGS).write({"settings": SETTINGS})
+    other = {"search": {"dim": 16, "operations": ("a", "b")}, "seeds": 2}
+    with pytest.raises(ValueError, match=r"other settings \(search.dim: 8 there, 16 now\)"):
+        open_folder(str(tmp_path), "mine", other)
+
+
+def test_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("text")
+    with pytest.raises(ValueError, match=r"holds something else \(thesis.tex\).*--name"):
+        open_folder(str(tmp_path), "mine", SETTINGS)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": "other/1"}'])
+def test_a_strange_record_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "sweep.json").write_text(content)
+    with pytest.raises(ValueError, match=r"sweep\.json"):
+        open_folder(str(tmp_path), "mine", SETTINGS)
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match=r"cannot write to .*choose another folder"):
+        open_folder(str(tmp_path / "file"), "mine", SETTINGS)
+    (tmp_path / "mine").write_text("x")
+    with pytest.raises(ValueError, match="is a file"):
+        open_folder(str(tmp_path), "mine", SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", "a b"])
+def test_a_name_is_one_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="--name"):
+        open_folder(str(tmp_path), name, SETTINGS)
+
+
+def test_a_bucket_is_no_folder() -> None:
+    with pytest.raises(ValueError, match=r"s3://bucket/runs: .*all nodes share"):
+        open_folder("s3://bucket/runs", "mine", SETTINGS)
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    folder = open_folder(str(tmp_path), "mine", SETTINGS)
+    with folder.lock():
+        with pytest.raises(ValueError, match="another run is writing"), folder.lock():
+            pass
+        open_folder(str(tmp_path), "mine", SETTINGS)  # the lock's file is no obstacle
+        folder.write({"settings": SETTINGS})
+    with folder.lock():
+        pass
+
+
+def test_a_run_that_computes_nothing_leaves_nothing(tmp_path: Path) -> None:
+    folder = open_folder(str(tmp_path), "mine", SETTINGS)
+    with pytest.raises(ValueError, match="refused"), folder.lock():
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ray_records_go(tmp_path: Path) -> None:
+    folder = ResultFolder(tmp_path)
+    (folder.ray_root / "x").mkdir(parents=True)
+    folder.remove_ray_records()
+    folder.remove_ray_records()
+    assert list(tmp_path.iterdir()) == []

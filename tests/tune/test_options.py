@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from tune.options import parse_options
+from tune.space import OUTER_NAMES
+
+
+def test_defaults() -> None:
+    options = parse_options([])
+    assert (options.preset, options.num_samples, options.seeds, options.retrain_top) == (
+        "digits", 16, 2, 3,
+    )  # fmt: skip
+    assert options.num_trials == 32
+    assert options.fixed == ()
+    assert options.folder_name == "digits"
+    assert (options.search_seeds, options.retraining_seeds) == (range(2), range(2))
+
+
+def test_the_preset_sets_all_defaults() -> None:
+    options = parse_options(["--preset=cifar10", "--data-dir", "."])
+    assert options.search.dim == 768
+    assert options.retrain.epochs == 500
+    assert options.folder_name == "cifar10"
+
+
+def test_settings_by_their_names() -> None:
+    argv = "--dim 24 --stage-layers 1 2 2 --token-where edge --seed 7 --retrain.epochs 9 --xi=0.5"
+    options = parse_options([*argv.split(), "--retrain-seeds", "3", "--retrain.seed", "4"])
+    assert options.search.dim == 24
+    assert options.search.stage_layers == (1, 2, 2)
+    assert options.search.token_where == "edge"
+    assert options.search_seeds == range(7, 9)
+    assert options.retrain.epochs == 9
+    assert options.retraining_seeds == range(4, 7)
+    assert options.fixed == ("xi",)
+
+
+def test_data_settings_reach_both_phases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = parse_options(["--preset", "cifar10", "--data-dir", "data", "--dataset", "cifar100"])
+    for data in (options.search.data, options.retrain.data):
+        assert (data.dataset, data.data_dir) == ("cifar100", str(tmp_path / "data"))
+    apart = parse_options(
+        ["--preset", "cifar10", "--data-dir", "d", "--retrain.data.dataset", "cifar100"]
+    )
+    assert (apart.search.data.dataset, apart.retrain.data.dataset) == ("cifar10", "cifar100")
+    assert apart.retrain.data.data_dir == str(tmp_path / "d")
+
+
+def test_plain_darts_stays_plain() -> None:
+    options = parse_options(["--preset", "digits_darts"])
+    assert set(OUTER_NAMES) - set(options.fixed) == {"xi"}
+    assert (options.search.token_ratio, options.search.skip_weight) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--preset nix", "unknown preset 'nix'; known: digits"),
+        ("--token-ratio 1.5", r"^token_ratio \(λ\) must lie in \(0, 1\], but got 1.5"),
+        ("--gamma-min 0.6 --gamma-max 0.5", "gamma_min=0.6, gamma_max=0.5"),
+        ("--xi -1", r"xi .* must be >= 0, but got -1"),
+        ("--seeds 0", "^--seeds must be at least 1, but got 0"),
+        ("--num-samples 0", "^--num-samples must be at least 1"),
+        ("--num-samples x", "^--num-samples: invalid literal"),
+        ("--gpus-per-trial -1", "--gpus-per-trial must be 0 or more"),
+        ("--retrain.warmup-epochs 900", "warmup_epochs=900"),
+        ("--retrain.model vit", "the sweep itself chooses what to retrain"),
+        ("--tokn-ratio 0.5", "Unrecognized options: --tokn-ratio.*--token-ratio"),
+        ("--metric test_top1", "metric"),
+    ],
+)
+def test_bad_input_is_one_line(argv: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_options(argv.split())
+    assert "\n" not in str(caught.value)
+    assert "│" not in str(caught.value)

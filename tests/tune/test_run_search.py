@@ -1,0 +1,237 @@
+"""The whole command: bad input, and one sweep with a real Ray."""
+
+import csv
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dasvit.genotype import Genotype
+from dasvit.retrain import evaluate
+from tune.main import main
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tune" / "run_search.py"
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture
+def one_ray_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Two sweeps side by side on two cores would wait for each other."""
+    # The folder that pytest-xdist's workers share. (Its groups do nothing under pytest 9.)
+    with (tmp_path_factory.getbasetemp().parent / "ray.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--preset nix", "unknown preset 'nix'"),
+        ("--dataset nix", "'nix'"),
+        ("--operations zero foo_x1 --stage-ops 2 2 2", "foo_x1"),
+        ("--token-ratio 0", "token_ratio"),
+        ("--gamma-min 0.5 --gamma-max 0.5", "gamma_min=0.5"),
+        ("--dim 10", "10"),
+        ("--retrain.dim 10", "10"),
+        ("--xi -0.1", "xi"),
+        ("--preset cifar10", "--data-dir"),
+        ("--preset cifar10 --data-dir nowhere", "nowhere"),
+        ("--preset cifar10 --data-dir corrupt", "corrupt"),
+        ("--gpus-per-trial 99", "--gpus-per-trial 99: this machine has"),
+        ("--address ray://localhost:10001", "Ray Client"),
+        ("--address 127.0.0.1:9", "--address 127.0.0.1:9: nobody answers there"),
+        ("--storage-path file", "--storage-path: cannot write to"),
+        ("--storage-path other --name thesis", "holds something else (text.tex)"),
+        ("--plugins no_such_module", "no_such_module"),
+        # The settings of L2 do nothing while its weight is fixed at 0: nothing is left to vary.
+        ("--token-ratio 1 --skip-weight 1 --type-weight 0 --xi 0", "nothing to sweep"),
+    ],
+)
+def test_bad_input(
+    argv: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line with the value, exit status 2, before Ray starts; nothing made or changed."""
+    Path("file").write_text("not a folder")
+    Path("other/thesis").mkdir(parents=True)
+    Path("other/thesis/text.tex").write_text("mine")
+    Path("corrupt/cifar-10-batches-py").mkdir(parents=True)
+    Path("corrupt/cifar-10-batches-py/data_batch_1").write_bytes(b"\0" * 10)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(argv.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+    left = [path for path in sorted(tmp_path.rglob("*")) if path not in before]
+    assert [path for path in left if path.is_file()] == []
+    assert Path("other/thesis/text.tex").read_text() == "mine"
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--preset", "--num-samples", "--token-ratio", "--dataset", "--retrain.epochs"):
+        assert f"{flag} " in text
+
+
+TINY_OPTIONS = {
+    "--name": "tiny",
+    "--num-samples": 1,
+    "--seeds": 2,
+    "--dim": 12,
+    "--stage-epochs": 1,
+    "--stage-layers": (1, 1, 1),
+    "--token-ratio": 0.5,
+    "--xi": 0,
+    "--retrain-top": 1,
+    "--retrain-seeds": 1,
+    "--retrain.dim": 12,
+    "--retrain.depth": 2,
+    "--retrain.epochs": 2,
+    "--retrain.warmup-epochs": 1,
+}
+TINY = [
+    str(word)
+    for flag, value in TINY_OPTIONS.items()
+    for word in (flag, *(value if isinstance(value, tuple) else (value,)))
+]
+
+
+def command(*argv: str, marker: str = "") -> subprocess.CompletedProcess[str]:
+    """The script in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *argv],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env=os.environ | {"DASVIT_TEST_MARKER": marker, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+
+
+def left_behind(marker: str) -> list[str]:
+    """Command lines of processes whose environment holds the marker, once they had time to end."""
+    deadline = time.monotonic() + 20
+    while True:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if marker.encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_text().replace("\0", " "))
+            except OSError:  # ended meanwhile, or another user's
+                continue
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.5)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("one_ray_at_a_time")
+def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
+    marker = uuid.uuid4().hex
+    done = command(*TINY, marker=marker)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert left_behind(marker) == []
+    for part in (
+        "2 trials at a time",
+        "--preset cifar10 --data-dir DIR",
+        "plain ViT",
+        "search 2/2",
+    ):
+        assert part in done.stdout
+
+    root = tmp_path / "runs" / "tiny"
+    search = [root / "search" / f"config_000_seed_{seed}" for seed in (0, 1)]
+    results = [json.loads((folder / "result.json").read_text()) for folder in search]
+    best = max(results, key=lambda r: r["discretised_accuracy"])["genotype"]["hash"]
+    rows = list(csv.DictReader((root / "leaderboard.csv").read_text().splitlines()))
+    assert [row["model"] for row in rows if row["test_top1_mean"]] == [best, "vit"]
+    assert rows[0]["model"] == best
+    assert results[0]["settings"]["token_ratio"] == 0.5
+
+    # The best model is usable, and is the one of the table.
+    assert Genotype.load(root / "best" / "genotype.json").canonical_hash == best
+    top1, _ = evaluate(root / "best")
+    assert top1 == pytest.approx(float(rows[0]["test_top1_mean"]))
+    assert {"encoder.png", "encoder.svg"} <= {p.name for p in (root / "best").iterdir()}
+
+    record = json.loads((root / "sweep.json").read_text())
+    assert record["settings"]["num_samples"] == 1
+    assert record["runs"][0]["environment"]["packages"]["ray"]
+    assert {"search", "retraining", "total"} <= set(record["runs"][0]["wall_seconds"])
+    for folder in (*search, root / "retrain" / f"{best}_seed_0", root / "retrain" / "vit_seed_0"):
+        assert list(folder.glob("events.out.tfevents.*")), folder
+    assert not (root / "ray").exists()
+
+    # The same command returns the finished result; other settings are refused.
+    leaderboard = (root / "leaderboard.md").read_text()
+    assert main(TINY) == 0
+    assert (root / "leaderboard.md").read_text() == leaderboard
+    assert main([*TINY, "--seed", "5"]) == 2
+    assert (root / "leaderboard.md").read_text() == leaderboard
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("one_ray_at_a_time")
+def test_a_sweep_that_is_killed_continues_to_the_same_end(tmp_path: Path) -> None:
+    """SIGKILL in the middle of a search, then the same command; scores as without it."""
+    whole = command(*TINY, "--storage-path", "whole")
+    assert whole.returncode == 0, whole.stderr
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *TINY], stdout=subprocess.DEVNULL)
+    checkpoint = tmp_path / "runs/tiny/search/config_000_seed_0/checkpoint.pt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "runs/tiny/leaderboard.md").exists()
+    done = command(*TINY)
+    assert done.returncode == 0, done.stderr
+    for seed in (0, 1):
+        name = f"tiny/search/config_000_seed_{seed}/result.json"
+        one, other = (json.loads((tmp_path / top / name).read_text()) for top in ("runs", "whole"))
+        for values in (one, other):
+            values.pop("seconds")
+        assert one == other
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("one_ray_at_a_time")
+def test_ctrl_c_says_how_to_continue() -> None:
+    marker = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), *TINY, "--stage-epochs", "50"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"DASVIT_TEST_MARKER": marker},
+        start_new_session=True,
+    )
+    checkpoint = Path("runs/tiny/search/config_000_seed_0/checkpoint.pt")
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "continue with: python tune/run_search.py --name tiny" in error
+    assert "Traceback" not in error
+    assert left_behind(marker) == []

@@ -1,0 +1,62 @@
+"""One trial's work as a value that travels from Tune's trial to Ray Train's worker. No Ray."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from dasvit.config import RetrainConfig, SearchConfig
+from dasvit.files import write_atomic
+from dasvit.metrics import RetrainResult, SearchResult
+from dasvit.trace import load_retrain_result, load_search_result
+from tune.cluster import Demand
+from tune.trials import ERROR_FILE, TIMES_FILE
+
+__all__ = ["Job"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """A search or a retraining, and where its files go.
+
+    Attributes:
+        config: what to compute; its type says which.
+        name: of the trial's folder.
+        trials_dir: that folder's parent, on storage that all nodes share.
+        ray_dir: for Ray's own records.
+        demand: what the worker gets.
+    """
+
+    config: SearchConfig | RetrainConfig
+    name: str
+    trials_dir: Path
+    ray_dir: Path
+    demand: Demand
+
+    @property
+    def folder(self) -> Path:
+        return self.trials_dir / self.name
+
+    def result(self) -> SearchResult | RetrainResult | None:
+        """What the worker left, if it has finished."""
+        path = self.folder / "result.json"
+        if not path.exists():
+            return None
+        search = isinstance(self.config, SearchConfig)
+        return load_search_result(path) if search else load_retrain_result(path)
+
+    def failed(self) -> bool:
+        return (self.folder / ERROR_FILE).exists()
+
+    def forget_failure(self) -> None:
+        (self.folder / ERROR_FILE).unlink(missing_ok=True)
+
+    def record_failure(self, message: str) -> None:
+        """Keep why there is no result, for the report."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"error": message}, indent=2) + "\n"
+        write_atomic(self.folder / ERROR_FILE, text)
+
+    def record_times(self, *, wall_seconds: float, seconds: float) -> None:
+        """Keep how long the whole trial took, and how long its epochs."""
+        times = {"wall_seconds": wall_seconds, "seconds": seconds}
+        write_atomic(self.folder / TIMES_FILE, json.dumps(times, indent=2) + "\n")
