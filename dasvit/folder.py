@@ -26,34 +26,29 @@ def read_settings(folder: str | Path, kind: str) -> dict[str, Any]:
     return values["config"]
 
 
-def check_folder(folder: Path, kind: str, settings: dict[str, Any], *, resume: bool) -> bool:
+def check_folder(folder: Path, kind: str, settings: dict[str, Any], *, resume: bool) -> None:
     """Whether a run may use a folder: a new one, or with `resume` the one that holds this run.
 
-    Returns:
-        True if the folder holds this run.
-
     Raises:
-        ValueError: it holds another run or something else.
+        ValueError: it holds another run or something else, or is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose another folder")
     if (folder / "config.json").exists():
         if not resume:
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
         check_same_settings(read_settings(folder, kind), settings, str(folder))
-        return True
     # TensorBoard files and logs of an earlier attempt may lie there; results may not.
-    if folder.is_dir() and any(any(folder.glob(pattern)) for pattern in _RESULTS):
+    elif any(any(folder.glob(pattern)) for pattern in _RESULTS):
         raise ValueError(f"{folder} holds something else; choose an empty folder")
-    return False
 
 
-def open_folder(folder: Path, kind: str, settings: dict[str, Any], *, resume: bool) -> None:
-    """Make a run's folder, or accept it as `check_folder` does.
+def open_folder(folder: Path, kind: str, settings: dict[str, Any]) -> None:
+    """Make a run's folder and mark it, after `check_folder` and all else that can be refused.
 
     Raises:
-        ValueError: as `check_folder`, or it cannot be written to.
+        ValueError: it cannot be written to.
     """
-    if check_folder(folder, kind, settings, resume=resume):
-        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"kind": kind, "config": settings}, indent=2) + "\n"

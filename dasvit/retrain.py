@@ -131,7 +131,7 @@ def retrain(
     if resume and (out_dir / "result.json").exists():
         return load_retrain_result(out_dir / "result.json")
     data = load_data(config.data, where)
-    open_folder(out_dir, KIND, settings, resume=resume)
+    open_folder(out_dir, KIND, settings)
 
     seed_everything(derive_seed(config.seed, "retrain"))
     model = build_model(config, in_channels=data.in_channels, num_classes=data.num_classes).to(

@@ -96,7 +96,7 @@ def search(
     if resume and (out_dir / "result.json").exists():
         return load_search_result(out_dir / "result.json")
     data = load_data(config.data, where)
-    open_folder(out_dir, KIND, settings, resume=resume)
+    open_folder(out_dir, KIND, settings)
     train, val = split_half(data.train, config.val_fraction, config.seed)
 
     run = _Run(config, data, where)
