@@ -72,7 +72,7 @@ def digits() -> Preset:
             depth=6,
             patch_size=2,
             vit_heads=3,
-            epochs=15,
+            epochs=12,
             warmup_epochs=1,
             batch_size=32,
             lr=2e-3,

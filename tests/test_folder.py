@@ -117,7 +117,7 @@ def test_a_file_is_no_folder(folder: Path, resume: bool) -> None:
 def test_a_place_that_cannot_be_written(folder: Path) -> None:
     folder.parent.write_text("text")
     check_folder(folder, KIND, SETTINGS, resume=False)
-    with pytest.raises(ValueError, match="cannot write to .*; choose another folder") as caught:
+    with pytest.raises(ValueError, match="cannot write to") as caught:
         open_folder(folder, KIND, SETTINGS)
     assert str(folder) in str(caught.value)
     assert folder.parent.read_text() == "text"

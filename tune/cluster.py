@@ -163,7 +163,8 @@ def connect(address: str | None) -> Iterator[Cluster]:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise ValueError(
                     f"--address {address}: cannot connect to a Ray cluster there ({reason}); is it "
-                    "up, and is its token on this machine (RAY_AUTH_MODE, `ray get-auth-token`)?"
+                    "up? Started with tokens, it needs RAY_AUTH_MODE=token and its token here "
+                    "(~/.ray/auth_token)"
                 ) from None
         yield _look(address or "local")
     finally:

@@ -222,8 +222,9 @@ def _finish(options: SweepOptions, folder: ResultFolder, outcome: Outcome, comma
     failed = [f for f in (*outcome.not_searched, *outcome.not_retrained) if f.error]
     if failed and not outcome.interrupted:
         print(
-            f"error: {len(failed)} trials failed; the first is {failed[0].name}: "
-            f"{failed[0].error}; the same command tries them again",
+            f"error: {len(failed)} trial(s) failed; the first is {failed[0].name}: "
+            f"{failed[0].error}; the same command tries again from their last epoch, or from the "
+            "start if their folders are deleted",
             file=sys.stderr,
         )
         return 1

@@ -1,0 +1,116 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dasvit.config import DataConfig, RetrainConfig, SearchConfig
+from dasvit.metrics import RetrainEpoch
+from tune import worker
+from tune.cluster import Demand
+from tune.job import Job
+from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
+from tune.space import default_draw
+from tune.trainable import RetrainSetup, SearchSetup
+from tune.trials import load_search_trial, read_failure
+
+NEED = Demand(cpus=1, gpus=0.0, concurrent=2)
+
+
+@pytest.fixture
+def search_job(search_config: SearchConfig, tmp_path: Path) -> Job:
+    setup = SearchSetup(
+        search=search_config, trials_dir=tmp_path, ray_dir=tmp_path / "ray", demand=NEED
+    )
+    return setup.job({**(default_draw(search_config) or {}), CONFIG_INDEX: 3, TRIAL_INDEX: 1})
+
+
+def test_a_trial_is_named_by_configuration_and_seed(search_job: Job, tmp_path: Path) -> None:
+    assert search_job.folder == tmp_path / "config_003_seed_1"
+    assert search_job.config.seed == 1
+
+
+def test_a_retraining_is_named_by_model_and_seed(tmp_path: Path) -> None:
+    retrain = RetrainConfig(data=DataConfig(image_size=8), patch_size=4, dim=8, seed=5)
+    setup = RetrainSetup(
+        retrain=retrain,
+        genotypes_dir=tmp_path / "genotypes",
+        trials_dir=tmp_path / "retrain",
+        ray_dir=tmp_path / "ray",
+        demand=NEED,
+    )
+    job = setup.job({"model": "0123456789ab", "seed": 7})
+    assert (job.name, job.config.seed) == ("0123456789ab_seed_7", 7)
+    assert job.config.model == str(tmp_path / "genotypes" / "0123456789ab.json")
+    assert setup.job({"model": "vit", "seed": 7}).config.model == "vit"
+
+
+def test_the_worker_leaves_a_trial(
+    search_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(worker.train, "report", sent.append)
+    monkeypatch.setattr(worker, "REPORT_EVERY_SECONDS", 0.0)
+    worker.work({"job": search_job})
+    assert [(r["epoch"], r["total_epochs"], r["timesteps_total"]) for r in sent] == [
+        (1, 2, 1),
+        (2, 2, 2),
+    ]
+    result = search_job.result()
+    trial = load_search_trial(tmp_path, 3, 1)
+    assert result is not None and trial is not None
+    assert trial.genotype == result.genotype
+    assert (trial.config_index, trial.seed, trial.settings["seed"]) == (3, 1, 1)
+    assert trial.wall_seconds is None
+    search_job.record_times(wall_seconds=30.0, seconds=20.0)
+    again = load_search_trial(tmp_path, 3, 1)
+    assert again is not None and again.wall_seconds == 30.0
+    assert list(search_job.folder.glob("events.out.tfevents.*"))
+
+
+def test_a_mistake_of_the_user_is_recorded(search_job: Job) -> None:
+    search_job.folder.mkdir()
+    (search_job.folder / "genotype.json").write_text("{}")  # somebody else's
+    worker.work({"job": search_job})
+    assert search_job.failed() and search_job.result() is None
+    failure = read_failure(search_job.folder)
+    assert failure.error is not None and "holds something else" in failure.error
+    search_job.forget_failure()
+    assert not search_job.failed()
+    assert read_failure(search_job.folder).error is None
+
+
+def test_other_errors_are_ray_trains_to_retry(
+    search_job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("the file system is away")
+
+    monkeypatch.setattr("dasvit.search.search", fail)
+    with pytest.raises(OSError, match="away"):
+        worker.work({"job": search_job})
+    assert not search_job.failed()
+
+
+def test_reports_are_not_more_frequent_than_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+    clock = iter([0.0, 3.0, 4.5, 4.5, 6.0, 9.0, 9.0])
+    monkeypatch.setattr(worker.train, "report", sent.append)
+    monkeypatch.setattr(worker.time, "monotonic", lambda: next(clock))
+    report = worker._RayReport()
+    for epoch in range(4):
+        report(
+            RetrainEpoch(
+                epoch=epoch,
+                total_epochs=4,
+                train_loss=1.0,
+                train_accuracy=0.5,
+                lr=1e-3,
+                seconds=1.0,
+            )
+        )
+    assert [r["epoch"] for r in sent] == [2, 4]
+
+
+def test_a_job_travels_between_processes(search_job: Job) -> None:
+    assert pickle.loads(pickle.dumps(search_job)) == search_job
