@@ -1,8 +1,6 @@
 """The command line: `python -m dasvit search | retrain | evaluate | complexity | draw`."""
 
-import contextlib
 import dataclasses
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -12,21 +10,21 @@ from typing import Annotated, Any, NoReturn
 
 import tyro
 
+from dasvit.arguments import parse, preset_from_argv
 from dasvit.complexity import complexity
-from dasvit.config import RetrainConfig, SearchConfig, SettingError
+from dasvit.config import RetrainConfig, SearchConfig
 from dasvit.genotype import Genotype
 from dasvit.metrics import tee
 from dasvit.network import resolve_genotype
 from dasvit.ops import check_operation, load_plugins
 from dasvit.plots import save_encoder
-from dasvit.presets import Preset, get_preset
 from dasvit.progress import ProgressReport
 from dasvit.retrain import build_model, check_retrain, evaluate, load_retrain_config, retrain
 from dasvit.search import OUTER_SETTINGS, check_search, load_search_config, search
 from dasvit.tensorboard import TensorBoardReport
 from dasvit.trace import read_trace
 
-__all__ = ["fail", "main", "parse", "preset_from_argv"]
+__all__ = ["main"]
 
 Flat = tyro.conf.OmitArgPrefixes
 
@@ -119,42 +117,10 @@ class DrawArgs:
     """Python modules to import first; they may register operations."""
 
 
-def preset_from_argv(argv: Sequence[str], default: str) -> Preset:
-    """The preset that `--preset NAME` or `--preset=NAME` names: the other defaults depend on it.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    name = default
-    for i, arg in enumerate(argv):
-        if arg == "--preset" and i + 1 < len(argv):
-            name = argv[i + 1]
-        elif arg.startswith("--preset="):
-            name = arg.partition("=")[2]
-    return get_preset(name)
-
-
 def fail(message: str, code: int = 2) -> NoReturn:
     """One line on stderr, and the exit status."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
     raise SystemExit(code)
-
-
-def parse(kind: Any, argv: Sequence[str], **options: Any) -> Any:
-    """tyro's parser; a value that fails a setting's own check is one line, not a page."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, args=list(argv), config=(Flat,), **options)
-    except SystemExit as ended:
-        # tyro boxes the message of a check and exits; the check's own error is behind the exit.
-        error: BaseException | None = ended
-        while error is not None and not isinstance(error, SettingError):
-            error = error.__cause__ or error.__context__
-        if error is not None and ended.code:
-            fail(str(error))
-        sys.stderr.write(said.getvalue())
-        raise
 
 
 def _search(args: SearchArgs) -> None:
@@ -277,6 +243,7 @@ def _command(argv: Sequence[str]) -> Command:
     return parse(
         commands,
         argv,
+        config=(Flat,),
         prog="python -m dasvit",
         description="Differentiable architecture search for vision transformers.",
     )

@@ -18,7 +18,8 @@ import dasvit.cli
 import dasvit.ops
 import dasvit.retrain
 import dasvit.search
-from dasvit.cli import main, preset_from_argv
+from dasvit.arguments import preset_from_argv
+from dasvit.cli import main
 from dasvit.config import SearchConfig
 from dasvit.genotype import Genotype
 from dasvit.presets import get_preset

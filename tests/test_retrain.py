@@ -37,7 +37,7 @@ from dasvit.retrain import (
     retrain,
     topk_accuracy,
 )
-from dasvit.trace import load_retrain_result
+from dasvit.trace import load_retrain_result, read_trace
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -120,10 +120,11 @@ def test_killed_in_every_epoch_and_resumed(
                     retrain(config, folder, resume=True)
         assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == epoch + 1
         assert not (folder / "model.safetensors").exists()
-    retrain(config, folder, resume=True)
+    result = retrain(config, folder, resume=True)
     assert_same_run(folder, expected)
-    rows = runs.rows_without_times(folder / "train.jsonl")
+    rows = read_trace(folder / "train.jsonl")
     assert [row["epoch"] for row in rows] == list(range(config.epochs))
+    assert result.seconds == pytest.approx(sum(row["seconds"] for row in rows))
 
 
 @pytest.mark.usefixtures("few")

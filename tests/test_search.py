@@ -34,7 +34,7 @@ from dasvit.presets import plain_darts
 from dasvit.search import KIND, OUTER_SETTINGS, accuracy, check_search, load_search_config, search
 from dasvit.stages import prune
 from dasvit.supernet import SuperNet
-from dasvit.trace import load_search_result
+from dasvit.trace import load_search_result, read_trace
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_name("golden_search.txt")
@@ -197,10 +197,11 @@ def test_killed_in_every_epoch_and_resumed(
                 with pytest.raises(CrashError):
                     search(config, tmp_path, resume=True)
         torch.rand(epoch + 1)  # another process has another random state
-    search(config, tmp_path, resume=True)
+    result, _ = run(config, tmp_path, resume=True)
     assert_same_run(tmp_path, expected)
-    rows = runs.rows_without_times(tmp_path / "alpha.jsonl")
+    rows = read_trace(tmp_path / "alpha.jsonl")
     assert [row["epoch"] for row in rows] == list(range(config.total_epochs))
+    assert result.seconds == pytest.approx(sum(row["seconds"] for row in rows))
     assert not list(tmp_path.glob(".*"))  # no temporary file stays
 
 
@@ -489,6 +490,25 @@ def test_optimisers_start_anew_in_each_stage(tmp_path: Path) -> None:
     for optimizer in ("weight_optimizer", "alpha_optimizer"):
         steps = {int(s["step"]) for s in state[optimizer]["state"].values()}
         assert steps == {4}  # two epochs of two steps
+
+
+@pytest.mark.usefixtures("few")
+def test_both_optimisers_have_their_own_settings(tmp_path: Path) -> None:
+    config = search_config(
+        stage_epochs=1,
+        weight_decay=0.07,
+        alpha_lr=2e-3,
+        alpha_betas=(0.4, 0.99),
+        alpha_weight_decay=0.02,
+    )
+    search(config, tmp_path)
+    state = load_checkpoint(tmp_path / "checkpoint.pt", KIND)
+    (weights,) = state["weight_optimizer"]["param_groups"]
+    (alphas,) = state["alpha_optimizer"]["param_groups"]
+    assert (weights["weight_decay"], weights["betas"]) == (0.07, (0.9, 0.999))
+    assert (alphas["lr"], alphas["betas"], alphas["weight_decay"]) == (2e-3, (0.4, 0.99), 0.02)
+    assert len(alphas["params"]) == 1
+    assert len(weights["params"]) == len(state["model"]) - 1
 
 
 # --- What is trained on what

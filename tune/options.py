@@ -1,10 +1,6 @@
 """The command line of the sweep: preset first, then every setting by its own name."""
 
-import contextlib
 import dataclasses
-import io
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +8,7 @@ from typing import Literal
 
 import tyro
 
-from dasvit.cli import preset_from_argv
+from dasvit.arguments import parse, preset_from_argv
 from dasvit.config import DataConfig, RetrainConfig, SearchConfig
 from tune.space import OUTER_NAMES
 
@@ -110,7 +106,7 @@ def parse_options(argv: Sequence[str], prog: str = "run_search.py") -> SweepOpti
             "one model, use `python -m dasvit retrain --model`"
         )
     default = SweepOptions(preset=preset.name, search=preset.search, retrain=preset.retrain)
-    options = _tyro(argv, prog, default)
+    options = parse(SweepOptions, argv, default=default, prog=prog)
     search = dataclasses.replace(options.search, data=_absolute(options.search.data))
     follow = {n for n in ("dataset", "data_dir", "download") if f"retrain.data.{n}" not in given}
     data = {n: getattr(search.data, n) for n in follow & given | follow & {"data_dir"}}
@@ -151,38 +147,3 @@ def _absolute(data: DataConfig) -> DataConfig:
     if data.data_dir is None:
         return data
     return dataclasses.replace(data, data_dir=str(Path(data.data_dir).expanduser().resolve()))
-
-
-def _tyro(argv: Sequence[str], prog: str, default: SweepOptions) -> SweepOptions:
-    """tyro's parser; its framed messages become one line."""
-    framed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(framed):
-            return tyro.cli(SweepOptions, args=list(argv), default=default, prog=prog)
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise ValueError(_unframed(framed.getvalue())) from None
-    finally:
-        if sys.exc_info()[0] is None:
-            sys.stderr.write(framed.getvalue())
-
-
-def _unframed(text: str) -> str:
-    """The words of tyro's message, in one line: what is wrong, and its suggestion if any."""
-    lines = [re.sub(r"^[│\s]+|[│\s]+$", "", line) for line in text.splitlines()]
-    words: list[str] = []
-    for line in lines:
-        if re.fullmatch(r"[╭╰].*", line) or not line:
-            continue
-        if re.fullmatch(r"[─]+", line):
-            words.append(".")
-        else:
-            words.append(line)
-    sections = [s.strip() for s in " ".join(words).split(" . ")]
-    kept = [
-        s for s in sections if s and not s.startswith(("For full helptext", "Argument helptext"))
-    ]
-    # "Error parsing search: …" names our own grouping, "Error parsing --flag: …" the user's flag.
-    message = re.sub(r"^Error parsing (\w+: )?", "", "; ".join(kept[:2]))
-    return f"{message} (see --help)"
