@@ -148,6 +148,7 @@ def test_killed_before_the_result_and_resumed(
     assert [type(e) for e in events] == [RetrainResult]
 
 
+@pytest.mark.timeout(900)  # processes that start: seconds, minutes on a busy machine
 def test_sigkill_within_an_epoch(tmp_path: Path) -> None:
     """A real process on the full digits; resumed in this one."""
     expected, folder = tmp_path / "whole", tmp_path / "killed"
@@ -159,7 +160,7 @@ def test_sigkill_within_an_epoch(tmp_path: Path) -> None:
         *("--dropout", "0.1", "--grad-clip", "0", "--augment", "none", "--out", str(folder)),
     ]
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
-    trace, deadline = folder / "train.jsonl", time.monotonic() + 200
+    trace, deadline = folder / "train.jsonl", time.monotonic() + 400
     try:
         while not (trace.exists() and trace.read_bytes().count(b"\n") >= 2):
             assert process.poll() is None and time.monotonic() < deadline

@@ -175,8 +175,8 @@ def vote(
 ) -> list[EdgeVote]:
     """What a sweep's genotypes agree on, edge by edge, in the order of `edge_list`.
 
-    Every trial has one vote. Genotypes are compared in canonical form, so that equal encoders
-    vote alike.
+    Every trial has one vote. Genotypes vote as they were derived, not in canonical form: the
+    edges are those of the search, each with its own row of alpha.
 
     Args:
         genotypes: one a trial, all with the same number of nodes.
@@ -187,11 +187,10 @@ def vote(
     if not genotypes:
         return []
     nodes = len(genotypes[0].nodes)
-    canonical = [genotype.canonical() for genotype in genotypes]
     candidates = [name for name in operations if name != "zero"]
     votes = []
     for source, node in edge_list(nodes):
-        counts = Counter(_operation(genotype, source, node) for genotype in canonical)
+        counts = Counter(_operation(genotype, source, node) for genotype in genotypes)
         answers = set(candidates) | set(counts)
         if node + 2 > edges_per_node:
             answers.add(ABSENT)

@@ -192,6 +192,7 @@ def _outcome(options: SweepOptions, folder: ResultFolder, record: SweepRecord) -
         retrain_dataset=options.retrain.data.dataset,
         metric=options.metric,
         operations=options.search.operations,
+        edges_per_node=options.search.edges_per_node,
         search=tuple(searched),
         not_searched=tuple(not_searched),
         wall=record.wall(),

@@ -58,6 +58,7 @@ class Outcome:
         dataset, retrain_dataset: searched and retrained on.
         metric: that ranks.
         operations: candidates of the search.
+        edges_per_node: that its derivation keeps.
         search, retrained: finished trials.
         not_searched, not_retrained: the others.
         wall: seconds of all runs so far ("search", "retraining", "other", "total") and the
@@ -69,6 +70,7 @@ class Outcome:
     retrain_dataset: str
     metric: str
     operations: tuple[str, ...]
+    edges_per_node: int = 2
     search: tuple[SearchTrial, ...] = ()
     not_searched: tuple[Failure, ...] = ()
     retrained: tuple[RetrainTrial, ...] = ()
@@ -139,7 +141,11 @@ def write_report(outcome: Outcome, folder: ResultFolder) -> None:
     """Write leaderboard.md, leaderboard.csv, genotypes.json and best/."""
     ranking = outcome.ranking
     configs = rank_configs(outcome.search, outcome.metric)
-    votes = vote([trial.genotype for trial in outcome.search], outcome.operations)
+    votes = vote(
+        [trial.genotype for trial in outcome.search],
+        outcome.operations,
+        edges_per_node=outcome.edges_per_node,
+    )
     write_atomic(folder.root / "leaderboard.md", _markdown(outcome, ranking, configs, votes))
     write_atomic(folder.root / "leaderboard.csv", _csv(outcome, ranking))
     values = _genotypes(outcome, ranking, configs, votes)

@@ -112,6 +112,22 @@ def test_an_even_vote_among_all_answers_has_no_agreement(make_chain) -> None:
     assert vote(ends, OPERATIONS)[4].normalised_entropy == pytest.approx(math.log(3) / math.log(4))
 
 
+def test_votes_are_cast_on_the_edges_of_the_search() -> None:
+    # One function in two ways, and with one node less in canonical form: still four edges apart.
+    one = Genotype(((Edge(0, "mlp_r3"),), (Edge(1, "msa_h2"),)))
+    other = Genotype(((Edge(1, "msa_h2"),), (Edge(0, "mlp_r3"),)))
+    assert one.canonical() == other.canonical()
+    votes = vote([one, other], OPERATIONS, edges_per_node=1)
+    assert [v.votes for v in votes] == [
+        {"mlp_r3": 1, "none": 1},
+        {"msa_h2": 1, "none": 1},
+        {"mlp_r3": 1, "none": 1},
+        {"msa_h2": 1, "none": 1},
+        {"none": 2},
+    ]
+    assert votes[0].normalised_entropy == pytest.approx(0.5)  # one of two bits: four answers
+
+
 def test_no_votes() -> None:
     assert vote([], OPERATIONS) == []
 
