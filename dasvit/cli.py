@@ -13,6 +13,7 @@ import tyro
 from dasvit.arguments import parse, preset_from_argv
 from dasvit.complexity import complexity
 from dasvit.config import RetrainConfig, SearchConfig
+from dasvit.environment import resolve_device
 from dasvit.genotype import Genotype
 from dasvit.metrics import tee
 from dasvit.network import resolve_genotype
@@ -74,7 +75,7 @@ class EvaluateArgs:
     Example: python -m dasvit evaluate runs/retrain-digits-vit-seed0
     """
 
-    folder: tyro.conf.Positional[str]
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
     """Folder of a finished retraining."""
     data_dir: str | None = None
     """Where the data set lies, if not where it was trained."""
@@ -107,7 +108,7 @@ class DrawArgs:
     Example: python -m dasvit draw dasvit_cifar10 --out encoder
     """
 
-    genotype: tyro.conf.Positional[str]
+    genotype: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENOTYPE")]
     """A shipped genotype's name, a genotype file, or the folder of a search."""
     out: str = "encoder"
     """Path of the pictures without their ending."""
@@ -129,7 +130,10 @@ def _search(args: SearchArgs) -> None:
     check_search(config)
     settings = {name: getattr(config, name) for name in OUTER_SETTINGS}
     start = len(read_trace(out / "alpha.jsonl")) if args.resume else 0
-    print(f"searching {config.data.dataset} on {args.device}, results in {out}", flush=True)
+    print(
+        f"searching {config.data.dataset} on {resolve_device(args.device)}, results in {out}",
+        flush=True,
+    )
     _interruptible(
         lambda: search(
             config,
@@ -143,10 +147,8 @@ def _search(args: SearchArgs) -> None:
     png, svg = save_encoder(Genotype.load(out / "genotype.json"), out / "encoder")
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
     plugins = f" --plugins {' '.join(config.plugins)}" if config.plugins else ""
-    print(
-        f"next: python -m dasvit retrain --preset {args.preset} --model {out / 'genotype.json'}"
-        + plugins
-    )
+    preset = "" if args.resume else f" --preset {args.preset}"  # a resumed run's is not known
+    print(f"next: python -m dasvit retrain{preset} --model {out / 'genotype.json'}" + plugins)
 
 
 def _tensorboard(out: Path, start: int, settings: dict[str, Any]) -> Any:
@@ -163,12 +165,16 @@ def _tensorboard(out: Path, start: int, settings: dict[str, Any]) -> Any:
 
 def _retrain(args: RetrainArgs) -> None:
     config = load_retrain_config(args.resume) if args.resume else args.config
-    name = Path(config.model).parent.name if config.model.endswith(".json") else config.model
+    path = Path(config.model)
+    is_file = config.model.endswith(".json")
+    name = (
+        config.model if not is_file else path.parent.name if path.stem == "genotype" else path.stem
+    )
     out = Path(args.resume or args.out or f"runs/retrain-{args.preset}-{name}-seed{config.seed}")
     check_retrain(config)
     start = len(read_trace(out / "train.jsonl")) if args.resume else 0
     settings = {"model": config.model, "seed": config.seed, "lr": config.lr}
-    print(f"training {config.model} on {args.device}, results in {out}", flush=True)
+    print(f"training {config.model} on {resolve_device(args.device)}, results in {out}", flush=True)
     _interruptible(
         lambda: retrain(
             config,

@@ -373,7 +373,12 @@ def _read_idx(path: Path) -> Tensor:
 def _load_fashion_mnist(config: DataConfig, device: torch.device) -> ImageData:
     root = _folder(config)
     if config.download:
-        tv.FashionMNIST(root, download=True)
+        try:
+            tv.FashionMNIST(root, download=True)
+        except (RuntimeError, OSError, EOFError) as error:
+            raise ValueError(
+                f"fashion_mnist: the download into {root} failed ({_first_line(error)})"
+            ) from None
     _check_fashion_mnist(config)
     paths = [_idx_path(root, name) for name in _IDX_FILES]
     x_train, y_train, x_test, y_test = (_read_idx(p) for p in paths if p is not None)

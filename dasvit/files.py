@@ -35,5 +35,5 @@ def read_json(path: str | Path, what: str) -> Any:
         raise ValueError(f"{what}: there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{what}: cannot read {path}: {error}") from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{what}: {path} is not valid JSON ({error}); is it truncated?") from None

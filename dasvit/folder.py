@@ -9,7 +9,8 @@ from dasvit.files import read_json, write_atomic
 
 __all__ = ["check_folder", "open_folder", "read_settings"]
 
-_RESULTS = ("*.json", "*.jsonl", "*.pt", "*.safetensors")
+# What an attempt that ended before it was marked can leave behind.
+_LEFTOVERS = ("events.out.tfevents.*", "*.log", ".*.tmp")
 
 
 def read_settings(folder: str | Path, kind: str) -> dict[str, Any]:
@@ -38,9 +39,16 @@ def check_folder(folder: Path, kind: str, settings: dict[str, Any], *, resume: b
         if not resume:
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
         check_same_settings(read_settings(folder, kind), settings, str(folder))
-    # TensorBoard files and logs of an earlier attempt may lie there; results may not.
-    elif any(any(folder.glob(pattern)) for pattern in _RESULTS):
-        raise ValueError(f"{folder} holds something else; choose an empty folder")
+    elif folder.is_dir():
+        foreign = sorted(
+            path.name
+            for path in folder.iterdir()
+            if not any(path.match(pattern) for pattern in _LEFTOVERS)
+        )
+        if foreign:
+            raise ValueError(
+                f"{folder} holds something else ({foreign[0]}); choose a new or an empty folder"
+            )
 
 
 def open_folder(folder: Path, kind: str, settings: dict[str, Any]) -> None:

@@ -250,9 +250,10 @@ def load_plugins(modules: Sequence[str]) -> None:
     for module in modules:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:  # whatever a user's module raises
             raise ValueError(
-                f"plugins: cannot import {module!r} ({error}); is it installed or on PYTHONPATH?"
+                f"plugins: cannot import {module!r} ({type(error).__name__}: {error}); is it "
+                "installed or on PYTHONPATH?"
             ) from error
 
 

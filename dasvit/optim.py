@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["adamw", "clip_gradients", "cosine_lr"]
+__all__ = ["adamw", "all_finite", "clip_gradients", "cosine_lr"]
 
 
 def adamw(params: Iterable[nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -34,3 +34,9 @@ def clip_gradients(grads: list[Tensor], max_norm: float) -> None:
     if max_norm > 0:
         norm = nn.utils.get_total_norm(grads)
         torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+
+def all_finite(params: list[nn.Parameter]) -> bool:
+    """Whether no parameter holds inf or nan. Waits for the device: once an epoch."""
+    norms = torch._foreach_norm([p.detach() for p in params])
+    return bool(torch.stack(list(norms)).isfinite().all())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from dasvit.genotype import NAMED_GENOTYPES
 from dasvit.metrics import Report, RetrainEpoch, RetrainResult, tee
 from dasvit.network import DASViT, resolve_genotype
 from dasvit.ops import load_plugins
-from dasvit.optim import adamw, clip_gradients, cosine_lr
+from dasvit.optim import adamw, all_finite, clip_gradients, cosine_lr
 from dasvit.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
 from dasvit.trace import JsonLinesReport, load_retrain_result, save_result
 
@@ -94,8 +95,15 @@ def check_retrain(config: RetrainConfig) -> None:
     """
     load_plugins(config.plugins)
     check_data(config.data)
-    with torch.device("meta"):
-        build_model(config, in_channels=3, num_classes=2)
+    size = config.data.image_size
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = build_model(config, in_channels=3, num_classes=2).eval()
+            model(torch.empty(2, 3, size, size))
+    except RuntimeError as error:  # an image too small for its layers, say
+        raise ValueError(
+            f"model {config.model!r} does not run on images of {size} × {size} ({error})"
+        ) from None
 
 
 def retrain(
@@ -123,9 +131,10 @@ def retrain(
         ValueError: settings that cannot run, or an `out_dir` that holds another run.
         FloatingPointError: a loss that is not finite; the last checkpoint is kept.
     """
-    check_retrain(config)
-    where = resolve_device(device)
     out_dir = Path(out_dir)
+    named = _with_own_genotype(config, out_dir) if resume else config
+    check_retrain(named)
+    where = resolve_device(device)
     settings = config_to_dict(config)
     check_folder(out_dir, KIND, settings, resume=resume)
     if resume and (out_dir / "result.json").exists():
@@ -134,18 +143,21 @@ def retrain(
     open_folder(out_dir, KIND, settings)
 
     seed_everything(derive_seed(config.seed, "retrain"))
-    model = build_model(config, in_channels=data.in_channels, num_classes=data.num_classes).to(
-        where
-    )
+    model = build_model(named, in_channels=data.in_channels, num_classes=data.num_classes).to(where)
+    if isinstance(model, DASViT):  # at once: the file it came from may be gone at a restart
+        model.genotype.save(out_dir / "genotype.json")
     optimizer = adamw(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     start, seconds = 0, 0.0
     checkpoint = out_dir / "checkpoint.pt"
     if resume and checkpoint.exists():
         state = load_checkpoint(checkpoint, KIND)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        set_rng_state(state["rng"], where)
-        start, seconds = state["epoch"], state["seconds"]
+        try:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            set_rng_state(state["rng"], where)
+            start, seconds = state["epoch"], state["seconds"]
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{checkpoint} does not fit this training ({error!r})") from None
     report = tee(JsonLinesReport(out_dir / "train.jsonl", start_epoch=start), report)
 
     record = None
@@ -172,6 +184,12 @@ def retrain(
     return _finish(config, model, data, out_dir, train_accuracy, seconds, report)
 
 
+def _with_own_genotype(config: RetrainConfig, out_dir: Path) -> RetrainConfig:
+    """The configuration with the folder's own copy of the genotype, if it has one."""
+    own = out_dir / "genotype.json"
+    return dataclasses.replace(config, model=str(own)) if own.exists() else config
+
+
 def _finish(
     config: RetrainConfig,
     model: nn.Module,
@@ -190,8 +208,6 @@ def _finish(
         num_params=sum(p.numel() for p in model.parameters()),
         seconds=seconds,
     )
-    if isinstance(model, DASViT):
-        model.genotype.save(out_dir / "genotype.json")
     save_model(out_dir, model, data)
     save_result(out_dir / "result.json", result)
     report(result)
@@ -244,9 +260,11 @@ def _train_epoch(
         seen += len(labels)
         count += 1
     train_loss = total_loss.item() / count
-    if not torch.isfinite(torch.tensor(train_loss)):
+    if not (math.isfinite(train_loss) and all_finite(params)):
         raise FloatingPointError(
-            f"the training loss is {train_loss} in epoch {epoch}; the last checkpoint is kept. "
+            f"the training loss is {train_loss} in epoch {epoch}"
+            f"{' and the weights are not finite' if math.isfinite(train_loss) else ''}; "
+            "the last checkpoint is kept. "
             "Try a smaller lr, a longer warmup_epochs, or grad_clip"
         )
     return RetrainEpoch(
@@ -300,10 +318,7 @@ def load_model(out_dir: str | Path, device: torch.device) -> tuple[nn.Module, Re
     config = load_retrain_config(out_dir)
     load_plugins(config.plugins)
     in_channels, num_classes = _model_facts(out_dir / "model.json")
-    genotype = out_dir / "genotype.json"
-    named = config
-    if genotype.exists():  # the run's own copy: the file it was trained from may be gone
-        named = dataclasses.replace(config, model=str(genotype))
+    named = _with_own_genotype(config, out_dir)
     model = build_model(named, in_channels=in_channels, num_classes=num_classes)
     path = out_dir / "model.safetensors"
     try:

@@ -4,6 +4,7 @@ Every epoch ends in an atomic checkpoint; a run that is killed and resumed ends 
 not, bit for bit on CPU.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from dasvit.metrics import (
     tee,
 )
 from dasvit.ops import load_plugins
-from dasvit.optim import adamw, clip_gradients, cosine_lr
+from dasvit.optim import adamw, all_finite, clip_gradients, cosine_lr
 from dasvit.seed import (
     derive_seed,
     get_rng_state,
@@ -102,7 +103,11 @@ def search(
     run = _Run(config, data, where)
     checkpoint = out_dir / "checkpoint.pt"
     if resume and checkpoint.exists():
-        run.load_state_dict(load_checkpoint(checkpoint, KIND))
+        state = load_checkpoint(checkpoint, KIND)
+        try:
+            run.load_state_dict(state)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"{checkpoint} does not fit this search ({error!r})") from None
     report = tee(JsonLinesReport(out_dir / "alpha.jsonl", start_epoch=run.epoch), report)
 
     while True:
@@ -132,8 +137,13 @@ def check_search(config: SearchConfig) -> None:
     load_plugins(config.plugins)
     check_data(config.data)
     edge_ops = first_stage_ops(config.operations, config.num_nodes)
-    with torch.device("meta"):
-        _build(config, edge_ops, num_layers=1, in_channels=3, num_classes=2)
+    size = config.data.image_size
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = _build(config, edge_ops, num_layers=1, in_channels=3, num_classes=2)
+            model(torch.empty(2, 3, size, size))
+    except RuntimeError as error:  # too large to count, or a registered operation's shapes
+        raise ValueError(f"the operations do not run at dim={config.dim} ({error})") from None
 
 
 def load_search_config(out_dir: str | Path) -> SearchConfig:
@@ -221,10 +231,12 @@ class _Run:
         count = seen = 0
         lr = config.weight_lr
         for batch in train_batches:
+            # Fetched before the draws are noted: reading a batch may draw as well.
+            val_batch = next(val_batches) if search_alpha else None
             draws = get_rng_state(self.device)
-            if search_alpha:
+            if val_batch is not None:
                 found = alpha_gradient(
-                    model, batch, next(val_batches), fairness=self._fairness, xi=config.xi
+                    model, batch, val_batch, fairness=self._fairness, xi=config.xi
                 )
                 model.alpha.grad = found.gradient
                 self.alpha_optimizer.step()
@@ -255,10 +267,10 @@ class _Run:
 
     def _record(self, *, val_loss: float, train_loss: float, **values: float) -> SearchEpoch:
         weights = self.model.operation_weights().detach()
-        finite = torch.isfinite(weights).all().item() and torch.isfinite(torch.tensor(train_loss))
+        finite = math.isfinite(train_loss) and all_finite(list(self.model.parameters()))
         if not finite:
             raise FloatingPointError(
-                f"the loss or the alphas are not finite in epoch {self.epoch} (train loss "
+                f"the loss or the weights are not finite in epoch {self.epoch} (loss "
                 f"{train_loss}); the last checkpoint is kept. Try a smaller weight_lr, or grad_clip"
             )
         return SearchEpoch(

@@ -43,7 +43,7 @@ def test_resumed_with_its_own_settings(folder: Path) -> None:
     assert {name: content for name, (content, _) in files_of(folder).items()} == before
 
 
-@pytest.mark.parametrize("name", ["events.out.tfevents.1.host", "stdout.log", "notes.txt"])
+@pytest.mark.parametrize("name", ["events.out.tfevents.1.host", "stdout.log", ".config.json.7.tmp"])
 def test_logs_may_lie_there(folder: Path, name: str) -> None:
     folder.mkdir(parents=True)
     (folder / name).write_text("text")
@@ -72,13 +72,22 @@ def test_other_settings_are_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize(
-    "name", ["data.json", "genotype.json", "alpha.jsonl", "checkpoint.pt", "model.safetensors"]
+    "name",
+    [
+        "data.json",
+        "genotype.json",
+        "alpha.jsonl",
+        "checkpoint.pt",
+        "model.safetensors",
+        "encoder.png",
+        "notes.txt",
+    ],
 )
 def test_results_of_something_else_are_refused(folder: Path, name: str, resume: bool) -> None:
     """A name that a run would write: the file is someone's, and stays."""
     folder.mkdir(parents=True)
     (folder / name).write_text("{}")
-    refused(folder, "holds something else; choose an empty folder", resume=resume)
+    refused(folder, r"holds something else \(.+\); choose a new or an empty folder", resume=resume)
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,9 @@ def _finish(options: SweepOptions, folder: ResultFolder, outcome: Outcome, comma
         hidden = len(outcome.ranking) - SHOWN_ROWS
         print(f"and {hidden} more encoders in leaderboard.md" if hidden > 0 else "")
     print(f"results:     {folder.root}")
-    print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(folder.root))}")
+    # One command each: the HParams tab shows the settings of one kind of trial.
+    for trials in (folder.search_dir, folder.retrain_dir):
+        print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(trials))}")
     if outcome.complete:
         folder.remove_ray_records()
         print(f"wall time:   {duration(outcome.wall.get('total', 0.0))}")

@@ -431,6 +431,8 @@ def _copy_best(outcome: Outcome, folder: ResultFolder) -> None:
     """best/ is whole or not there: `python -m dasvit evaluate` runs on it."""
     best = best_retraining(outcome)
     if best is None:
+        # An earlier report's best is of another encoder: none is better than a wrong one.
+        shutil.rmtree(folder.best_dir, ignore_errors=True)
         return
     source = folder.retrain_dir / retrain_dirname(best.model, best.seed)
     fresh = folder.root / ".best.tmp"
