@@ -22,8 +22,7 @@ from dasvit.plots import save_encoder
 from dasvit.progress import ProgressReport
 from dasvit.retrain import build_model, check_retrain, evaluate, load_retrain_config, retrain
 from dasvit.search import OUTER_SETTINGS, check_search, load_search_config, search
-from dasvit.tensorboard import TensorBoardReport
-from dasvit.trace import read_trace
+from dasvit.tensorboard import tensorboard_report
 
 __all__ = ["main"]
 
@@ -129,7 +128,6 @@ def _search(args: SearchArgs) -> None:
     out = Path(args.resume or args.out or f"runs/search-{args.preset}-seed{config.seed}")
     check_search(config)
     settings = {name: getattr(config, name) for name in OUTER_SETTINGS}
-    start = len(read_trace(out / "alpha.jsonl")) if args.resume else 0
     print(
         f"searching {config.data.dataset} on {resolve_device(args.device)}, results in {out}",
         flush=True,
@@ -138,7 +136,7 @@ def _search(args: SearchArgs) -> None:
         lambda: search(
             config,
             out,
-            report=tee(_tensorboard(out, start, settings), ProgressReport()),
+            report=tee(tensorboard_report(out, settings), ProgressReport()),
             resume=args.resume is not None,
             device=args.device,
         ),
@@ -148,19 +146,10 @@ def _search(args: SearchArgs) -> None:
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
     plugins = f" --plugins {' '.join(config.plugins)}" if config.plugins else ""
     preset = "" if args.resume else f" --preset {args.preset}"  # a resumed run's is not known
-    print(f"next: python -m dasvit retrain{preset} --model {out / 'genotype.json'}" + plugins)
-
-
-def _tensorboard(out: Path, start: int, settings: dict[str, Any]) -> Any:
-    """Opens its file at the first event, when the folder is known to be this run's."""
-    opened: list[TensorBoardReport] = []
-
-    def report(event: Any) -> None:
-        if not opened:
-            opened.append(TensorBoardReport(out, start_epoch=start, hparams=settings))
-        opened[0](event)
-
-    return report
+    data_dir = f" --data-dir {config.data.data_dir}" if config.data.data_dir else ""
+    print(
+        f"next: python -m dasvit retrain{preset}{data_dir} --model {out / 'genotype.json'}{plugins}"
+    )
 
 
 def _retrain(args: RetrainArgs) -> None:
@@ -172,14 +161,13 @@ def _retrain(args: RetrainArgs) -> None:
     )
     out = Path(args.resume or args.out or f"runs/retrain-{args.preset}-{name}-seed{config.seed}")
     check_retrain(config)
-    start = len(read_trace(out / "train.jsonl")) if args.resume else 0
     settings = {"model": config.model, "seed": config.seed, "lr": config.lr}
     print(f"training {config.model} on {resolve_device(args.device)}, results in {out}", flush=True)
     _interruptible(
         lambda: retrain(
             config,
             out,
-            report=tee(_tensorboard(out, start, settings), ProgressReport()),
+            report=tee(tensorboard_report(out, settings), ProgressReport()),
             resume=args.resume is not None,
             device=args.device,
         ),

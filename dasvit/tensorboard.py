@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 from dasvit.genotype import Genotype, edge_list
 from dasvit.metrics import (
     Event,
+    Report,
     RetrainEpoch,
     RetrainResult,
     SearchEpoch,
@@ -27,7 +29,7 @@ from dasvit.metrics import (
 )
 from dasvit.plots import encoder_figure, heatmap_figure
 
-__all__ = ["TensorBoardReport"]
+__all__ = ["TensorBoardReport", "tensorboard_report"]
 
 
 class TensorBoardReport:
@@ -183,3 +185,31 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int
         else:
             flat[prefix + name] = str(value)
     return flat
+
+
+def tensorboard_report(log_dir: str | Path, hparams: Mapping[str, Any]) -> Report:
+    """A `TensorBoardReport` that opens its file at the first event.
+
+    Until then the folder may turn out to be another run's; and the event's epoch says which of the
+    epochs that lie there already are written again.
+
+    Args:
+        log_dir: the run's folder.
+        hparams: settings by name, nested or flat.
+    """
+    writer: TensorBoardReport | None = None
+
+    def report(event: Event) -> None:
+        nonlocal writer
+        if writer is None:
+            writer = TensorBoardReport(log_dir, start_epoch=_first_epoch(event), hparams=hparams)
+        writer(event)
+
+    return report
+
+
+def _first_epoch(event: Event) -> int:
+    if isinstance(event, SearchEpoch | RetrainEpoch):
+        return event.epoch
+    # A run that stopped between its last epoch and its end: all epochs are to be kept.
+    return event.epoch + 1 if isinstance(event, StageEnd) else sys.maxsize

@@ -1,13 +1,12 @@
 """What a Ray Train worker does: one search or one retraining, from its last epoch on."""
 
-import sys
 import time
 from typing import Any
 
 from ray import train
 
 from dasvit.config import SearchConfig, config_to_dict
-from dasvit.metrics import Event, Report, RetrainEpoch, SearchEpoch, StageEnd, scalars, tee
+from dasvit.metrics import Event, Report, RetrainEpoch, SearchEpoch, scalars, tee
 from tune.job import Job
 
 __all__ = ["work"]
@@ -27,7 +26,10 @@ def work(loop_config: dict[str, Any]) -> None:
     job: Job = loop_config["job"]
     torch.set_num_threads(job.demand.cpus)
     try:
-        _run(job, tee(_tensorboard(job), _RayReport()))
+        from dasvit.tensorboard import tensorboard_report
+
+        writer = tensorboard_report(job.folder, config_to_dict(job.config))
+        _run(job, tee(writer, _RayReport()))
     except (ValueError, FloatingPointError, ImportError) as error:
         job.record_failure(str(error))
 
@@ -42,30 +44,6 @@ def _run(job: Job, report: Report) -> None:
         from dasvit.retrain import retrain
 
         retrain(job.config, job.folder, **options)
-
-
-def _tensorboard(job: Job) -> Report:
-    """TensorBoard files in the trial's folder. Opened at the first event, whose epoch says what
-    an interrupted run wrote beyond it."""
-    from dasvit.tensorboard import TensorBoardReport
-
-    writer: TensorBoardReport | None = None
-
-    def report(event: Event) -> None:
-        nonlocal writer
-        if writer is None:
-            hparams = config_to_dict(job.config)
-            writer = TensorBoardReport(job.folder, start_epoch=_epoch(event), hparams=hparams)
-        writer(event)
-
-    return report
-
-
-def _epoch(event: Event) -> int:
-    if isinstance(event, SearchEpoch | RetrainEpoch):
-        return event.epoch
-    # A run that stopped between its last epoch and its end: all epochs are to be kept.
-    return event.epoch + 1 if isinstance(event, StageEnd) else sys.maxsize
 
 
 class _RayReport:
