@@ -1,6 +1,8 @@
 """`python -m dasvit …`"""
 
-from dasvit.cli import main
+from dasvit.garbage import lasting_imports
 
 if __name__ == "__main__":
+    with lasting_imports():
+        from dasvit.cli import main
     main()

@@ -1,16 +1,18 @@
 """The bilevel step (Algorithm 1, lines 11-14): alpha on validation data, weights on training data.
 
-Both passes compute gradients for what they update and nothing else: the first-order alpha pass
-none for the weights, the weight pass none for alpha.
+Every pass computes gradients for what it updates and nothing else, and keeps nothing for more:
+the alpha passes without weight gradients run with the weights frozen, the weight pass on detached
+operation weights.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dasvit.batch import Batch
 from dasvit.seed import get_rng_state, same_draws
@@ -77,9 +79,10 @@ def alpha_gradient(
         xi: ξ ≥ 0.
     """
     device = model.alpha.device
-    draws = get_rng_state(device)
     if xi == 0:
-        return _gradient_at(model, val_batch, fairness, [])[0]
+        with _frozen(model.weight_parameters()):
+            return _gradient_at(model, val_batch, fairness, [])[0]
+    draws = get_rng_state(device)
 
     params: list[Tensor] = [*model.weight_parameters()]
     saved = [p.detach().clone() for p in params]
@@ -127,7 +130,24 @@ def _gradient_at(
 
 
 def _train_gradient_of_alpha(model: SuperNet, batch: Batch) -> Float[Tensor, "edges ops"]:
-    """∇_α L_train at the model's present weights; no weight gradients."""
+    """∇_α L_train at the model's present weights, for the finite difference; no weight gradients.
+
+    Always in fp32: the difference of two gradients at w ± εv is of the size of bfloat16's rounding.
+    """
     images, labels = batch
-    loss = F.cross_entropy(model(images), labels)
-    return torch.autograd.grad(loss, model.alpha)[0]
+    with _frozen(model.weight_parameters()), model.in_precision("fp32"):
+        loss = F.cross_entropy(model(images), labels)
+        return torch.autograd.grad(loss, model.alpha)[0]
+
+
+@contextmanager
+def _frozen(params: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Nothing is recorded for the gradients of `params` inside."""
+    trained = [p for p in params if p.requires_grad]
+    for p in trained:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in trained:
+            p.requires_grad_(True)

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from dasvit.genotype import NUM_INPUTS, Genotype, edge_list
 from dasvit.mixed_edge import MixedEdge, PartialEdge
 from dasvit.ops import build_operation
+from dasvit.tokens import TokenSelector
 
-__all__ = ["DerivedCell", "SearchCell"]
+__all__ = ["DerivedCell", "SearchCell", "add_to_node"]
 
 
 class SearchCell(nn.Module):
@@ -33,7 +34,11 @@ class SearchCell(nn.Module):
         edge_token_ratio: float = 1.0,
     ) -> None:
         super().__init__()
+        self.edge_ops = tuple(edge_ops)
+        self.dim = dim
         self.num_nodes = num_nodes
+        self.dropout = dropout
+        self.edge_token_ratio = edge_token_ratio
         self.edges = nn.ModuleList()
         for names in edge_ops:
             edge: nn.Module = MixedEdge(names, dim, dropout=dropout)
@@ -41,6 +46,15 @@ class SearchCell(nn.Module):
                 edge = PartialEdge(edge, dim, edge_token_ratio)
             self.edges.append(edge)
         assert len(self.edges) == len(edge_list(num_nodes))
+
+    def mixed_edges(self) -> list[MixedEdge]:
+        """The edges in the order of `edge_list`, without their token selection."""
+        inner = [edge.edge if isinstance(edge, PartialEdge) else edge for edge in self.edges]
+        return [edge for edge in inner if isinstance(edge, MixedEdge)]
+
+    def selectors(self) -> list[TokenSelector]:
+        """The token selection of every edge; none without it."""
+        return [edge.selector for edge in self.edges if isinstance(edge, PartialEdge)]
 
     def forward(
         self,
@@ -54,7 +68,7 @@ class SearchCell(nn.Module):
         for (source, node), edge, row in zip(
             edge_list(self.num_nodes), self.edges, rows, strict=True
         ):
-            _add_to_node(states, node, edge(states[source], row))
+            add_to_node(states, node, edge(states[source], row))
         return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
 
 
@@ -97,11 +111,11 @@ class DerivedCell(nn.Module):
     ) -> Float[Tensor, "batch tokens dim"]:
         states = [before_last, last]
         for (source, node), edge in zip(self.wiring, self.edges, strict=True):
-            _add_to_node(states, node, edge(states[source]))
+            add_to_node(states, node, edge(states[source]))
         return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
 
 
-def _add_to_node(states: list[Tensor], node: int, term: Tensor) -> None:
+def add_to_node(states: list[Tensor], node: int, term: Tensor) -> None:
     """Eq. 9: a node is the sum of its incoming edges, which arrive node by node."""
     if len(states) == NUM_INPUTS + node:
         states.append(term)

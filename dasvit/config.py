@@ -171,11 +171,27 @@ class SearchConfig:
     """Largest norm of the weight gradient; 0 does not clip. The paper names no clipping."""
     val_fraction: float = 0.5
     """Share of the training set that trains the alphas (design: split 50/50)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 computes under bfloat16 autocast; weights, alphas and optimisers stay in fp32."""
+    fused: bool = True
+    """Compute the candidates of a node's edges together in a few large products. The function is
+    the same; false is the literal form, which dropout > 0 takes as well."""
+    recompute: bool = False
+    """Keep only the inputs of each node's edges for the backward pass and compute them anew
+    there: less memory, more time. Needs `fused`."""
     seed: int = 0
     """Seed of initialisation, split and data order."""
 
     def __post_init__(self) -> None:
         _check_numbers(self)
+        _require(
+            self.precision in ("fp32", "bf16"),
+            f"precision must be fp32 or bf16, but got {self.precision!r}",
+        )
+        _require(
+            not self.recompute or (self.fused and self.dropout == 0),
+            "recompute needs fused, and dropout 0",
+        )
         _require(len(self.operations) > 0, "operations must name at least one operation")
         _require(
             len(set(self.operations)) == len(self.operations),

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from dasvit.cell import DerivedCell, SearchCell
+from dasvit.fused import FusedCell
 from dasvit.genotype import Genotype, edge_list
 from dasvit.mixed_edge import MixedEdge, PartialEdge
 from dasvit.network import DASViT
@@ -18,6 +19,21 @@ def _mixed(edge: nn.Module) -> MixedEdge:
     inner = edge.edge if isinstance(edge, PartialEdge) else edge
     assert isinstance(inner, MixedEdge)
     return inner
+
+
+def _unfused(cell: nn.Module) -> SearchCell:
+    """The cell itself, or a copy in literal form."""
+    if isinstance(cell, FusedCell):
+        return cell.unfused()
+    assert isinstance(cell, SearchCell)
+    return cell
+
+
+def _copy_operation(source: nn.Module, target: nn.Module) -> None:
+    """From a supernet's candidate, whose norm has no affine part, to an operation that has one:
+    fresh, it is 1 and 0."""
+    missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
+    assert not unexpected and set(missing) <= {"norm.weight", "norm.bias"}
 
 
 def _copy(source: nn.Module | None, target: nn.Module | None) -> None:
@@ -33,16 +49,18 @@ def inherit_weights(old: SuperNet, new: SuperNet) -> None:
     _copy(old.selector, new.selector)
     _copy(old.norm, new.norm)
     _copy(old.head, new.head)
-    for layer, target in enumerate(new.cells):
+    sources = [_unfused(cell) for cell in old.cells]
+    for layer, cell in enumerate(new.cells):
         # Paper gap: which layer a deeper net's layer inherits from, see docs/fidelity.md.
-        source = old.cells[layer % old.num_layers]
-        assert isinstance(source, SearchCell) and isinstance(target, SearchCell)
+        source, target = sources[layer % old.num_layers], _unfused(cell)
         for old_edge, new_edge in zip(source.edges, target.edges, strict=True):
             if isinstance(old_edge, PartialEdge) and isinstance(new_edge, PartialEdge):
                 _copy(old_edge.selector, new_edge.selector)
             old_ops, new_ops = _mixed(old_edge), _mixed(new_edge)
             for name, op in zip(new_ops.names, new_ops.ops, strict=True):
                 _copy(old_ops.ops[old_ops.names.index(name)], op)
+        if isinstance(cell, FusedCell):
+            cell.load(target)
 
 
 @torch.no_grad()
@@ -76,8 +94,9 @@ def derived_network(supernet: SuperNet, genotype: Genotype) -> DASViT:
     _copy(supernet.norm, network.norm)
     _copy(supernet.head, network.head)
     edges = edge_list(supernet.num_nodes)
-    for source, target in zip(supernet.cells, network.cells, strict=True):
-        assert isinstance(source, SearchCell) and isinstance(target, DerivedCell)
+    for cell, target in zip(supernet.cells, network.cells, strict=True):
+        assert isinstance(target, DerivedCell)
+        source = _unfused(cell)
         for wire, name, op in zip(target.wiring, genotype.operations, target.edges, strict=True):
             old_edge = source.edges[edges.index(wire)]
             old_ops = _mixed(old_edge)
@@ -86,5 +105,5 @@ def derived_network(supernet: SuperNet, genotype: Genotype) -> DASViT:
             if isinstance(old_edge, PartialEdge) and isinstance(op, PartialEdge):
                 _copy(old_edge.selector, op.selector)
                 op = op.edge
-            _copy(old_ops.ops[old_ops.names.index(name)], op)
+            _copy_operation(old_ops.ops[old_ops.names.index(name)], op)
     return network.train(supernet.training)

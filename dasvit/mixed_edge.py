@@ -12,6 +12,9 @@ __all__ = ["MixedEdge", "PartialEdge"]
 class MixedEdge(nn.Module):
     """All candidates of one edge, summed by their weights.
 
+    The norms of MSA and MLP are without affine part here: the linear layer behind is free to hold
+    it, and all candidates can share one normalisation.
+
     Args:
         names: the candidates, in the order of the weights.
         dim: embedding dimension C.
@@ -21,7 +24,9 @@ class MixedEdge(nn.Module):
     def __init__(self, names: tuple[str, ...], dim: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.names = names
-        self.ops = nn.ModuleList(build_operation(name, dim, dropout=dropout) for name in names)
+        self.ops = nn.ModuleList(
+            build_operation(name, dim, dropout=dropout, norm_affine=False) for name in names
+        )
 
     def forward(
         self, x: Float[Tensor, "batch tokens dim"], weights: Float[Tensor, " ops"]

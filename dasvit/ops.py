@@ -9,6 +9,7 @@ import importlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -70,12 +71,15 @@ class MSA(nn.Module):
         dim: embedding dimension C.
         heads: number of heads H; d_k = d_v = C / H.
         dropout: on the output.
+        norm_affine: whether the norm has a gain and a bias of its own.
 
     Raises:
         ValueError: `heads` does not divide `dim`.
     """
 
-    def __init__(self, dim: int, heads: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, heads: int, *, dropout: float = 0.0, norm_affine: bool = True
+    ) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             divisors = [h for h in range(1, dim + 1) if dim % h == 0 and h <= 32]
@@ -84,7 +88,7 @@ class MSA(nn.Module):
                 f"{divisors}"
             )
         self.heads = heads
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=norm_affine)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
@@ -107,17 +111,20 @@ class MLP(nn.Module):
         dim: embedding dimension C.
         ratio: hidden width over C.
         dropout: on the output.
+        norm_affine: whether the norm has a gain and a bias of its own.
 
     Raises:
         ValueError: `ratio · dim` rounds to less than 1.
     """
 
-    def __init__(self, dim: int, ratio: float, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, ratio: float, *, dropout: float = 0.0, norm_affine: bool = True
+    ) -> None:
         super().__init__()
         hidden = round(dim * ratio)
         if hidden < 1:
             raise ValueError(f"mlp_r{ratio:g} has no hidden unit at dim={dim}")
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=norm_affine)
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
         self.dropout = nn.Dropout(dropout)
@@ -222,18 +229,24 @@ def operation_kind(name: str) -> str:
     return _parse(name)[0].kind
 
 
-def build_operation(name: str, dim: int, *, dropout: float = 0.0) -> nn.Module:
+def build_operation(
+    name: str, dim: int, *, dropout: float = 0.0, norm_affine: bool = True
+) -> nn.Module:
     """The operation called `name` at width `dim`, freshly initialised.
+
+    Args:
+        norm_affine: whether the norm inside MSA and MLP has a gain and a bias; registered
+            operations are as they are.
 
     Raises:
         ValueError: an unknown name, or a value that does not fit `dim`.
     """
     family, value = _parse(name)
-    return (
-        family.build(dim, dropout=dropout)
-        if value is None
-        else family.build(dim, value, dropout=dropout)
-    )
+    build: Callable[..., nn.Module] = family.build
+    options: dict[str, Any] = {"dropout": dropout}
+    if build in (MSA, MLP):
+        options["norm_affine"] = norm_affine
+    return build(dim, **options) if value is None else build(dim, value, **options)
 
 
 def check_operation(name: str) -> None:

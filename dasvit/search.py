@@ -6,14 +6,12 @@ not, bit for bit on CPU.
 
 import math
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dasvit.architect import alpha_gradient, weight_gradient
 from dasvit.checkpoint import load_checkpoint, save_checkpoint
 from dasvit.config import SearchConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, Split, check_data, endless, load_data, split_half
@@ -22,7 +20,6 @@ from dasvit.environment import resolve_device
 from dasvit.folder import check_folder, open_folder, read_settings
 from dasvit.genotype import Genotype
 from dasvit.inherit import derived_network, inherit_weights
-from dasvit.losses import fairness_loss, fairness_types, type_totals
 from dasvit.metrics import (
     EdgeOps,
     Report,
@@ -34,16 +31,15 @@ from dasvit.metrics import (
     tee,
 )
 from dasvit.ops import load_plugins
-from dasvit.optim import adamw, all_finite, clip_gradients, cosine_lr
+from dasvit.optim import all_finite, cosine_lr
 from dasvit.seed import (
     derive_seed,
     get_rng_state,
-    same_draws,
     seed_everything,
     set_rng_state,
 )
 from dasvit.stages import first_stage_ops, prune
-from dasvit.supernet import SuperNet
+from dasvit.step import BilevelStep, build_supernet
 from dasvit.trace import JsonLinesReport, load_search_result, save_result
 
 __all__ = ["OUTER_SETTINGS", "accuracy", "check_search", "load_search_config", "search"]
@@ -140,7 +136,7 @@ def check_search(config: SearchConfig) -> None:
     size = config.data.image_size
     try:
         with torch.device("meta"), torch.no_grad():
-            model = _build(config, edge_ops, num_layers=1, in_channels=3, num_classes=2)
+            model = build_supernet(config, edge_ops, num_layers=1, in_channels=3, num_classes=2)
             model(torch.empty(2, 3, size, size))
     except RuntimeError as error:  # too large to count, or a registered operation's shapes
         raise ValueError(f"the operations do not run at dim={config.dim} ({error})") from None
@@ -155,32 +151,12 @@ def load_search_config(out_dir: str | Path) -> SearchConfig:
     return config_from_dict(SearchConfig, read_settings(out_dir, KIND))
 
 
-def _build(
-    config: SearchConfig, edge_ops: EdgeOps, *, num_layers: int, in_channels: int, num_classes: int
-) -> SuperNet:
-    return SuperNet(
-        edge_ops,
-        num_layers=num_layers,
-        dim=config.dim,
-        num_nodes=config.num_nodes,
-        image_size=config.data.image_size,
-        patch_size=config.patch_size,
-        in_channels=in_channels,
-        num_classes=num_classes,
-        dropout=config.dropout,
-        token_ratio=config.token_ratio,
-        token_where=config.token_where,
-        alpha_init_std=config.alpha_init_std,
-    )
-
-
 class _Run:
     """The state of Algorithm 1: supernet, both optimisers, and where in the schedule it is."""
 
     def __init__(self, config: SearchConfig, data: ImageData, device: torch.device) -> None:
         self.config, self.device = config, device
         self._in_channels, self._num_classes = data.in_channels, data.num_classes
-        self.types = fairness_types(config.operations)
         self.epoch = 0
         self.stage = 0
         self.seconds = 0.0
@@ -190,24 +166,14 @@ class _Run:
         """Algorithm 1, lines 4-5: a fresh supernet and fresh optimisers for a stage."""
         seed_everything(derive_seed(self.config.seed, "stage", stage))
         self.stage, self.edge_ops = stage, edge_ops
-        self.model = _build(
+        self.model = build_supernet(
             self.config,
             edge_ops,
             num_layers=self.config.stage_layers[stage],
             in_channels=self._in_channels,
             num_classes=self._num_classes,
         ).to(self.device)
-        self.weight_optimizer = adamw(
-            self.model.weight_parameters(),
-            lr=self.config.weight_lr,
-            weight_decay=self.config.weight_decay,
-        )
-        self.alpha_optimizer = torch.optim.Adam(
-            self.model.alpha_parameters(),
-            lr=self.config.alpha_lr,
-            betas=self.config.alpha_betas,
-            weight_decay=self.config.alpha_weight_decay,
-        )
+        self.step = BilevelStep(self.config, self.model)
 
     @property
     def stage_end(self) -> int:
@@ -231,23 +197,13 @@ class _Run:
         count = seen = 0
         lr = config.weight_lr
         for batch in train_batches:
-            # Fetched before the draws are noted: reading a batch may draw as well.
             val_batch = next(val_batches) if search_alpha else None
-            draws = get_rng_state(self.device)
-            if val_batch is not None:
-                found = alpha_gradient(
-                    model, batch, val_batch, fairness=self._fairness, xi=config.xi
-                )
-                model.alpha.grad = found.gradient
-                self.alpha_optimizer.step()
-                val_loss += found.val_loss
-            with same_draws(draws, self.device):  # in every pass of one step
-                grads, loss, logits = weight_gradient(model, batch)
-            clip_gradients(grads, config.grad_clip)
             lr = cosine_lr(
                 in_stage * steps + count, config.stage_epochs * steps, lr=config.weight_lr
             )
-            _step(self.weight_optimizer, model.weight_parameters(), grads, lr)
+            loss, logits, found = self.step(batch, val_batch, weight_lr=lr)
+            if found is not None:
+                val_loss += found.val_loss
             train_loss += loss
             correct += (logits.argmax(dim=1) == batch[1]).sum()
             count += 1
@@ -280,28 +236,11 @@ class _Run:
             num_layers=self.model.num_layers,
             train_loss=train_loss,
             val_loss=val_loss,
-            fair_loss=self._fairness(weights).item(),
+            fair_loss=self.step.fairness(weights).item(),
             weights=_rows(weights),
             edge_ops=self.edge_ops,
-            type_totals={
-                kind: total.item()
-                for kind, total in type_totals(weights, self.edge_ops, self.types).items()
-            },
+            type_totals=self.step.type_totals(weights),
             **values,
-        )
-
-    def _fairness(self, weights: Tensor) -> Tensor:
-        config = self.config
-        return fairness_loss(
-            weights,
-            self.edge_ops,
-            self.types,
-            skip_weight=config.skip_weight,
-            type_weight=config.type_weight,
-            gamma_min=config.gamma_min,
-            gamma_max=config.gamma_max,
-            zeta1=config.zeta1,
-            zeta2=config.zeta2,
         )
 
     def next_candidates(self) -> tuple[EdgeOps, Tensor] | None:
@@ -377,8 +316,8 @@ class _Run:
             "seconds": self.seconds,
             "edge_ops": [list(names) for names in self.edge_ops],
             "model": self.model.state_dict(),
-            "weight_optimizer": self.weight_optimizer.state_dict(),
-            "alpha_optimizer": self.alpha_optimizer.state_dict(),
+            "weight_optimizer": self.step.weight_optimizer.state_dict(),
+            "alpha_optimizer": self.step.alpha_optimizer.state_dict(),
             "rng": get_rng_state(self.device),
         }
 
@@ -386,20 +325,9 @@ class _Run:
         self._enter(state["stage"], tuple(tuple(names) for names in state["edge_ops"]))
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.model.load_state_dict(state["model"])
-        self.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        self.step.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        self.step.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
         set_rng_state(state["rng"], self.device)
-
-
-def _step(
-    optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter], grads: list[Tensor], lr: float
-) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    for param, grad in zip(params, grads, strict=True):
-        param.grad = grad
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
 
 
 def _rows(weights: Tensor) -> Rows:

@@ -1,12 +1,14 @@
 """The search network: encoders of mixed edges under one alpha shared by all layers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dasvit.cell import SearchCell
+from dasvit.fused import FusedCell
 from dasvit.genotype import edge_list
 from dasvit.ops import init_linear
 from dasvit.tokens import TokenEmbedding, TokenSelector, check_selection
@@ -34,6 +36,9 @@ class SuperNet(nn.Module):
         token_ratio: λ in (0, 1]; 1 selects all tokens and has no selector at all.
         token_where: "input" (once, on `Z_0`) or "edge".
         alpha_init_std: standard deviation of the alphas at the start.
+        fused: compute the encoders as `FusedCell`s, where there is no dropout.
+        recompute: see `FusedCell`; needs `fused`.
+        precision: "fp32", or "bf16" to compute under bfloat16 autocast; parameters stay in fp32.
 
     Raises:
         ValueError: an unknown operation, one that does not fit `dim`, or rows of unequal length.
@@ -54,6 +59,9 @@ class SuperNet(nn.Module):
         token_ratio: float = 1.0,
         token_where: str = "input",
         alpha_init_std: float = 1e-3,
+        fused: bool = False,
+        recompute: bool = False,
+        precision: str = "fp32",
     ) -> None:
         super().__init__()
         self.edge_ops = tuple(tuple(names) for names in edge_ops)
@@ -69,6 +77,7 @@ class SuperNet(nn.Module):
         self.dropout = dropout
         self.token_ratio = token_ratio
         self.token_where = token_where
+        self.precision = precision
         self.embedding = TokenEmbedding(
             image_size=image_size, patch_size=patch_size, in_channels=in_channels, dim=dim
         )
@@ -76,16 +85,17 @@ class SuperNet(nn.Module):
         self.selector = (
             TokenSelector(dim, token_ratio) if selects and token_where == "input" else None
         )
-        self.cells = nn.ModuleList(
-            SearchCell(
+        self.cells = nn.ModuleList()
+        for _ in range(num_layers):
+            cell = SearchCell(
                 self.edge_ops,
                 dim,
                 num_nodes=num_nodes,
                 dropout=dropout,
                 edge_token_ratio=token_ratio if token_where == "edge" else 1.0,
             )
-            for _ in range(num_layers)
-        )
+            fuses = fused and dropout == 0
+            self.cells.append(FusedCell(cell, recompute=recompute) if fuses else cell)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
         init_linear(self.head)
@@ -109,6 +119,20 @@ class SuperNet(nn.Module):
         """All parameters but the alphas, in a fixed order."""
         return [p for name, p in self.named_parameters() if name != "alpha"]
 
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        if self.precision == "fp32" or device.type == "meta":
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16)
+
+    @contextmanager
+    def in_precision(self, precision: str) -> Iterator[None]:
+        """Compute in another precision ("fp32" or "bf16") inside the block."""
+        before, self.precision = self.precision, precision
+        try:
+            yield
+        finally:
+            self.precision = before
+
     def forward(
         self,
         images: Float[Tensor, "batch channels height width"],
@@ -123,10 +147,12 @@ class SuperNet(nn.Module):
         """
         if weights is None:
             weights = self.operation_weights()
-        tokens = self.embedding(images)
-        if self.selector is not None:
-            tokens, _ = self.selector(tokens)
-        before_last, last = tokens, tokens
-        for cell in self.cells:
-            before_last, last = last, cell(before_last, last, weights)
-        return self.head(self.norm(last[:, 0]))
+        with self._autocast(images.device):
+            tokens = self.embedding(images)
+            if self.selector is not None:
+                tokens, _ = self.selector(tokens)
+            before_last, last = tokens, tokens
+            for cell in self.cells:
+                before_last, last = last, cell(before_last, last, weights)
+            logits = self.head(self.norm(last[:, 0]))
+        return logits.to(weights.dtype)

@@ -90,7 +90,10 @@ def bypass(tokens: Tensor, processed: Tensor, positions: list[list[int]]) -> Ten
 def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
     mean = x.mean(-1, keepdim=True)
     variance = ((x - mean) ** 2).mean(-1, keepdim=True)
-    return (x - mean) / (variance + LAYER_NORM_EPSILON).sqrt() * norm.weight + norm.bias
+    normalised = (x - mean) / (variance + LAYER_NORM_EPSILON).sqrt()
+    if norm.weight is None:  # a supernet's candidate
+        return normalised
+    return normalised * norm.weight + norm.bias
 
 
 def softmax(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import dasvit.cli
 import dasvit.ops
 import dasvit.retrain
 import dasvit.search
+import dasvit.step
 from dasvit.arguments import preset_from_argv
 from dasvit.cli import main
 from dasvit.config import SearchConfig
@@ -434,7 +435,7 @@ def test_bad_input_is_one_line(
     def never(*args: Any, **options: Any) -> None:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(dasvit.search, "weight_gradient", never)
+    monkeypatch.setattr(dasvit.step, "weight_gradient", never)
     monkeypatch.setattr(dasvit.retrain, "_train_epoch", never)
     done = call(*argv)
     assert done.code == 2

@@ -9,8 +9,11 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 def main() -> int:
     """Exit status: 0 if all trials finished, 1 if some failed, 2 bad input, 130 interrupted."""
+    from dasvit.garbage import lasting_imports
+
     try:
-        from tune.main import main as run
+        with lasting_imports():
+            from tune.main import main as run
     except ModuleNotFoundError as error:
         print(
             f'error: the Python package {error.name!r} is missing; pip install -e ".[tune]"',

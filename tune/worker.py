@@ -6,7 +6,8 @@ from typing import Any
 from ray import train
 
 from dasvit.config import SearchConfig, config_to_dict
-from dasvit.metrics import Event, Report, RetrainEpoch, SearchEpoch, scalars, tee
+from dasvit.garbage import lasting_imports
+from dasvit.metrics import Event, RetrainEpoch, SearchEpoch, scalars, tee
 from tune.job import Job
 
 __all__ = ["work"]
@@ -21,29 +22,25 @@ def work(loop_config: dict[str, Any]) -> None:
     Errors that would come again are recorded in the trial's folder; others are raised: Ray Train
     then starts the worker anew, and it continues from its last epoch.
     """
-    import torch
-
     job: Job = loop_config["job"]
-    torch.set_num_threads(job.demand.cpus)
     try:
-        from dasvit.tensorboard import tensorboard_report
+        # Not at the top: the processes that only pass this function on need none of it.
+        with lasting_imports():
+            import torch
 
-        writer = tensorboard_report(job.folder, config_to_dict(job.config))
-        _run(job, tee(writer, _RayReport()))
+            from dasvit.retrain import retrain
+            from dasvit.search import search
+            from dasvit.tensorboard import tensorboard_report
+
+        torch.set_num_threads(job.demand.cpus)
+        report = tee(tensorboard_report(job.folder, config_to_dict(job.config)), _RayReport())
+        options: dict[str, Any] = {"report": report, "resume": True, "device": job.demand.device}
+        if isinstance(job.config, SearchConfig):
+            search(job.config, job.folder, **options)
+        else:
+            retrain(job.config, job.folder, **options)
     except (ValueError, FloatingPointError, ImportError) as error:
         job.record_failure(str(error))
-
-
-def _run(job: Job, report: Report) -> None:
-    options: dict[str, Any] = {"report": report, "resume": True, "device": job.demand.device}
-    if isinstance(job.config, SearchConfig):
-        from dasvit.search import search
-
-        search(job.config, job.folder, **options)
-    else:
-        from dasvit.retrain import retrain
-
-        retrain(job.config, job.folder, **options)
 
 
 class _RayReport:
