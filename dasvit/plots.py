@@ -4,17 +4,11 @@ Values in, a matplotlib `Figure` out: no pyplot, no global state, equal input gi
 figure. Nothing here reads or writes a file but `save_figure` and `save_encoder`.
 """
 
-import math
-import random
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
 from graphlib import CycleError, TopologicalSorter
-from itertools import combinations, pairwise
-from pathlib import Path as FilePath
-from typing import Any
+from itertools import pairwise
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -22,13 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Circle, PathPatch, Polygon, Rectangle
-from matplotlib.path import Path
-from matplotlib.textpath import TextPath
+from matplotlib.patches import Rectangle
 
-from dasvit.genotype import NUM_INPUTS, Genotype, edge_list, source_name
+from dasvit.drawing import FAINT, FONT, INK, TEXT, encoder_figure, operation_family, operation_label
+from dasvit.genotype import Genotype, edge_list, source_name
 from dasvit.metrics import EdgeOps, SearchEpoch, operation_share
 
 __all__ = [
@@ -42,418 +34,11 @@ __all__ = [
     "stage_heatmaps_figure",
 ]
 
-FONT = "DejaVu Sans"  # ships with matplotlib: the same letters on every machine
-INK = "#333333"
-FAINT = "#b5b5b5"
-# Fill and outline by kind of operation.
-COLOURS = {
-    "msa": ("#fde4d0", "#d4691e"),
-    "mlp": ("#d8e7f5", "#2b6fad"),
-    "identity": ("#ddefdc", "#43904f"),
-    "zero": ("#f1f1f1", "#8a8a8a"),
-    "other": ("#e9e0f3", "#7552a3"),
-}
 # Colours of the curves, distinct for colour-blind readers (Okabe and Ito).
 CURVES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-LINE: dict[str, Any] = {"edgecolor": INK, "linewidth": 1.15, "zorder": 2}
-TEXT: dict[str, Any] = {
-    "family": FONT,
-    "math_fontfamily": "cm",
-    "color": INK,
-    "ha": "center",
-    "va": "center_baseline",
-    "zorder": 6,
-}
-
-# Lengths of the encoder's drawing, in inches.
-BOX_HEIGHT = 0.36
-CIRCLE_RADIUS = 0.155
-TERMINAL_WIDTH = 0.56
-LABEL_HEIGHT = 0.27  # of a node's name above its circle
-PADDING = 0.15  # between neighbours in a column
-MARGIN = 0.16
-ARROW = 0.095
 
 
-def _kind(operation: str) -> str:
-    family = operation.partition("_")[0]
-    return family if family in COLOURS else "other"
-
-
-def operation_label(operation: str) -> str:
-    """What a reader sees for an operation: `msa_h8` is "MSA 8 heads", `mlp_r0.5` "MLP ×0.5"."""
-    family, _, setting = operation.partition("_")
-    if family == "msa" and setting.startswith("h"):
-        return f"MSA {setting[1:]} head" + ("" if setting == "h1" else "s")
-    if family == "mlp" and setting.startswith("r"):
-        return f"MLP ×{setting[1:]}"
-    return f"{family} {setting[0]}={setting[1:]}" if setting else family
-
-
-@cache
-def _text_width(text: str, size: float) -> float:
-    """Width in inches, from the font's outlines: needs no renderer."""
-    path = TextPath((0, 0), text, size=size, prop=FontProperties(family=FONT))
-    return float(path.get_extents().width) / 72
-
-
-# --- the encoder: a layered drawing, left to right ------------------------------------------
-#
-# Columns alternate: inputs, the boxes of the first nodes, those nodes, the boxes of the next
-# nodes, and so on, then the sum and the output. A value that is read further right runs through
-# the columns between as a "lane", straight and with a place of its own, so no line can touch a
-# box; lines bend in the gaps between columns only.
-
-
-@dataclass(slots=True)
-class _Item:
-    """One thing in one column.
-
-    Attributes:
-        kind: input, box, node, sum, output, or lane (a line that passes the column).
-        above, below: how far it reaches from its height y, in inches.
-        width: in inches.
-    """
-
-    kind: str
-    column: int
-    above: float
-    below: float
-    width: float
-    text: str
-    operation: str
-    x: float = 0.0
-    y: float = 0.0
-
-
-@dataclass(slots=True)
-class _Drawing:
-    """Items by column, top to bottom, and links `(from, to)` between neighbouring columns."""
-
-    items: list[_Item] = field(default_factory=list)
-    columns: list[list[int]] = field(default_factory=list)
-    links: list[tuple[int, int]] = field(default_factory=list)
-
-    def add(self, kind: str, column: int, text: str = "", operation: str = "") -> int:
-        if kind == "lane":
-            half, width = 0.0, 0.0
-        elif kind in ("node", "sum"):
-            half, width = CIRCLE_RADIUS, 2 * CIRCLE_RADIUS
-        else:
-            half, width = BOX_HEIGHT / 2, TERMINAL_WIDTH
-        above = half + (LABEL_HEIGHT if kind == "node" else 0.0)
-        self.items.append(_Item(kind, column, above, half, width, text, operation))
-        while len(self.columns) <= column:
-            self.columns.append([])
-        self.columns[column].append(len(self.items) - 1)
-        return len(self.items) - 1
-
-
-def _build(genotype: Genotype) -> _Drawing:
-    drawing = _Drawing()
-    depth = [0] * NUM_INPUTS
-    for edges in genotype.nodes:
-        depth.append(1 + max(depth[e.source] for e in edges))
-    values = [  # the item of each source: inputs, then nodes
-        drawing.add("input" if s < NUM_INPUTS else "node", 2 * depth[s], f"${source_name(s)}$")
-        for s in range(len(depth))
-    ]
-    readers: list[list[int]] = [[] for _ in values]
-    width = 0.26 + max(_text_width(operation_label(op), 10) for op in genotype.operations)
-    for node, edges in zip(values[NUM_INPUTS:], genotype.nodes, strict=True):
-        for edge in edges:
-            label = operation_label(edge.operation)
-            box = drawing.add("box", drawing.items[node].column - 1, label, edge.operation)
-            drawing.items[box].width = width
-            drawing.links.append((box, node))
-            readers[edge.source].append(box)
-
-    end = 2 * max(depth) + 1
-    if len(genotype.nodes) == 1:
-        readers[NUM_INPUTS].append(drawing.add("output", end, "$e_k$"))
-    else:
-        total = drawing.add("sum", end)
-        drawing.links.append((total, drawing.add("output", end + 1, "$e_k$")))
-        for node_readers in readers[NUM_INPUTS:]:
-            node_readers.append(total)
-
-    # One lane a value, from which all its readers branch off.
-    for value, its_readers in zip(values, readers, strict=True):
-        here = value
-        last = max((drawing.items[r].column for r in its_readers), default=0)
-        for column in range(drawing.items[value].column + 1, last + 1):
-            targets = [r for r in its_readers if drawing.items[r].column == column]
-            if column < last:
-                targets.append(drawing.add("lane", column))
-            drawing.links.extend((here, target) for target in targets)
-            here = targets[-1]
-    return drawing
-
-
-def _crossings(drawing: _Drawing, columns: Sequence[Sequence[int]]) -> int:
-    rank = {item: r for column in columns for r, item in enumerate(column)}
-    count = 0
-    for column in range(len(columns) - 1):
-        links = [(rank[u], rank[v]) for u, v in drawing.links if drawing.items[u].column == column]
-        count += sum((a - c) * (b - d) < 0 for (a, b), (c, d) in combinations(links, 2))
-    return count
-
-
-def _orders(drawing: _Drawing) -> list[list[list[int]]]:
-    """A few orders of the columns' items with the fewest crossings found (barycentre sweeps)."""
-    neighbours: dict[int, dict[int, list[int]]] = {-1: {}, 1: {}}
-    for u, v in drawing.links:
-        neighbours[-1].setdefault(v, []).append(u)
-        neighbours[1].setdefault(u, []).append(v)
-    generator = random.Random(0)
-    found: dict[tuple[tuple[int, ...], ...], int] = {}
-    for _ in range(10):
-        columns = [list(column) for column in drawing.columns]
-        # The first column stays: a drawing and its mirror image have the same crossings.
-        for column in columns[1:]:
-            generator.shuffle(column)
-        for _ in range(6):
-            for side in (-1, 1):
-                inner = range(1, len(columns)) if side < 0 else range(len(columns) - 2, 0, -1)
-                for c in inner:
-                    rank = {item: r for r, item in enumerate(columns[c + side])}
-                    near = neighbours[side]
-
-                    def centre(item: int) -> float:
-                        ranks = [rank[n] for n in near.get(item, ())]  # noqa: B023
-                        return sum(ranks) / len(ranks) if ranks else 0.0
-
-                    columns[c].sort(key=centre)
-        best = _crossings(drawing, columns)
-        improved = True
-        while improved:
-            improved = False
-            for column in columns[1:]:
-                for r in range(len(column) - 1):
-                    column[r], column[r + 1] = column[r + 1], column[r]
-                    count = _crossings(drawing, columns)
-                    if count < best:
-                        best, improved = count, True
-                    else:
-                        column[r], column[r + 1] = column[r + 1], column[r]
-        found[tuple(map(tuple, columns))] = best
-    fewest = min(found.values())
-    return [[list(c) for c in order] for order, count in found.items() if count == fewest][:6]
-
-
-def _place(drawing: _Drawing, columns: Sequence[Sequence[int]]) -> tuple[np.ndarray, float]:
-    """Heights of all items (inches, up) for given orders, and what they cost.
-
-    Absolute differences keep lines straight, squared ones centre a node on its boxes. Both are
-    solved as reweighted least squares under the columns' minimal distances, which enter as
-    stiff one-sided springs.
-    """
-    items, count = drawing.items, len(drawing.items)
-    gaps = [
-        (a, b, items[a].below + items[b].above + PADDING)
-        for column in columns
-        for a, b in pairwise(column)
-    ]
-    incoming = Counter(v for _, v in drawing.links)
-    links = []  # from, to, weight of the absolute and of the squared difference
-    for u, v in drawing.links:
-        if items[v].kind in ("node", "sum") and incoming[v] > 1:
-            links.append((u, v, 0.7, 0.5))
-        else:
-            links.append((u, v, 1.0 if items[v].kind == "box" else 4.0, 0.0))
-    y = np.zeros(count)
-    for column in columns:
-        for r, item in enumerate(column):
-            y[item] = (len(column) - 1) / 2 - r
-    for step in range(60):
-        matrix = np.eye(count) * 1e-6
-        target = np.zeros(count)
-        smoothing = max(0.5 * 0.85**step, 0.002)
-        springs = [
-            (u, v, absolute / max(abs(y[u] - y[v]), smoothing) + squared, 0.0)
-            for u, v, absolute, squared in links
-        ]
-        springs += [(a, b, 1e4, d) for a, b, d in gaps if y[a] - y[b] < d + 1e-9]
-        for u, v, w, d in springs:  # w · (y_u - y_v - d)²
-            matrix[u, u] += w
-            matrix[v, v] += w
-            matrix[u, v] -= w
-            matrix[v, u] -= w
-            target[u] += w * d
-            target[v] -= w * d
-        y = y + 0.7 * (np.linalg.solve(matrix, target) - y)
-    for u, v in sorted(drawing.links, key=lambda link: items[link[0]].column):
-        if abs(y[u] - y[v]) < 0.02:  # what is left of the smoothing
-            y[v] = y[u]
-    cost = sum(absolute * abs(y[u] - y[v]) for u, v, absolute, _ in links)
-    return np.round(y, 3), float(cost + 0.5 * np.ptp(y))
-
-
-def _layout(genotype: Genotype) -> _Drawing:
-    drawing = _build(genotype)
-    placed = [(*_place(drawing, order), order) for order in _orders(drawing)]
-    y, _, drawing.columns = min(placed, key=lambda each: round(each[1], 2))
-    for item, height in zip(drawing.items, y.tolist(), strict=True):
-        item.y = height
-    x = 0.0
-    for c, column in enumerate(drawing.columns):
-        width = max(drawing.items[i].width for i in column)
-        if c:
-            rise = max(
-                abs(drawing.items[u].y - drawing.items[v].y)
-                for u, v in drawing.links
-                if drawing.items[v].column == c
-            )
-            x += min(0.38 + 0.3 * rise, 1.3)
-        for i in column:
-            drawing.items[i].x = x + width / 2
-            if drawing.items[i].kind == "lane":
-                drawing.items[i].width = width
-        x += width
-    return drawing
-
-
-def _ports(drawing: _Drawing) -> dict[tuple[int, int], float]:
-    """At which angle each line meets its circle: radians above the horizontal, on its left."""
-    ports: dict[tuple[int, int], float] = {}
-    for v, item in enumerate(drawing.items):
-        if item.kind not in ("node", "sum"):
-            continue
-        links = [link for link in drawing.links if link[1] == v]
-        links.sort(key=lambda link: drawing.items[link[0]].y)
-        wanted = [
-            math.radians(42) * math.tanh(1.6 * (drawing.items[u].y - item.y)) for u, _ in links
-        ]
-        step = math.radians(28)
-        flattest = min(range(len(links)), key=lambda i: abs(wanted[i]))
-        for i in range(flattest + 1, len(links)):
-            wanted[i] = max(wanted[i], wanted[i - 1] + step)
-        for i in range(flattest - 1, -1, -1):
-            wanted[i] = min(wanted[i], wanted[i + 1] - step)
-        largest = max(map(abs, wanted))
-        shrink = min(1.0, math.radians(54) / largest) if largest else 1.0
-        ports.update({link: angle * shrink for link, angle in zip(links, wanted, strict=True)})
-    return ports
-
-
-def encoder_figure(genotype: Genotype, title: str | None = None) -> Figure:
-    """A drawing of one encoder, left to right, as in Figures 5 and 6.
-
-    Inputs are grey boxes, operations coloured boxes on their edges, nodes circles with a "+",
-    the output the sum of the nodes (Eq. 22). An input that no edge reads is drawn faint.
-
-    Args:
-        genotype: of any number of nodes.
-        title: above the drawing.
-
-    Returns:
-        A figure as large as the drawing needs, axes in inches.
-    """
-    drawing = _layout(genotype)
-    items = drawing.items
-    left, bottom = -MARGIN, min(i.y - i.below for i in items) - MARGIN
-    right = max(i.x + i.width / 2 for i in items) + MARGIN
-    top = max(i.y + i.above for i in items) + MARGIN
-    if title:
-        top += 0.3
-        extra = _text_width(title, 12) + 2 * MARGIN - (right - left)
-        if extra > 0:
-            left, right = left - extra / 2, right + extra / 2
-
-    figure = Figure(figsize=(right - left, top - bottom), dpi=120, facecolor="white")
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set_axis_off()
-    axes.set_xlim(left, right)
-    axes.set_ylim(bottom, top)
-    if title:
-        style = TEXT | {"va": "top"}
-        axes.text((left + right) / 2, top - MARGIN, title, size=12, gid="title", **style)
-    ports = _ports(drawing)
-    for link in drawing.links:
-        _draw_link(axes, items[link[0]], items[link[1]], ports.get(link, 0.0), link)
-    read = {u for u, _ in drawing.links}
-    for i, item in enumerate(items):
-        _draw_item(axes, item, i, read=i in read)
-    return figure
-
-
-def _draw_link(axes: Axes, start: _Item, end: _Item, angle: float, link: tuple[int, int]) -> None:
-    """A line that leaves `start` on its right and enters `end` on its left."""
-    x0, y0 = start.x + start.width / 2, start.y
-    direction = np.array([-math.cos(angle), math.sin(angle)])  # from the end, outwards
-    if end.kind in ("node", "sum"):
-        tip = np.array([end.x, end.y]) + direction * CIRCLE_RADIUS
-    else:
-        tip = np.array([end.x - end.width / 2, end.y])
-    arrow = end.kind != "lane"
-    stop = tip + direction * (ARROW * 0.8 if arrow else 0.0)
-    reach = 0.5 * (tip[0] - x0)
-    points = [(x0, y0), (x0 + reach, y0), tuple(stop + direction * reach * 0.8), tuple(stop)]
-    codes = [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4]
-    if end.kind == "lane":  # and on, straight through the column
-        points.append((end.x + end.width / 2, end.y))
-        codes.append(Path.LINETO)
-    name = f"{link[0]}-{link[1]}"
-    axes.add_patch(PathPatch(Path(points, codes), fill=False, gid=f"line-{name}", **LINE))
-    if arrow:
-        side = np.array([-direction[1], direction[0]]) * ARROW * 0.42
-        base = tip + direction * ARROW
-        corners = [tuple(tip), tuple(base + side), tuple(base - side)]
-        axes.add_patch(Polygon(corners, facecolor=INK, zorder=3, gid=f"arrow-{name}"))
-
-
-def _draw_item(axes: Axes, item: _Item, index: int, *, read: bool) -> None:
-    if item.kind == "lane":
-        return
-    if item.kind in ("node", "sum"):
-        _draw_sum(axes, item, index)
-        return
-    height = item.above + item.below
-    style = LINE | {"zorder": 4}
-    if item.kind == "box":
-        kind = _kind(item.operation)
-        style["facecolor"], style["edgecolor"] = COLOURS[kind]
-        style["linestyle"] = (0, (3, 2)) if kind == "zero" else "-"
-        outline = _rounded_box(item.x, item.y, item.width, height, 0.07)
-        text = TEXT | {"size": 10}
-    else:
-        colour = INK if read or item.kind == "output" else FAINT
-        style |= {"facecolor": "#f6f6f4", "edgecolor": colour}
-        outline = _rounded_box(item.x, item.y, item.width, height, height / 2)
-        text = TEXT | {"size": 12, "color": colour, "va": "center"}
-    axes.add_patch(PathPatch(outline, gid=f"{item.kind}-{index}", **style))
-    axes.text(item.x, item.y - 0.005, item.text, gid=f"label-{index}", **text)
-
-
-def _draw_sum(axes: Axes, item: _Item, index: int) -> None:
-    x, y, arm = item.x, item.y, 0.5 * CIRCLE_RADIUS
-    style = LINE | {"zorder": 4}
-    axes.add_patch(
-        Circle((x, y), CIRCLE_RADIUS, facecolor="white", gid=f"{item.kind}-{index}", **style)
-    )
-    for ends in ([(x - arm, y), (x + arm, y)], [(x, y - arm), (x, y + arm)]):
-        axes.add_patch(PathPatch(Path(ends), fill=False, gid=f"plus-{index}", **style))
-    if item.text:
-        style = TEXT | {"size": 12, "va": "bottom"}
-        axes.text(x, y + CIRCLE_RADIUS + 0.05, item.text, gid=f"label-{index}", **style)
-
-
-def _rounded_box(x: float, y: float, width: float, height: float, radius: float) -> Path:
-    """Outline of a box around (x, y), its corners quarter circles."""
-    points = []
-    for quarter, (sign_x, sign_y) in enumerate(((1, 1), (-1, 1), (-1, -1), (1, -1))):
-        corner = (x + sign_x * (width / 2 - radius), y + sign_y * (height / 2 - radius))
-        arc = Path.arc(90 * quarter, 90 * quarter + 90, n=2)
-        points.append(np.asarray(arc.vertices) * radius + corner)
-    vertices = np.concatenate([*points, points[0][:1]])
-    arc_codes = np.asarray(arc.codes)
-    codes = np.tile(arc_codes, 4)
-    codes[:: len(arc_codes)] = Path.LINETO
-    codes[0] = Path.MOVETO
-    return Path(vertices, [*codes, Path.CLOSEPOLY])
-
-
-def save_figure(figure: Figure, stem: str | FilePath) -> tuple[FilePath, FilePath]:
+def save_figure(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
     """Write `<stem>.png` (200 dpi) and `<stem>.svg`; equal figures give equal bytes.
 
     Args:
@@ -462,7 +47,7 @@ def save_figure(figure: Figure, stem: str | FilePath) -> tuple[FilePath, FilePat
     Returns:
         Both paths.
     """
-    stem = FilePath(stem)
+    stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     png, svg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".svg"))
     with matplotlib.rc_context({"svg.hashsalt": "dasvit"}):  # else identifiers are random
@@ -472,8 +57,8 @@ def save_figure(figure: Figure, stem: str | FilePath) -> tuple[FilePath, FilePat
 
 
 def save_encoder(
-    genotype: Genotype, stem: str | FilePath, title: str | None = None
-) -> tuple[FilePath, FilePath]:
+    genotype: Genotype, stem: str | Path, title: str | None = None
+) -> tuple[Path, Path]:
     """Draw an encoder and write it, see `encoder_figure` and `save_figure`."""
     return save_figure(encoder_figure(genotype, title), stem)
 
@@ -499,7 +84,7 @@ def _merged_operations(edge_ops: Iterable[Sequence[str]]) -> tuple[str, ...]:
 
     def usual(name: str) -> tuple:
         number = re.search(r"[0-9.]+$", name.partition("_")[2])
-        kind = ("zero", "identity", "msa", "mlp", "other").index(_kind(name))
+        kind = ("zero", "identity", "msa", "mlp", "other").index(operation_family(name))
         return kind, name.partition("_")[0], float(number[0]) if number else 0.0, name
 
     order: list[str] = []
