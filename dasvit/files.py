@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "write_atomic"]
+__all__ = ["first_line", "read_json", "write_atomic"]
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
@@ -37,3 +37,8 @@ def read_json(path: str | Path, what: str) -> Any:
         raise ValueError(f"{what}: cannot read {path}: {error}") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{what}: {path} is not valid JSON ({error}); is it truncated?") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type's name if it has none."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dasvit.checkpoint import load_checkpoint, save_checkpoint
 from dasvit.config import RetrainConfig, config_from_dict, config_to_dict
-from dasvit.data import ImageData, Split, check_data, load_data
+from dasvit.data import ImageData, check_data, load_data
 from dasvit.environment import resolve_device
 from dasvit.files import read_json, write_atomic
 from dasvit.folder import check_folder, open_folder, read_settings
@@ -25,6 +25,7 @@ from dasvit.network import DASViT, resolve_genotype
 from dasvit.ops import load_plugins
 from dasvit.optim import adamw, all_finite, clip_gradients, cosine_lr
 from dasvit.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
+from dasvit.split import Split
 from dasvit.trace import JsonLinesReport, load_retrain_result, save_result
 
 __all__ = [

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dasvit.checkpoint import load_checkpoint, save_checkpoint
 from dasvit.config import SearchConfig, config_from_dict, config_to_dict
-from dasvit.data import ImageData, Split, check_data, endless, load_data, split_half
+from dasvit.data import ImageData, check_data, load_data
 from dasvit.derive import derive
 from dasvit.environment import resolve_device
 from dasvit.folder import check_folder, open_folder, read_settings
@@ -38,6 +38,7 @@ from dasvit.seed import (
     seed_everything,
     set_rng_state,
 )
+from dasvit.split import Split, endless, split_half
 from dasvit.stages import first_stage_ops, prune
 from dasvit.step import BilevelStep, build_supernet
 from dasvit.trace import JsonLinesReport, load_search_result, save_result

@@ -1,0 +1,150 @@
+"""Splits in memory: normalisation, order, halves and augmentation."""
+
+import itertools
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from batches import all_of, as_keys, assert_equal, shifted
+from runs import DIGITS
+
+from dasvit.data import ImageData, load_data
+from dasvit.split import TensorSplit, endless, split_half
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data(DIGITS, CPU)
+
+
+def test_channels_are_normalised_one_by_one() -> None:
+    images = torch.randint(0, 256, (6, 3, 4, 4), dtype=torch.uint8)
+    mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.7)
+    config = replace(DIGITS, image_size=4)
+    split = TensorSplit(images, torch.arange(6), mean=mean, std=std, config=config)
+    found, _ = all_of(split)
+    for channel in range(3):
+        expected = (images[:, channel].double() / 255 - mean[channel]) / std[channel]
+        torch.testing.assert_close(found[:, channel].double(), expected, atol=1e-6, rtol=1e-5)
+
+
+# --- Order
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 60, 100])
+def test_shuffled_batches(digits: ImageData, batch_size: int) -> None:
+    """Every image at most once, complete batches only; the same again from the same seed."""
+    split = digits.train.subset(torch.arange(60))
+    batches = list(split.batches(batch_size, seed=5))
+    assert [len(y) for _, y in batches] == [min(batch_size, 60)] * max(1, 60 // batch_size)
+    images, labels = all_of(split, batch_size, seed=5)
+    label_of = dict(zip(as_keys(all_of(split)[0]), all_of(split)[1].tolist(), strict=True))
+    keys = as_keys(images)
+    assert len(set(keys)) == len(keys)
+    assert set(keys) <= set(label_of)
+    assert [label_of[key] for key in keys] == labels.tolist()
+    assert keys != as_keys(all_of(split)[0])[: len(keys)]
+    torch.rand(3)
+    assert as_keys(all_of(split, batch_size, seed=5)[0]) == keys
+    assert as_keys(all_of(split, batch_size, seed=6)[0]) != keys
+
+
+def test_batches_in_order_are_complete(digits: ImageData) -> None:
+    split = digits.train.subset(torch.arange(50))
+    assert [len(y) for _, y in split.batches(16)] == [16, 16, 16, 2]
+    whole = all_of(split, 50)
+    assert_equal(all_of(split, 16), whole)
+
+
+def test_subset_keeps_the_order_of_its_index(digits: ImageData) -> None:
+    images, labels = all_of(digits.test)
+    index = torch.tensor([7, 3, 3, 200])
+    found = all_of(digits.test.subset(index))
+    assert torch.equal(found[0], images[index])
+    assert torch.equal(found[1], labels[index])
+    assert len(digits.test.subset(index)) == 4
+
+
+def test_order_leaves_the_global_generator_alone(digits: ImageData) -> None:
+    state = torch.get_rng_state()
+    split = load_data(replace(DIGITS, augment="crop_flip"), CPU).train
+    all_of(split, seed=1)
+    split_half(split, 0.5, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_split_half(digits: ImageData) -> None:
+    whole = Counter(as_keys(all_of(digits.train)[0]))
+    for fraction, size in ((0.5, 718), (0.25, 359)):
+        weight, alpha = split_half(digits.train, fraction, 3)
+        assert (len(weight), len(alpha)) == (1437 - size, size)
+        halves = [Counter(as_keys(all_of(half)[0])) for half in (weight, alpha)]
+        assert halves[0] + halves[1] == whole
+    again = split_half(digits.train, 0.25, 3)
+    assert torch.equal(all_of(again[1])[0], all_of(alpha)[0])
+    other = split_half(digits.train, 0.25, 4)
+    assert not torch.equal(all_of(other[1])[0], all_of(alpha)[0])
+
+
+@pytest.mark.parametrize("fraction", [0.0001, 0.9999])
+def test_a_half_without_images_is_refused(digits: ImageData, fraction: float) -> None:
+    with pytest.raises(ValueError, match=f"val_fraction={fraction} leaves one half of 1437"):
+        split_half(digits.train, fraction, 0)
+
+
+def test_endless_shuffles_anew_in_every_pass(digits: ImageData) -> None:
+    split = digits.train.subset(torch.arange(20))
+    everything = set(as_keys(all_of(split)[0]))
+    stream = [x for x, _ in itertools.islice(endless(split, 5, 0, "order", 2), 12)]
+    passes = [as_keys(torch.cat(stream[i : i + 4])) for i in (0, 4, 8)]
+    assert all(set(keys) == everything and len(keys) == 20 for keys in passes)
+    assert passes[0] != passes[1] != passes[2]
+    again = [x for x, _ in itertools.islice(endless(split, 5, 0, "order", 2), 12)]
+    assert torch.equal(torch.cat(again), torch.cat(stream))
+    other = next(endless(split, 5, 0, "order", 3))[0]
+    assert not torch.equal(other, stream[0])
+
+
+# --- Augmentation
+
+
+@pytest.mark.parametrize("augment", ["shift", "crop_flip"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 17, 17)])
+def test_augmentation_is_a_loop_over_images(augment: str, shape: tuple[int, int, int]) -> None:
+    """Each image is one of the moves by up to an eighth; all moves come; the labels go along."""
+    channels, side, _ = shape
+    reach = side // 8
+    # No pixel is black, so that no two moves look alike.
+    images = torch.randint(1, 256, (400, *shape), dtype=torch.uint8)
+    config = replace(DIGITS, image_size=side, augment=augment)
+    split = TensorSplit(
+        images, torch.arange(400), mean=(0.0,) * channels, std=(1.0,) * channels, config=config
+    )
+    found, labels = all_of(split, 400, seed=2)
+    seen = Counter()
+    moves = itertools.product(range(-reach, reach + 1), repeat=2)
+    flips = (False, True) if augment == "crop_flip" else (False,)
+    moves = [(*move, flip) for move in moves for flip in flips]
+    for image, label in zip((found * 255).round().to(torch.uint8), labels, strict=True):
+        fitting = [move for move in moves if torch.equal(shifted(images[label], *move), image)]
+        assert len(fitting) == 1
+        seen[fitting[0]] += 1
+    assert set(seen) == set(moves)
+    assert max(seen.values()) < 4 * 400 / len(moves)
+    # Evaluation sees the images as they are.
+    assert torch.equal((all_of(split, 400)[0] * 255).round().to(torch.uint8), images)
+
+
+def test_augmentation_comes_from_the_seed() -> None:
+    split = load_data(replace(DIGITS, augment="crop_flip"), CPU).train.subset(torch.arange(40))
+    first = all_of(split, 10, seed=1)
+    assert_equal(all_of(split, 10, seed=1), first)
+    assert not torch.equal(all_of(split, 10, seed=2)[0], first[0])
+
+
+def test_no_augmentation_is_none(digits: ImageData) -> None:
+    split = digits.train.subset(torch.arange(40))
+    assert set(as_keys(all_of(split, 40, seed=1)[0])) == set(as_keys(all_of(split)[0]))
