@@ -22,9 +22,11 @@ from dasvit.retrain import VIT, check_retrain
 from dasvit.search import check_search
 from tune.cluster import Cluster, Demand, check_address, check_local_gpus, connect, demand
 from tune.folder import ResultFolder, open_folder
+from tune.leaderboard import table
 from tune.options import SweepOptions, parse_options
+from tune.outcome import Outcome
 from tune.record import SweepRecord
-from tune.report import Outcome, save_genotypes, table, write_report
+from tune.report import save_genotypes, write_report
 from tune.retrain_best import gather_retrain, run_retrain_trials
 from tune.searcher import result_lag
 from tune.space import OUTER_NAMES, outer_space

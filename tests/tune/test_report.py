@@ -9,15 +9,9 @@ import pytest
 
 from dasvit.genotype import Genotype
 from tune.folder import ResultFolder
-from tune.report import (
-    Outcome,
-    best_retraining,
-    ray_seconds,
-    save_genotypes,
-    table,
-    wall_rows,
-    write_report,
-)
+from tune.leaderboard import ray_seconds, table, wall_rows
+from tune.outcome import Outcome, best_retraining
+from tune.report import save_genotypes, write_report
 from tune.trials import Failure
 
 
@@ -85,6 +79,20 @@ def test_leaderboard(outcome: Outcome, folder: ResultFolder) -> None:
     assert "| – | plain ViT | – | – | – | – | 85.0 (1 seed) | 0.25 M |" in text
     assert "Not finished" not in text
     assert str(a.genotype) in text
+
+
+def test_configurations_name_their_genotypes(
+    outcome: Outcome, folder: ResultFolder, search_trial, make_chain
+) -> None:
+    other = search_trial(1, 1, make_chain("msa_h2", "mlp_r3"), 0.40, 0.60)
+    more = dataclasses.replace(outcome, search=(*outcome.search, other))
+    write_report(more, folder)
+    text = (folder.root / "leaderboard.md").read_text()
+    a, b = (summary.hash for summary in outcome.ranking)
+    assert "| configuration | genotypes | discretised % |" in text
+    assert f"| 0 | {a} 2× | 62.0 ± 2.8 |" in text
+    assert f"| 1 | {b}, {a} | 45.0 ± 7.1 |" in text  # 0.50 and 0.40: 7.1 with n - 1, 5.0 with n
+    assert "sample standard deviation (n - 1)" in text
 
 
 def test_csv_has_every_model_once(outcome: Outcome, folder: ResultFolder) -> None:

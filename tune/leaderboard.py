@@ -1,0 +1,247 @@
+"""The leaderboard of a sweep as rows, as Markdown and as CSV. Pure."""
+
+import csv
+import io
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from dasvit.metrics import edge_name
+from dasvit.progress import duration
+from tune.aggregate import ConfigSummary, EdgeVote, GenotypeSummary, ModelSummary, Spread
+from tune.outcome import VIT, Outcome
+from tune.trials import RetrainTrial, SearchTrial
+
+__all__ = ["markdown", "percent", "ray_seconds", "table", "table_csv", "wall_rows"]
+
+NO_CHOICE_ON_TEST = (
+    "The test set is looked at once, at the end of each retraining, and no choice is made on it: "
+    "encoders are ranked, and the best model is chosen, by the search score on validation images; "
+    "test accuracy is only shown beside it."
+)
+
+
+def table(outcome: Outcome, *, limit: int | None = None) -> list[list[str]]:
+    """The leaderboard as rows of text, a heading first: all encoders that were retrained, then
+    others by rank, then the baseline."""
+    rows = [
+        [
+            "rank",
+            "genotype",
+            "found",
+            "discretised %",
+            "supernet %",
+            "gap",
+            "test top-1 %",
+            "parameters",
+        ]
+    ]
+    models = outcome.models
+    for rank, summary in enumerate(outcome.ranking[:limit], start=1):
+        model = models.get(summary.hash)
+        rows.append(
+            [
+                str(rank),
+                summary.hash,
+                f"{summary.count}×",
+                percent(summary.discretised_accuracy),
+                percent(summary.supernet_accuracy),
+                percent(summary.gap),
+                *_tested(model),
+            ]
+        )
+    if VIT in models:
+        rows.append(["–", "plain ViT", "–", "–", "–", "–", *_tested(models[VIT])])
+    return rows
+
+
+def percent(spread: Spread) -> str:
+    """`94.1 ± 0.3` in percent; a single value has no spread."""
+    mean = f"{100 * spread.mean:.1f}"
+    return mean if spread.std is None else f"{mean} ± {100 * spread.std:.1f}"
+
+
+def _tested(model: ModelSummary | None) -> list[str]:
+    if model is None:
+        return ["–", "–"]
+    tested = percent(model.test_top1)
+    tested += f" ({model.test_top1.count} seeds)" if model.test_top1.count > 1 else " (1 seed)"
+    return [tested, f"{model.num_params / 1e6:.2f} M"]
+
+
+def markdown(
+    outcome: Outcome,
+    ranking: Sequence[GenotypeSummary],
+    configs: Sequence[ConfigSummary],
+    votes: Sequence[EdgeVote],
+) -> str:
+    """The text of leaderboard.md."""
+    trials = (len(outcome.search), len(outcome.search) + len(outcome.not_searched))
+    models = (len(outcome.retrained), len(outcome.retrained) + len(outcome.not_retrained))
+    lines = [
+        f"# Leaderboard of the sweep `{outcome.name}`",
+        "",
+        f"Searched on {outcome.dataset}, retrained on {outcome.retrain_dataset}. "
+        f"{trials[0]} of {trials[1]} search trials and {models[0]} of {models[1]} retrainings "
+        f"finished; {len(ranking)} distinct encoders.",
+        "",
+        f"Ranked by the mean {_words(outcome.metric)} over all trials that gave the encoder. "
+        f"{NO_CHOICE_ON_TEST}",
+        "",
+        "Mean ± sample standard deviation (n - 1) over those trials, and of *Test* over the "
+        "retraining's seeds; a single one has no ±. *Discretised*: validation accuracy of the "
+        "derived network with the supernet's weights. *Supernet*: of the supernet itself. *Gap*: "
+        "the difference, in points. *Test*: on held-out images after training from scratch.",
+        "",
+        *_markdown_table(table(outcome)),
+        "",
+        "## Encoders",
+        "",
+        *(
+            f"{rank}. `{summary.hash}`: {summary.genotype}"
+            for rank, summary in enumerate(ranking, start=1)
+        ),
+        "",
+        "## Agreement by edge",
+        "",
+        "One vote a trial; `none`: the derivation did not keep the edge. Agreement is 1 where all "
+        "agree and 0 for an even vote among all possible answers.",
+        "",
+        *_markdown_table(
+            [
+                ["edge", "agreement", "entropy (nats)", "votes"],
+                *(
+                    [
+                        edge_name(v.source, v.node),
+                        f"{v.agreement:.2f}",
+                        f"{v.entropy:.2f}",
+                        ", ".join(f"{name} {count}" for name, count in v.votes.items()),
+                    ]
+                    for v in votes
+                ),
+            ]
+        ),
+        "",
+        "## Configurations",
+        "",
+        "Each with its mean over its finished seeds ± the sample standard deviation (n - 1) over "
+        "them; a single seed has no ±. *Genotypes*: what its seeds derived, by the names above, "
+        "with their number where it is more than one.",
+        "",
+        *_markdown_table(_config_rows(configs)),
+        "",
+        "## Wall time",
+        "",
+        *_markdown_table([["part", "time"], *wall_rows(outcome)]),
+    ]
+    if outcome.failures:
+        lines += ["", "## Not finished", ""]
+        lines += [
+            f"- `{f.name}`: {f.error or 'not started, or interrupted'}" for f in outcome.failures
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
+    rule = " | ".join("---" for _ in rows[0])
+    return [f"| {line} |" for line in (head, rule, *body)]
+
+
+def _config_rows(configs: Sequence[ConfigSummary]) -> list[list[str]]:
+    names = list(configs[0].settings) if configs else []
+    heading = ["configuration", "genotypes", "discretised %", "supernet %", "gap", *names]
+    rows = [
+        [
+            str(config.config_index),
+            ", ".join(
+                name if count == 1 else f"{name} {count}×"
+                for name, count in Counter(config.genotypes).items()
+            ),
+            percent(config.discretised_accuracy),
+            percent(config.supernet_accuracy),
+            percent(config.gap),
+            *(_short(config.settings[name]) for name in names),
+        ]
+        for config in configs
+    ]
+    return [heading, *rows]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def wall_rows(outcome: Outcome) -> list[list[str]]:
+    """Where the time went. Training is the trials' own epochs divided by how many ran at a time;
+    the rest of a phase is Ray's: processes, imports, waiting for its controllers."""
+    wall = outcome.wall
+    if not wall:
+        return []
+    concurrent = max(1.0, wall.get("concurrent", 1.0))
+    parts = []
+    for phase, trials in (("search", outcome.search), ("retraining", outcome.retrained)):
+        training = min(sum(t.seconds for t in trials) / concurrent, wall.get(phase, 0.0))
+        parts.append([f"{phase}: training", duration(training)])
+        parts.append([f"{phase}: Ray's overhead", duration(wall.get(phase, 0.0) - training)])
+    parts.append(["starting and stopping Ray, reports", duration(wall.get("other", 0.0))])
+    parts.append(["total", duration(wall.get("total", 0.0))])
+    overhead = ray_seconds((*outcome.search, *outcome.retrained))
+    if overhead is not None:
+        parts.append(["Ray's overhead in a trial (median)", f"{overhead:.1f} s"])
+    return parts
+
+
+def ray_seconds(trials: Sequence[SearchTrial | RetrainTrial]) -> float | None:
+    """Median over the trials of what each took beyond its own epochs, in seconds."""
+    beyond = [t.wall_seconds - t.seconds for t in trials if t.wall_seconds is not None]
+    # A trial that was continued has epochs from before its last start.
+    return statistics.median(beyond) if (beyond := [b for b in beyond if b >= 0]) else None
+
+
+def table_csv(outcome: Outcome, ranking: Sequence[GenotypeSummary]) -> str:
+    """One row a model; accuracies are ratios. An empty cell: not measured, or a single value."""
+    models = outcome.models
+    rows: list[dict[str, Any]] = []
+    for rank, summary in enumerate(ranking, start=1):
+        row: dict[str, Any] = {
+            "rank": rank,
+            "model": summary.hash,
+            "encoder": str(summary.genotype),
+            "found": summary.count,
+        }
+        for name in ("discretised_accuracy", "supernet_accuracy", "gap"):
+            row |= _spread_cells(name, getattr(summary, name))
+        rows.append(row | _model_cells(models.get(summary.hash)))
+    if VIT in models:
+        rows.append({"model": VIT, **_model_cells(models[VIT])})
+    columns = ["rank", "model", "encoder", "found"]
+    for name in ("discretised_accuracy", "supernet_accuracy", "gap", "test_top1", "test_top5"):
+        columns += [f"{name}_mean", f"{name}_std"]
+    columns += ["retrain_seeds", "num_params", "retrain_seconds"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _spread_cells(name: str, spread: Spread) -> dict[str, Any]:
+    return {f"{name}_mean": spread.mean, f"{name}_std": "" if spread.std is None else spread.std}
+
+
+def _model_cells(model: ModelSummary | None) -> dict[str, Any]:
+    if model is None:
+        return {}
+    return {
+        **_spread_cells("test_top1", model.test_top1),
+        **_spread_cells("test_top5", model.test_top5),
+        "retrain_seeds": model.test_top1.count,
+        "num_params": model.num_params,
+        "retrain_seconds": model.seconds.mean,
+    }

@@ -1,0 +1,80 @@
+"""A sweep as far as it has come: its trials, what ranks them, and the model to keep. Pure."""
+
+from dataclasses import dataclass, field
+
+from tune.aggregate import GenotypeSummary, ModelSummary, rank_genotypes, summarize_model
+from tune.trials import Failure, RetrainTrial, SearchTrial
+
+__all__ = ["VIT", "Outcome", "best_retraining"]
+
+VIT = "vit"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """A sweep as far as it has come.
+
+    Attributes:
+        name: of the sweep.
+        dataset, retrain_dataset: searched and retrained on.
+        metric: that ranks.
+        operations: candidates of the search.
+        edges_per_node: that its derivation keeps.
+        search, retrained: finished trials.
+        not_searched, not_retrained: the others.
+        wall: seconds of all runs so far ("search", "retraining", "other", "total") and the
+            trials at a time ("concurrent"); empty if unknown.
+    """
+
+    name: str
+    dataset: str
+    retrain_dataset: str
+    metric: str
+    operations: tuple[str, ...]
+    edges_per_node: int = 2
+    search: tuple[SearchTrial, ...] = ()
+    not_searched: tuple[Failure, ...] = ()
+    retrained: tuple[RetrainTrial, ...] = ()
+    not_retrained: tuple[Failure, ...] = ()
+    wall: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        return (*self.not_searched, *self.not_retrained)
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.search) and not self.failures
+
+    @property
+    def search_interrupted(self) -> bool:
+        return any(failure.error is None for failure in self.not_searched)
+
+    @property
+    def interrupted(self) -> bool:
+        """Trials are left that have not failed. Without a finished search there is nothing to
+        retrain, so that retrainings are not waited for."""
+        left = self.failures if self.search else self.not_searched
+        return any(failure.error is None for failure in left)
+
+    @property
+    def ranking(self) -> list[GenotypeSummary]:
+        return rank_genotypes(self.search, self.metric)
+
+    @property
+    def models(self) -> dict[str, ModelSummary]:
+        """The retrained models by canonical hash, and "vit"."""
+        names = dict.fromkeys(trial.model for trial in self.retrained)
+        return {
+            name: summarize_model([t for t in self.retrained if t.model == name]) for name in names
+        }
+
+
+def best_retraining(outcome: Outcome) -> RetrainTrial | None:
+    """The model to keep: of the encoder with the best search score, the first seed that has
+    finished. Not the seed that tests best."""
+    if not outcome.search:
+        return None
+    best = outcome.ranking[0].hash
+    candidates = [trial for trial in outcome.retrained if trial.model == best]
+    return min(candidates, key=lambda trial: trial.seed, default=None)
