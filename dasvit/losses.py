@@ -1,6 +1,7 @@
 """Operation fairness regularisation (Section III-D, Eq. 16-19). Depends on alpha only."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -18,8 +19,17 @@ def fairness_types(operations: Sequence[str]) -> tuple[str, ...]:
 
 
 def _mask(edge_ops: Sequence[tuple[str, ...]], kind: str, like: Tensor) -> Tensor:
+    return _made_mask(tuple(edge_ops), kind, like.dtype, like.device)
+
+
+@lru_cache(maxsize=256)
+def _made_mask(
+    edge_ops: tuple[tuple[str, ...], ...], kind: str, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    # Kept: on a GPU, each would be a copy from the host in every step.
     rows = [[operation_kind(name) == kind for name in names] for names in edge_ops]
-    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+    with torch.inference_mode(False):  # whatever mode the first call runs in
+        return torch.tensor(rows, dtype=dtype, device=device)
 
 
 def skip_loss(

@@ -134,6 +134,33 @@ def test_a_registered_operation_takes_part() -> None:
     torch.testing.assert_close(loss, torch.tensor(0.7 * 0.2 + 1.3 * 2.0 * (0.8 - 0.5)))
 
 
+def test_nothing_is_copied_from_the_host_after_the_first_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step of the search on a GPU would wait for such a copy."""
+    alpha = torch.randn(5, len(FULL[0]), requires_grad=True)
+    with torch.inference_mode():
+        fairness_loss(alpha.softmax(-1), FULL, ("msa", "mlp"), **SETTINGS)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a tensor is made from host data")
+
+    for name in ("tensor", "as_tensor", "from_numpy"):
+        monkeypatch.setattr(torch, name, refuse)
+    loss = fairness_loss(alpha.softmax(-1), FULL, ("msa", "mlp"), **SETTINGS)
+    loss.backward()
+    assert alpha.grad is not None and alpha.grad.abs().sum() > 0
+    with pytest.raises(AssertionError, match="from host data"):  # other candidates: a new mask
+        fairness_loss(alpha[:, :3].softmax(-1), (FULL[0][3:],) * 5, ("msa", "mlp"), **SETTINGS)
+
+
+def test_masks_are_of_the_weights_type() -> None:
+    weights = torch.full((5, 3), 1 / 3)
+    for dtype in (torch.float64, torch.float32, torch.float64):
+        loss = fairness_loss(weights.to(dtype), PRUNED, ("msa", "mlp"), **SETTINGS)
+        assert loss.dtype == dtype
+
+
 def test_gradient_pushes_identity_down_and_a_starved_type_up() -> None:
     alpha = torch.tensor([[0.0, 2.0, -3.0, 0.0]] * 5, requires_grad=True)
     edge_ops = (("zero", "identity", "msa_h8", "mlp_r3"),) * 5
