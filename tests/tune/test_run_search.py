@@ -235,3 +235,22 @@ def test_ctrl_c_says_how_to_continue() -> None:
     assert "continue with: python tune/run_search.py --name tiny" in error
     assert "Traceback" not in error
     assert left_behind(marker) == []
+
+
+WORKER = """
+import gc, sys
+sys.path.insert(0, {root!r})
+from tune.cluster import connect
+with connect(None):
+    import ray
+    print(ray.get(ray.remote(lambda: gc.get_threshold()).remote())[0])
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("one_ray_at_a_time")
+def test_workers_collect_garbage_less_often() -> None:
+    """An import that Ray could not find would go unnoticed: it logs that and carries on."""
+    code = WORKER.format(root=str(ROOT))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["100000"]
