@@ -23,7 +23,9 @@ with warnings.catch_warnings():
     from fvcore.nn import FlopCountAnalysis
     from fvcore.nn.jit_handles import conv_flop_jit, get_shape
 
-__all__ = ["TABLE_HEADER", "Complexity", "complexity", "format_count"]
+__all__ = ["TABLE_HEADER", "Complexity", "check_num_params", "complexity", "format_count"]
+
+MAX_PARAMS = 10**10
 
 _LINEAR = "linear and convolution layers"
 _ATTENTION = "attention products"
@@ -42,6 +44,21 @@ def format_count(count: int) -> str:
             value = count / factor
             return f"{value:.2f} {unit}" if round(value, 2) < 10 else f"{value:.1f} {unit}"
     return str(count)
+
+
+def check_num_params(count: int) -> None:
+    """Refuse a network that no single device trains: with its gradient and AdamW's two moments, a
+    parameter takes 16 bytes.
+
+    Raises:
+        ValueError: more than 10 G parameters, 160 GB.
+    """
+    if count > MAX_PARAMS:
+        raise ValueError(
+            f"the network has {format_count(count)} parameters, more than one device can train "
+            f"({format_count(MAX_PARAMS)}); choose a smaller dim, fewer layers, or smaller "
+            "operations"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,9 +7,10 @@ give; `docs/fidelity.md` lists each with its alternatives.
 import dataclasses
 import itertools
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
+
+from dasvit.setting import SettingError, check_numbers, require
 
 __all__ = [
     "DataConfig",
@@ -20,28 +21,6 @@ __all__ = [
     "config_from_dict",
     "config_to_dict",
 ]
-
-
-class SettingError(ValueError):
-    """A setting that cannot be; the message has the value and the remedy."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise SettingError(message)
-
-
-def _check_numbers(config: Any) -> None:
-    """Every int field is a whole number, every float field finite; true of no bool or text."""
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if f.type is int:
-            whole = number and isinstance(value, int)
-            _require(whole, f"{f.name} must be a whole number, but got {value!r}")
-        elif f.type is float:
-            finite = number and math.isfinite(value)
-            _require(finite, f"{f.name} must be a finite number, but got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,13 +42,13 @@ class DataConfig:
     """Processes that decode images of data sets too large for memory (imagenet100)."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
-        _require(self.image_size >= 1, f"image_size must be at least 1, but got {self.image_size}")
-        _require(
+        check_numbers(self)
+        require(self.image_size >= 1, f"image_size must be at least 1, but got {self.image_size}")
+        require(
             self.augment in ("none", "shift", "crop_flip"),
             f"augment must be none, shift or crop_flip, but got {self.augment!r}",
         )
-        _require(self.num_workers >= 0, f"num_workers must be >= 0, but got {self.num_workers}")
+        require(self.num_workers >= 0, f"num_workers must be >= 0, but got {self.num_workers}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,47 +162,47 @@ class SearchConfig:
     """Seed of initialisation, split and data order."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
-        _require(
+        check_numbers(self)
+        require(
             self.precision in ("fp32", "bf16"),
             f"precision must be fp32 or bf16, but got {self.precision!r}",
         )
-        _require(
+        require(
             not self.recompute or (self.fused and self.dropout == 0),
             "recompute needs fused, and dropout 0",
         )
-        _require(len(self.operations) > 0, "operations must name at least one operation")
-        _require(
+        require(len(self.operations) > 0, "operations must name at least one operation")
+        require(
             len(set(self.operations)) == len(self.operations),
             f"operations must be distinct, but got {self.operations}",
         )
-        _require(
+        require(
             any(name != "zero" for name in self.operations),
             "operations must hold one besides zero: an encoder of nothing but zero has no output",
         )
-        _require(1 <= self.num_nodes <= 6, f"num_nodes must be 1 to 6, but got {self.num_nodes}")
-        _require(
+        require(1 <= self.num_nodes <= 6, f"num_nodes must be 1 to 6, but got {self.num_nodes}")
+        require(
             self.edges_per_node >= 1,
             f"edges_per_node must be positive, but got {self.edges_per_node}",
         )
-        _require(self.dim >= 1, f"dim must be positive, but got {self.dim}")
-        _require(self.patch_size >= 1, f"patch_size must be positive, but got {self.patch_size}")
-        _require(
+        require(self.dim >= 1, f"dim must be positive, but got {self.dim}")
+        require(self.patch_size >= 1, f"patch_size must be positive, but got {self.patch_size}")
+        require(
             self.data.image_size % self.patch_size == 0,
             f"patch_size must divide image_size, but got patch_size={self.patch_size}, "
             f"image_size={self.data.image_size}",
         )
-        _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but got {self.dropout}")
+        require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but got {self.dropout}")
         self._check_stages()
-        _require(
+        require(
             0 < self.token_ratio <= 1,
             f"token_ratio (λ) must lie in (0, 1], but got {self.token_ratio}; 1 selects all tokens",
         )
-        _require(
+        require(
             self.token_where in ("input", "edge"),
             f"token_where must be input or edge, but got {self.token_where!r}",
         )
-        _require(
+        require(
             0 <= self.gamma_min < self.gamma_max <= 1,
             "0 <= gamma_min < gamma_max <= 1 must hold, but got "
             f"(gamma_min={self.gamma_min}, gamma_max={self.gamma_max})",
@@ -238,33 +217,31 @@ class SearchConfig:
             "alpha_init_std",
             "seed",
         ):
-            _require(
-                getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}"
-            )
-        _require(
+            require(getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}")
+        require(
             self.xi >= 0,
             f"xi (ξ) must be >= 0, but got {self.xi}; 0 is the first-order approximation",
         )
-        _require(
+        require(
             self.virtual_step == "sgd",
             f"virtual_step must be sgd, but got {self.virtual_step!r}: other virtual steps are not "
             "the formula of Algorithm 1 and are refused rather than ignored",
         )
         for name in ("weight_lr", "alpha_lr"):
-            _require(
+            require(
                 getattr(self, name) > 0, f"{name} must be positive, but got {getattr(self, name)}"
             )
-        _require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
-        _require(
+        require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
+        require(
             len(self.alpha_betas) == 2 and all(0 <= beta < 1 for beta in self.alpha_betas),
             f"alpha_betas must be two numbers in [0, 1), but got {self.alpha_betas}",
         )
-        _require(
+        require(
             0 < self.val_fraction < 1,
             f"val_fraction must lie in (0, 1), but got {self.val_fraction}",
         )
-        _require(self.grad_clip >= 0, f"grad_clip must be >= 0, but got {self.grad_clip}")
-        _require(
+        require(self.grad_clip >= 0, f"grad_clip must be >= 0, but got {self.grad_clip}")
+        require(
             0 <= self.alpha_freeze_epochs < self.stage_epochs,
             f"alpha_freeze_epochs must be 0 to stage_epochs - 1 = {self.stage_epochs - 1}, but got "
             f"{self.alpha_freeze_epochs}: the alphas would never be trained",
@@ -272,31 +249,34 @@ class SearchConfig:
 
     def _check_stages(self) -> None:
         layers, ops = self.stage_layers, self.stage_ops
-        _require(
+        require(
             len(layers) == len(ops) >= 1,
             f"stage_layers and stage_ops must have one entry a stage, but got {layers} and {ops}",
         )
-        _require(min(layers) >= 1, f"stage_layers must be positive, but got {layers}")
-        _require(
+        require(
+            min(layers) >= 1 and max(layers) <= 1000,
+            f"stage_layers must lie in 1 to 1000, but got {layers}",
+        )
+        require(
             ops[0] == len(self.operations),
             f"the first entry of stage_ops must be the number of operations, but got "
             f"stage_ops={ops} with {len(self.operations)} operations",
         )
-        _require(
+        require(
             all(a >= b for a, b in itertools.pairwise(ops)) and ops[-1] >= 1,
             f"stage_ops must not grow and must end at 1 or more, but got {ops}",
         )
-        _require(
+        require(
             ops[-1] >= 2 or "zero" not in self.operations or self.prune_zero == "first",
             f"stage_ops must end at 2 or more while zero is ranked like the others, but got {ops}: "
             "an edge could be left with zero alone; use prune_zero=first or keep 2",
         )
-        _require(self.stage_epochs >= 1, f"stage_epochs must be >= 1, but got {self.stage_epochs}")
-        _require(
+        require(self.stage_epochs >= 1, f"stage_epochs must be >= 1, but got {self.stage_epochs}")
+        require(
             self.prune_zero in ("ranked", "first"),
             f"prune_zero must be ranked or first, but got {self.prune_zero!r}",
         )
-        _require(
+        require(
             self.inherit_weights in ("cyclic", "fresh")
             and self.inherit_alpha in ("carry", "reset"),
             "inherit_weights must be cyclic or fresh and inherit_alpha carry or reset, but got "
@@ -359,38 +339,36 @@ class RetrainConfig:
     """Seed of initialisation and data order."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self)
-        _require(
+        check_numbers(self)
+        require(
             self.dim >= 1 and self.depth >= 1 and self.patch_size >= 1,
             "dim, depth and patch_size must be positive, but got "
             f"(dim={self.dim}, depth={self.depth}, patch_size={self.patch_size})",
         )
-        _require(
+        require(
             self.data.image_size % self.patch_size == 0,
             f"patch_size must divide image_size, but got patch_size={self.patch_size}, "
             f"image_size={self.data.image_size}",
         )
-        _require(self.epochs >= 1, f"epochs must be >= 1, but got {self.epochs}")
-        _require(
+        require(self.epochs >= 1, f"epochs must be >= 1, but got {self.epochs}")
+        require(
             0 <= self.warmup_epochs < self.epochs,
             f"0 <= warmup_epochs < epochs must hold, but got (warmup_epochs={self.warmup_epochs}, "
             f"epochs={self.epochs})",
         )
-        _require(
+        require(
             0 < self.warmup_lr <= self.lr,
             f"0 < warmup_lr <= lr must hold, but got (warmup_lr={self.warmup_lr}, lr={self.lr})",
         )
-        _require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
-        _require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but got {self.dropout}")
-        _require(self.vit_heads >= 1, f"vit_heads must be positive, but got {self.vit_heads}")
-        _require(
+        require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
+        require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but got {self.dropout}")
+        require(self.vit_heads >= 1, f"vit_heads must be positive, but got {self.vit_heads}")
+        require(
             0 <= self.label_smoothing < 1,
             f"label_smoothing must lie in [0, 1), but got {self.label_smoothing}",
         )
         for name in ("weight_decay", "grad_clip", "seed"):
-            _require(
-                getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}"
-            )
+            require(getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}")
 
 
 ConfigT = TypeVar("ConfigT", SearchConfig, RetrainConfig)
@@ -409,17 +387,15 @@ def config_from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
     """
     known = {f.name for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - known)
-    _require(not unknown, f"unknown settings {unknown} for {kind.__name__}")
+    require(not unknown, f"unknown settings {unknown} for {kind.__name__}")
     prepared: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
     }
     if "data" in prepared:
-        _require(
-            isinstance(prepared["data"], dict), f"data must be an object: {prepared['data']!r}"
-        )
+        require(isinstance(prepared["data"], dict), f"data must be an object: {prepared['data']!r}")
         data_known = {f.name for f in dataclasses.fields(DataConfig)}
         unknown = sorted(set(prepared["data"]) - data_known)
-        _require(not unknown, f"unknown settings {unknown} for DataConfig")
+        require(not unknown, f"unknown settings {unknown} for DataConfig")
     try:
         if "data" in prepared:
             prepared["data"] = DataConfig(**prepared["data"])

@@ -34,6 +34,7 @@ __all__ = [
 
 ZERO = "zero"
 IDENTITY = "identity"
+MAX_HIDDEN = 2**20
 
 
 def init_linear(layer: nn.Linear, blocks: int = 1) -> None:
@@ -114,7 +115,7 @@ class MLP(nn.Module):
         norm_affine: whether the norm has a gain and a bias of its own.
 
     Raises:
-        ValueError: `ratio · dim` rounds to less than 1.
+        ValueError: `ratio · dim` rounds to less than 1, or to more than 2²⁰.
     """
 
     def __init__(
@@ -124,6 +125,11 @@ class MLP(nn.Module):
         hidden = round(dim * ratio)
         if hidden < 1:
             raise ValueError(f"mlp_r{ratio:g} has no hidden unit at dim={dim}")
+        if hidden > MAX_HIDDEN:
+            raise ValueError(
+                f"mlp_r{ratio:g} has more than {MAX_HIDDEN} hidden units at dim={dim}; choose a "
+                "smaller ratio"
+            )
         self.norm = nn.LayerNorm(dim, elementwise_affine=norm_affine)
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dasvit.checkpoint import load_checkpoint, save_checkpoint
+from dasvit.complexity import check_num_params
 from dasvit.config import RetrainConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
 from dasvit.environment import resolve_device
-from dasvit.files import read_json, write_atomic
+from dasvit.files import first_line, read_json, write_atomic
 from dasvit.folder import check_folder, open_folder, read_settings
 from dasvit.genotype import NAMED_GENOTYPES
 from dasvit.metrics import Report, RetrainEpoch, RetrainResult, tee
@@ -89,7 +90,7 @@ def build_model(config: RetrainConfig, *, in_channels: int, num_classes: int) ->
 
 
 def check_retrain(config: RetrainConfig) -> None:
-    """Everything that can be refused before training: data set, model, width.
+    """Everything that can be refused before training: data set, model, width, size.
 
     Raises:
         ValueError: one line with the value and the remedy.
@@ -103,8 +104,10 @@ def check_retrain(config: RetrainConfig) -> None:
             model(torch.empty(2, 3, size, size))
     except RuntimeError as error:  # an image too small for its layers, say
         raise ValueError(
-            f"model {config.model!r} does not run on images of {size} × {size} ({error})"
+            f"model {config.model!r} does not run on images of {size} × {size} "
+            f"({first_line(error)})"
         ) from None
+    check_num_params(sum(p.numel() for p in model.parameters()))
 
 
 def retrain(

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from dasvit.checkpoint import load_checkpoint, save_checkpoint
+from dasvit.complexity import check_num_params
 from dasvit.config import SearchConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
 from dasvit.derive import derive
 from dasvit.environment import resolve_device
+from dasvit.files import first_line
 from dasvit.folder import check_folder, open_folder, read_settings
 from dasvit.genotype import Genotype
 from dasvit.inherit import derived_network, inherit_weights
@@ -58,7 +60,7 @@ OUTER_SETTINGS = (
     "xi",
     "seed",
 )
-"""The settings that a sweep varies, as results and TensorBoard name them."""
+"""What tells the trials of a sweep apart: its settings, as results and TensorBoard name them."""
 
 
 def search(
@@ -126,7 +128,7 @@ def search(
 
 
 def check_search(config: SearchConfig) -> None:
-    """Everything that can be refused before training: operations, width, data set.
+    """Everything that can be refused before training: operations, width, size, data set.
 
     Raises:
         ValueError: one line with the value and the remedy.
@@ -140,7 +142,12 @@ def check_search(config: SearchConfig) -> None:
             model = build_supernet(config, edge_ops, num_layers=1, in_channels=3, num_classes=2)
             model(torch.empty(2, 3, size, size))
     except RuntimeError as error:  # too large to count, or a registered operation's shapes
-        raise ValueError(f"the operations do not run at dim={config.dim} ({error})") from None
+        raise ValueError(
+            f"the operations do not run at dim={config.dim} ({first_line(error)})"
+        ) from None
+    layer = sum(p.numel() for p in model.cells[0].parameters())
+    total = sum(p.numel() for p in model.parameters())
+    check_num_params(total + layer * (max(config.stage_layers) - 1))
 
 
 def load_search_config(out_dir: str | Path) -> SearchConfig:

@@ -129,6 +129,15 @@ def test_mlp_needs_a_hidden_unit() -> None:
         build_operation("mlp_r0.01", 8)
 
 
+@pytest.mark.parametrize("name", ["mlp_r99999999999999", "mlp_r131073"])
+def test_an_mlp_of_millions_of_units_is_refused(name: str) -> None:
+    with torch.device("meta"):
+        assert build_operation("mlp_r131072", 8).fc1.out_features == 2**20
+        with pytest.raises(ValueError, match="more than 1048576 hidden units at dim=8") as caught:
+            build_operation(name, 8)
+    assert len(str(caught.value)) < 100
+
+
 @pytest.mark.parametrize("heads", [1, 2, 3, 6])
 @pytest.mark.usefixtures("double")
 def test_msa_is_a_loop_over_heads(

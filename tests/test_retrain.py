@@ -451,6 +451,7 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
         ({"model": str(tmp_path / "broken.json")}, "broken.json is not valid JSON"),
         ({"model": str(tmp_path / "unknown.json")}, "unknown operation 'pool_k3'"),
         ({"model": "dasvit_cifar10", "dim": 12}, "msa_h8: 8 heads do not divide the width dim=12"),
+        ({"dim": 60_000}, r"the network has [0-9.]+ G parameters, more than one device can train"),
         ({"vit_heads": 5}, r"vit_heads must divide dim, but got \(vit_heads=5, dim=12\)"),
         ({"data": replace(DIGITS, dataset="mnist")}, "unknown data set 'mnist'"),
         ({"plugins": ("no_such_plugin",)}, "cannot import 'no_such_plugin'"),

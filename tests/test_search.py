@@ -848,6 +848,12 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
             {"operations": ("zero", "pool_k3"), "stage_ops": (2, 2, 2)},
             "unknown operation 'pool_k3'",
         ),
+        (
+            {"operations": ("zero", "mlp_r99999999999999"), "stage_ops": (2, 2, 2)},
+            "mlp_r1e[+]14 has more than 1048576 hidden units at dim=12",
+        ),
+        ({"dim": 12_000}, r"the network has [0-9.]+ G parameters, more than one device can train"),
+        ({"stage_layers": (1, 1, 1000), "dim": 1200}, "G parameters, more than one device"),
         ({"data": DataConfig(dataset="mnist")}, "unknown data set 'mnist'; known: digits"),
         ({"data": DataConfig(dataset="cifar10")}, "needs --data-dir"),
         ({"plugins": ("no_such_plugin",)}, "cannot import 'no_such_plugin'"),
