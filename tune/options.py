@@ -1,6 +1,8 @@
 """The command line of the sweep: preset first, then every setting by its own name."""
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +12,11 @@ import tyro
 
 from dasvit.arguments import parse, preset_from_argv
 from dasvit.config import DataConfig, RetrainConfig, SearchConfig
-from tune.space import OUTER_NAMES
+from tune.space import OUTER_NAMES, make_room
 
 __all__ = ["SweepOptions", "parse_options"]
+
+MAX_TRIALS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,15 @@ class SweepOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{_flag(name)} must be at least 1, but got {value}")
+        if self.num_trials > MAX_TRIALS:
+            raise ValueError(
+                f"--num-samples times --seeds must be at most {MAX_TRIALS}, but got "
+                f"{self.num_samples} times {self.seeds}"
+            )
+        if (self.retrain_seeds or 0) > MAX_TRIALS:
+            raise ValueError(
+                f"--retrain-seeds must be at most {MAX_TRIALS}, but got {self.retrain_seeds}"
+            )
         if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial < float("inf"):
             raise ValueError(f"--gpus-per-trial must be 0 or more, but got {self.gpus_per_trial}")
 
@@ -105,7 +118,10 @@ def parse_options(argv: Sequence[str], prog: str = "run_search.py") -> SweepOpti
             "--retrain.model: the sweep itself chooses what to retrain (--retrain-top); to train "
             "one model, use `python -m dasvit retrain --model`"
         )
-    default = SweepOptions(preset=preset.name, search=preset.search, retrain=preset.retrain)
+    search = make_room(
+        preset.search, **{name: _number(argv, name) for name in ("gamma_min", "gamma_max")}
+    )
+    default = SweepOptions(preset=preset.name, search=search, retrain=preset.retrain)
     options = parse(SweepOptions, argv, default=default, prog=prog)
     search = dataclasses.replace(options.search, data=_absolute(options.search.data))
     follow = {n for n in ("dataset", "data_dir", "download") if f"retrain.data.{n}" not in given}
@@ -136,6 +152,19 @@ def _given(argv: Sequence[str]) -> set[str]:
     """The flags on a command line, as names of settings: `--token-ratio=1` is token_ratio."""
     flags = (arg[2:].partition("=")[0] for arg in argv if arg.startswith("--"))
     return {flag.replace("-", "_") for flag in flags}
+
+
+def _number(argv: Sequence[str], name: str) -> float | None:
+    """The number given for a setting; None without one, or for what the parser will refuse."""
+    found = None
+    for arg, after in itertools.pairwise([*argv, ""]):
+        flag, has_value, value = arg.partition("=")
+        if flag.startswith("--") and flag[2:].replace("-", "_") == name:
+            try:
+                found = float(value if has_value else after)
+            except ValueError:
+                return None
+    return found if found is not None and math.isfinite(found) else None
 
 
 def _flag(name: str) -> str:

@@ -7,20 +7,12 @@ from typing import Any
 from ray import tune
 
 from dasvit.config import SearchConfig
+from dasvit.search import OUTER_SETTINGS
 
-__all__ = ["OUTER_NAMES", "default_draw", "outer_space", "to_search_config"]
+__all__ = ["OUTER_NAMES", "default_draw", "make_room", "outer_space", "to_search_config"]
 
-OUTER_NAMES = (
-    "token_ratio",
-    "gamma_min",
-    "gamma_max",
-    "zeta1",
-    "zeta2",
-    "skip_weight",
-    "type_weight",
-    "xi",
-)
-"""The settings a sweep varies."""
+OUTER_NAMES = tuple(name for name in OUTER_SETTINGS if name != "seed")
+"""The settings a sweep varies; each draw runs on several seeds."""
 
 GAMMA_FRACTION = "gamma_fraction"
 """Name of the draw that stands for gamma_max: see `outer_space`."""
@@ -73,6 +65,36 @@ def outer_space(search: SearchConfig, *, fixed: Collection[str] = ()) -> dict[st
             "nothing to sweep; leave at least one of them away, or run `python -m dasvit search`"
         )
     return space
+
+
+def make_room(
+    search: SearchConfig, *, gamma_min: float | None = None, gamma_max: float | None = None
+) -> SearchConfig:
+    """`search` with its other bound moved, where one that is about to be fixed leaves it no room.
+
+    The sweep draws the other one; its own value is only where the first draw would lie. The
+    distance of the two keeps its share: gamma_min of gamma_max, or gamma_max of what is above
+    gamma_min. The bound that is given is not put in.
+
+    Args:
+        gamma_min, gamma_max: the one that is given; with none or both, nothing moves.
+
+    Raises:
+        ValueError: no value of the other bound fits.
+    """
+    rule = "0 <= gamma_min < gamma_max <= 1 must hold"
+    if gamma_max is not None and gamma_min is None and gamma_max <= search.gamma_min:
+        if not gamma_max > 0:
+            raise ValueError(f"--gamma-max {gamma_max:g} leaves --gamma-min no room: {rule}")
+        moved = gamma_max * search.gamma_min / search.gamma_max
+        return dataclasses.replace(search, gamma_min=moved)
+    if gamma_min is not None and gamma_max is None and gamma_min >= search.gamma_max:
+        if not gamma_min < 1:
+            raise ValueError(f"--gamma-min {gamma_min:g} leaves --gamma-max no room: {rule}")
+        share = (search.gamma_max - search.gamma_min) / (1.0 - search.gamma_min)
+        moved = gamma_min + share * (1.0 - gamma_min)
+        return dataclasses.replace(search, gamma_max=moved)
+    return search
 
 
 def to_search_config(search: SearchConfig, sampled: Mapping[str, Any], seed: int) -> SearchConfig:

@@ -1,9 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tune.options import parse_options
-from tune.space import OUTER_NAMES
+from tune.space import OUTER_NAMES, default_draw, outer_space, to_search_config
 
 
 def test_defaults() -> None:
@@ -55,14 +56,48 @@ def test_plain_darts_stays_plain() -> None:
 
 
 @pytest.mark.parametrize(
+    "argv", ["--gamma-max 0.15", "--gamma-max=0.15", "--gamma_max 0.01", "--gamma-min 0.7"]
+)
+def test_one_bound_leaves_the_other_to_the_sweep(argv: str) -> None:
+    """Below the preset's gamma_min, or above its gamma_max, which are drawn."""
+    options = parse_options(argv.split())
+    name = "gamma_max" if "max" in argv else "gamma_min"
+    value = float(argv.replace("=", " ").split()[1])
+    assert options.fixed == (name,)
+    assert getattr(options.search, name) == value
+    space = outer_space(options.search, fixed=options.fixed)
+    for seed in range(50):
+        state = np.random.RandomState(seed)
+        sampled = {n: domain.sample(random_state=state) for n, domain in space.items()}
+        drawn = to_search_config(options.search, sampled, seed)  # refuses what cannot be
+        assert getattr(drawn, name) == value
+    assert default_draw(options.search, fixed=options.fixed) is not None
+
+
+def test_a_bound_that_fits_moves_nothing() -> None:
+    preset = parse_options([]).search
+    assert parse_options(["--gamma-max", "0.9"]).search.gamma_min == preset.gamma_min
+    assert parse_options(["--gamma-min", "0.1"]).search.gamma_max == preset.gamma_max
+
+
+@pytest.mark.parametrize(
     ("argv", "message"),
     [
         ("--preset nix", "unknown preset 'nix'; known: digits"),
         ("--token-ratio 1.5", r"^token_ratio \(λ\) must lie in \(0, 1\], but got 1.5"),
         ("--gamma-min 0.6 --gamma-max 0.5", "gamma_min=0.6, gamma_max=0.5"),
+        ("--gamma-max 0", "^--gamma-max 0 leaves --gamma-min no room: 0 <= gamma_min"),
+        ("--gamma-max -0.2", "^--gamma-max -0.2 leaves --gamma-min no room"),
+        ("--gamma-min 1", "^--gamma-min 1 leaves --gamma-max no room: 0 <= gamma_min"),
+        ("--gamma-max 1.5", "gamma_min=0.2, gamma_max=1.5"),
+        ("--gamma-max x", "^--gamma-max: "),
+        ("--gamma-max 0.1 --gamma-min 0.1", "gamma_min=0.1, gamma_max=0.1"),
         ("--xi -1", r"xi .* must be >= 0, but got -1"),
         ("--seeds 0", "^--seeds must be at least 1, but got 0"),
         ("--num-samples 0", "^--num-samples must be at least 1"),
+        ("--num-samples 1000000000", "--num-samples times --seeds must be at most 100000"),
+        ("--retrain-seeds 1000000000", "--retrain-seeds must be at most 100000"),
+        ("--dim 1000000000", "^dim must be at most 65536, but got 1000000000"),
         ("--num-samples x", "^--num-samples: invalid literal"),
         ("--gpus-per-trial -1", "--gpus-per-trial must be 0 or more"),
         ("--retrain.warmup-epochs 900", "warmup_epochs=900"),
