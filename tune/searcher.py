@@ -80,16 +80,9 @@ class InOrder(Searcher):
         self._waiting[trial_id] = None if math.isnan(score) else float(score)
 
     def get_state(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "searcher"}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-
-    def save(self, checkpoint_path: str) -> None:
-        self.searcher.save(checkpoint_path)
-
-    def restore(self, checkpoint_path: str) -> None:
-        self.searcher.restore(checkpoint_path)
+        """Nothing: Ray asks when it saves an experiment, but the file of scores is what a sweep is
+        continued from."""
+        return {}
 
 
 class _Repeats(Repeater):

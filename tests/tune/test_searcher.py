@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from ray import tune
+from ray.tune.search import SearchGenerator
 
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX, make_searcher, result_lag
 
@@ -97,6 +98,24 @@ def test_what_was_told_stays_told(tmp_path: Path) -> None:
     assert scores[2] is None
     assert scores[4] == pytest.approx(score({"x": first[8]["x"], TRIAL_INDEX: 1}))
     assert run(told) == first
+
+
+def test_ray_can_save_it_with_the_experiment(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Tune does every few seconds; the state is never read back."""
+    searcher = make_searcher(
+        SPACE, metric="score", num_samples=4, num_seeds=2, seed=0, lag=1, told=tmp_path / "t.json"
+    )
+    for i in range(3):
+        searcher.suggest(f"trial{i}")
+    ray_dir = tmp_path / "ray"
+    ray_dir.mkdir()
+    with caplog.at_level("WARNING"):
+        SearchGenerator(searcher).save_to_dir(str(ray_dir), "now")
+    assert not caplog.records
+    assert len(list(ray_dir.iterdir())) == 2  # Optuna's, and that of what wraps it
+    assert not (tmp_path / "t.json").exists()
 
 
 @pytest.mark.parametrize(("trials", "seeds", "lag"), [(1, 2, 0), (2, 2, 1), (2, 1, 2), (16, 2, 8)])
