@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dasvit.files import write_atomic
+from dasvit.files import first_line, write_atomic
 
 __all__ = ["check_same_settings", "load_checkpoint", "save_checkpoint"]
 
@@ -35,9 +35,14 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise ValueError(f"there is no checkpoint {path}") from None
-    except Exception as error:  # bytes that are no checkpoint fail in any way
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a readable checkpoint ({first_line})") from None
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise ValueError(f"{path} is not a readable checkpoint ({reason})") from None
+    except Exception:  # bytes that are no checkpoint fail in any way
+        raise ValueError(
+            f"{path} is not a readable checkpoint: it is truncated or was not written here; "
+            "delete it to start from the beginning"
+        ) from None
     found = state.get("kind") if isinstance(state, dict) else None
     if found != kind:
         raise ValueError(f"{path} is a checkpoint of kind {found!r}, not {kind!r}")
