@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 
 from dasvit.files import first_line, write_atomic
 
-__all__ = ["check_same_settings", "load_checkpoint", "save_checkpoint"]
+__all__ = ["check_same_settings", "load_checkpoint", "restore", "save_checkpoint"]
 
 
 def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
@@ -47,6 +48,21 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
     if found != kind:
         raise ValueError(f"{path} is a checkpoint of kind {found!r}, not {kind!r}")
     return state
+
+
+def restore(path: Path, kind: str, load: Callable[[dict[str, Any]], None]) -> None:
+    """Hand a checkpoint to `load`.
+
+    Raises:
+        ValueError: as `load_checkpoint`, or what it holds does not fit what `load` fills.
+    """
+    state = load_checkpoint(path, kind)
+    try:
+        load(state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} does not fit this run ({type(error).__name__}: {first_line(error)})"
+        ) from None
 
 
 def check_same_settings(saved: dict[str, Any], current: dict[str, Any], where: str) -> None:

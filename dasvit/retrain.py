@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dasvit.checkpoint import load_checkpoint, save_checkpoint
+from dasvit.checkpoint import restore, save_checkpoint
 from dasvit.complexity import check_num_params
 from dasvit.config import RetrainConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
@@ -151,23 +151,25 @@ def retrain(
     if isinstance(model, DASViT):  # at once: the file it came from may be gone at a restart
         model.genotype.save(out_dir / "genotype.json")
     optimizer = adamw(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-    start, seconds = 0, 0.0
+    start, seconds, train_accuracy = 0, 0.0, math.nan
+
+    def load(state: dict[str, Any]) -> None:
+        nonlocal start, seconds, train_accuracy
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        set_rng_state(state["rng"], where)
+        start, seconds = state["epoch"], state["seconds"]
+        train_accuracy = state["train_accuracy"]
+
     checkpoint = out_dir / "checkpoint.pt"
     if resume and checkpoint.exists():
-        state = load_checkpoint(checkpoint, KIND)
-        try:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            set_rng_state(state["rng"], where)
-            start, seconds = state["epoch"], state["seconds"]
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{checkpoint} does not fit this training ({error!r})") from None
+        restore(checkpoint, KIND, load)
     report = tee(JsonLinesReport(out_dir / "train.jsonl", start_epoch=start), report)
 
-    record = None
     for epoch in range(start, config.epochs):
         record = _train_epoch(config, model, optimizer, data.train, epoch, where)
         seconds += record.seconds
+        train_accuracy = record.train_accuracy
         report(record)
         save_checkpoint(
             checkpoint,
@@ -176,15 +178,12 @@ def retrain(
                 "config": config_to_dict(config),
                 "epoch": epoch + 1,
                 "seconds": seconds,
-                "train_accuracy": record.train_accuracy,
+                "train_accuracy": train_accuracy,
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "rng": get_rng_state(where),
             },
         )
-    train_accuracy = (
-        record.train_accuracy if record else load_checkpoint(checkpoint, KIND)["train_accuracy"]
-    )
     return _finish(config, model, data, out_dir, train_accuracy, seconds, report)
 
 

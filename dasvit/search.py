@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dasvit.checkpoint import load_checkpoint, save_checkpoint
+from dasvit.checkpoint import restore, save_checkpoint
 from dasvit.complexity import check_num_params
 from dasvit.config import SearchConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
@@ -102,11 +102,7 @@ def search(
     run = _Run(config, data, where)
     checkpoint = out_dir / "checkpoint.pt"
     if resume and checkpoint.exists():
-        state = load_checkpoint(checkpoint, KIND)
-        try:
-            run.load_state_dict(state)
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"{checkpoint} does not fit this search ({error!r})") from None
+        restore(checkpoint, KIND, run.load_state_dict)
     report = tee(JsonLinesReport(out_dir / "alpha.jsonl", start_epoch=run.epoch), report)
 
     while True:

@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import runs
 import torch
 
-from dasvit.checkpoint import check_same_settings, load_checkpoint, save_checkpoint
+from dasvit.checkpoint import check_same_settings, load_checkpoint, restore, save_checkpoint
 
 KIND = "dasvit/test/1"
 
@@ -151,6 +152,25 @@ def test_code_is_refused_and_not_run(path: Path, tmp_path: Path, how: str) -> No
     assert not target.exists()
     torch.load(path, weights_only=False) if how != "pickle" else pickle.loads(path.read_bytes())
     assert target.exists()  # the file was harmful
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (lambda state: state["model"]["weight"], "KeyError: 'model'"),
+        (lambda state: torch.nn.Linear(3, 4).load_state_dict(state), "RuntimeError: Error"),
+        (lambda state: len(state["epoch"]), "TypeError: object of type"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit(path: Path, wrong: Callable, reason: str) -> None:
+    save_checkpoint(path, KIND, {"epoch": 1})
+    with pytest.raises(ValueError, match=f"does not fit this run .{reason}") as caught:
+        restore(path, KIND, wrong)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    seen: list[dict[str, Any]] = []
+    restore(path, KIND, seen.append)
+    assert seen[0]["epoch"] == 1
 
 
 def test_same_settings() -> None:
