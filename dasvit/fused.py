@@ -3,15 +3,15 @@
 The candidates of all edges that leave one node read the same tokens. Their pre-norms have no
 affine part of their own (the linear layer behind holds it), so one normalisation serves them all;
 their input projections are the rows of two matrices, their GELUs one call, attention with equally
-many heads one call. On each edge the output projections are scaled by the operation weights and
-accumulated, so that no candidate's output is ever held on its own.
+many heads one call. In the weight pass, where the operation weights are constants, they scale the
+output projections, which are then accumulated: no candidate's output is held on its own. In the
+alpha passes the candidates' outputs are what the gradient of their weights needs.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,48 +28,6 @@ from dasvit.tokens import TokenSelector, scatter_tokens
 __all__ = ["FusedCell"]
 
 
-class _ScaledProjection(torch.autograd.Function):
-    """`Σ_i x_i diag(s_i) W_iᵀ`, with `s = [s_1 …]` and `W = [W_1 …]` by columns.
-
-    The gradient of `s` is read off that of `x_i diag(s_i)`, column by column with `x_i`: no
-    candidate's output is held for it, and there is no product beyond those of the chain.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, scale: Tensor, weight: Tensor, *inputs: Tensor) -> Tensor:
-        """From scale (S,), weight (dim, S) and inputs (rows, width), widths adding up to S."""
-        ctx.save_for_backward(scale, weight, *inputs)
-        widths = [x.shape[1] for x in inputs]
-        scaled = (weight * scale).to(inputs[0].dtype)
-        out = inputs[0].new_empty(inputs[0].shape[0], weight.shape[0])
-        for i, (x, w) in enumerate(zip(inputs, scaled.split(widths, dim=1), strict=True)):
-            torch.addmm(out, x, w.T, beta=min(i, 1), out=out)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scale, weight, *inputs = ctx.saved_tensors
-        needs_scale, needs_weight, *needs_inputs = ctx.needs_input_grad
-        widths = [x.shape[1] for x in inputs]
-        grad = grads[0].to(inputs[0].dtype)
-        of_scale = of_weight = None
-        of_inputs: list[Tensor | None] = [None] * len(inputs)
-        if needs_scale or any(needs_inputs):
-            # With respect to x_i diag(s_i), or where s needs nothing to x_i at once.
-            through = weight if needs_scale else weight * scale
-            products = grad @ through.to(grad.dtype)
-            if needs_scale:
-                columns = zip(inputs, products.split(widths, dim=1), strict=True)
-                of_scale = torch.cat([(x * g).sum(0, dtype=scale.dtype) for x, g in columns])
-                if any(needs_inputs):
-                    products = products * scale.to(grad.dtype)
-            if any(needs_inputs):
-                of_inputs = list(products.split(widths, dim=1))
-        if needs_weight:
-            of_weight = torch.cat([grad.T @ x for x in inputs], dim=1) * scale
-        return of_scale, of_weight, *of_inputs
-
-
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a candidate lies: rows of the input projection, columns of its edge's output one."""
@@ -77,6 +35,10 @@ class _Place:
     candidate: int
     rows: tuple[slice, ...]
     columns: slice
+
+    @property
+    def width(self) -> int:
+        return self.columns.stop - self.columns.start
 
 
 class _SourceEdges(nn.Module):
@@ -125,8 +87,7 @@ class _SourceEdges(nn.Module):
         )
         for e, places in enumerate(self.places):
             candidates = [p.candidate for p in places]
-            spans = [p.columns.stop - p.columns.start for p in places]
-            columns = [i for i, span in zip(candidates, spans, strict=True) for _ in range(span)]
+            columns = [p.candidate for p in places for _ in range(p.width)]
             self.register_buffer(f"fused_{e}", _index(candidates), persistent=False)
             self.register_buffer(f"columns_{e}", _index(columns), persistent=False)
         self.load(edges)
@@ -200,7 +161,7 @@ class _SourceEdges(nn.Module):
             yield from zip(edges, out.split(dim, dim=1), strict=True)
 
     def _hidden(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """(edge, hidden units of its MLPs (batch · tokens, units))."""
+        """(edge, hidden units of its MLPs side by side (batch · tokens, units))."""
         if not sum(self.hidden):
             return
         hidden = F.gelu(F.linear(x, self.fc1_weight, self.fc1_bias)).flatten(0, 1)
@@ -209,18 +170,36 @@ class _SourceEdges(nn.Module):
                 yield e, part
 
     def _edge(self, e: int, x: Tensor, row: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-        out = x.new_zeros(()) if inputs or IDENTITY in self.names[e] else torch.zeros_like(x)
+        terms = []
         if inputs:
-            scale = row.index_select(0, self.get_buffer(f"columns_{e}"))
-            product = _ScaledProjection.apply(scale, self.out_weights[e], *inputs)
-            weights = row.index_select(0, self.get_buffer(f"fused_{e}"))
-            bias = (weights.unsqueeze(1) * self.out_biases[e]).sum(0)
-            out = product.view(x.shape) + bias
+            project = self._separately if row.requires_grad else self._together
+            terms.append(project(e, row, inputs).view(x.shape))
         if IDENTITY in self.names[e]:
-            out = out + row[self.names[e].index(IDENTITY)] * x
-        for i, op in self.others[e].named_children():
-            out = out + row[int(i)] * op(x)
-        return out
+            terms.append(row[self.names[e].index(IDENTITY)] * x)
+        terms += [row[int(i)] * op(x) for i, op in self.others[e].named_children()]
+        return sum(terms[1:], start=terms[0]) if terms else torch.zeros_like(x)
+
+    def _separately(self, e: int, row: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        """`Σ_i a_i · (x_i W_iᵀ + b_i)`, term by term."""
+        widths = [place.width for place in self.places[e]]
+        columns = self.out_weights[e].split(widths, dim=1)
+        parts = [*inputs[:-1], *inputs[-1].split(widths[len(inputs) - 1 :], dim=1)]
+        terms = [
+            row[place.candidate] * F.linear(x, weight, bias)
+            for place, x, weight, bias in zip(
+                self.places[e], parts, columns, self.out_biases[e], strict=True
+            )
+        ]
+        return sum(terms[1:], start=terms[0])
+
+    def _together(self, e: int, row: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        """The same as `Σ_i x_i (a_i W_i)ᵀ + Σ_i a_i b_i`."""
+        scaled = self.out_weights[e] * row.index_select(0, self.get_buffer(f"columns_{e}"))
+        first, *others = scaled.split([x.shape[1] for x in inputs], dim=1)
+        out = F.linear(inputs[0], first)
+        for x, weight in zip(inputs[1:], others, strict=True):
+            out = torch.addmm(out, x, weight.T)
+        return out + row.index_select(0, self.get_buffer(f"fused_{e}")) @ self.out_biases[e]
 
 
 def _places(
