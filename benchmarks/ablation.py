@@ -1,0 +1,104 @@
+"""What each measure alone brings: `dasvit`'s step without it."""
+
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import dasvit.architect
+import dasvit.step
+from benchmarks.workload import Cell, Runner, Sizes, make_batches, make_ours
+from dasvit.batch import Batch
+from dasvit.supernet import SuperNet
+from dasvit.tokens import TokenSelector
+
+__all__ = ["AS_SHIPPED", "ablations"]
+
+AS_SHIPPED = "as shipped"
+
+
+def ablations(
+    cell: Cell, sizes: Sizes, device: torch.device, *, precision: str, compiled: bool
+) -> dict[str, Callable[[], Runner]]:
+    """The step as shipped, and without or with one thing at a time.
+
+    Args:
+        precision: as shipped on this device; the other one is a row.
+        compiled: whether `torch.compile` is a row.
+    """
+    batches = make_batches(cell, sizes, device)
+    ours = partial(make_ours, cell, sizes, device, batches)
+    other = "fp32" if precision == "bf16" else "bf16"
+    makers: dict[str, Callable[[], Runner]] = {
+        AS_SHIPPED: partial(ours, precision=precision),
+        "encoders not fused": partial(ours, precision=precision, fused=False),
+        "alpha pass with weights not frozen": lambda: _around(
+            ours(precision=precision),
+            lambda: patch.object(dasvit.architect, "_frozen", lambda params: nullcontext()),
+        ),
+        "weight pass with alpha attached": lambda: _around(
+            ours(precision=precision),
+            lambda: patch.object(dasvit.step, "weight_gradient", _attached_weight_gradient),
+        ),
+        "AdamW not fused": lambda: _plain_adamw(ours(precision=precision)),
+        "attention by its formula": lambda: _around(
+            ours(precision=precision), lambda: sdpa_kernel(SDPBackend.MATH)
+        ),
+        f"{other} instead of {precision}": partial(ours, precision=other),
+        "with recomputation": partial(ours, precision=precision, recompute=True),
+    }
+    if cell.token_ratio < 1:
+        makers["token scores with the N×N matrix"] = lambda: _around(
+            ours(precision=precision), _square_scores
+        )
+        makers["all tokens (λ = 1)"] = partial(
+            make_ours, replace(cell, token_ratio=1.0), sizes, device, batches, precision=precision
+        )
+    if compiled:
+        makers["with torch.compile"] = lambda: _compiled(ours(precision=precision))
+    return makers
+
+
+def _around(runner: Runner, context: Callable) -> Runner:
+    runner.around = context
+    return runner
+
+
+def _attached_weight_gradient(model: SuperNet, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
+    """As `dasvit.architect.weight_gradient`, the graph leading back to alpha."""
+    images, labels = batch
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels)
+    grads = torch.autograd.grad(loss, model.weight_parameters())
+    return list(grads), loss.detach(), logits.detach()
+
+
+def _plain_adamw(runner: Runner) -> Runner:
+    group = runner.step.weight_optimizer.param_groups[0]
+    runner.step.weight_optimizer = torch.optim.AdamW(
+        group["params"], lr=group["lr"], weight_decay=group["weight_decay"]
+    )
+    return runner
+
+
+@contextmanager
+def _square_scores():
+    def scores(self: TokenSelector, patches: Tensor) -> Tensor:
+        query, key = self.query(patches), self.key(patches)
+        return (query @ key.transpose(1, 2) / patches.shape[-1] ** 0.5).mean(dim=2)
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(TokenSelector, "scores", scores))
+        yield
+
+
+def _compiled(runner: Runner) -> Runner:
+    torch.compiler.reset()
+    runner.model.compile(dynamic=False)
+    return runner

@@ -1,0 +1,118 @@
+"""Time, memory and the device's own rate of matrix products."""
+
+import gc
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["OUT_OF_MEMORY", "LiveMemory", "bytes_of", "free", "matmul_rate", "peak_bytes", "timed"]
+
+OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
+
+
+def timed(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of a call, the device idle before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def free(device: torch.device) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, *, repeats: int = 7) -> float:
+    """Operations a second of one square matrix product: 8192 wide on a GPU, 1024 on a CPU; the
+    median of `repeats`."""
+    n = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    for _ in range(2):
+        torch.mm(a, b)
+    seconds = [timed(lambda: torch.mm(a, b), device) for _ in range(repeats)]
+    return 2 * n**3 / statistics.median(seconds)
+
+
+def bytes_of(tensors: Iterable[Any]) -> int:
+    """Bytes of the distinct memories behind the tensors of a collection (others are skipped)."""
+    storages = {
+        s.data_ptr(): s.nbytes()
+        for s in (t.untyped_storage() for t in tensors if isinstance(t, Tensor))
+    }
+    return sum(storages.values())
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of all memories that operations return while it is active and that are
+    alive; `peak` is the most there were at once. What a kernel takes and gives back inside is not
+    seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        before = {id(t.untyped_storage()) for t in _tensors((*args, *kwargs.values()))}
+        out = func(*args, **kwargs)
+        for t in _tensors((out,)):
+            if id(t.untyped_storage()) not in before:
+                self._add(t.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = id(storage), storage.nbytes()
+        if key in self._seen:
+            return
+
+        def gone(_: object) -> None:
+            self.live -= size
+            del self._seen[key]
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among an operation's arguments or results, and in lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def peak_bytes(call: Callable[[], object], resident: int, device: torch.device) -> int:
+    """The most memory that a call's own tensors held at once.
+
+    Args:
+        call: runs once.
+        resident: bytes that belong to it and are there before, such as weights.
+    """
+    if device.type == "cuda":
+        free(device)
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return resident + torch.cuda.max_memory_allocated(device) - before
+    with LiveMemory() as memory:
+        call()
+    return resident + memory.peak

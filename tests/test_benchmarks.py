@@ -1,0 +1,391 @@
+"""The plain reference of `benchmarks` computes what `dasvit` computes; its counts are right."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+import benchmarks.projection
+from benchmarks import render, search_step
+from benchmarks.ablation import AS_SHIPPED, ablations
+from benchmarks.compare import compare
+from benchmarks.flops import count_passes
+from benchmarks.measure import LiveMemory, bytes_of, matmul_rate, peak_bytes
+from benchmarks.processes import together
+from benchmarks.projection import project
+from benchmarks.reference import ReferenceNet, ReferenceStep, loader
+from benchmarks.workload import (
+    Cell,
+    Runner,
+    Sizes,
+    literal_state,
+    make_batches,
+    make_ours,
+    make_reference,
+    stage_candidates,
+)
+from dasvit.architect import alpha_gradient, weight_gradient
+from dasvit.config import DataConfig, SearchConfig
+from dasvit.step import BilevelStep, build_supernet
+from dasvit.supernet import SuperNet
+
+CPU = torch.device("cpu")
+TINY = Sizes(dim=48, image_size=8, patch_size=4)
+CELL = Cell(stage=3, token_ratio=0.5, batch_size=2, order=1)
+OPS = ("zero", "identity", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r2")
+
+
+def _pair(
+    edge_ops: tuple[tuple[str, ...], ...], randomise: Callable, **settings: object
+) -> tuple[BilevelStep, ReferenceStep]:
+    """Ours, fused, and the reference with equal values, all of them random."""
+    config = SearchConfig(
+        data=DataConfig(image_size=12),
+        operations=OPS,
+        stage_ops=(6, 5, 3),
+        dim=8,
+        patch_size=4,
+        alpha_init_std=1.0,
+        gamma_max=0.3,
+        **settings,  # type: ignore[arg-type]
+    )
+    model = build_supernet(config, edge_ops, num_layers=3, in_channels=1, num_classes=3)
+    randomise(model)
+    plain = ReferenceNet(config, edge_ops, num_layers=3, channels=1, num_classes=3)
+    plain.load_state_dict(literal_state(model))
+    return BilevelStep(config, model), ReferenceStep(config, plain)
+
+
+def _gradients_by_name(model: SuperNet, grads: list[Tensor]) -> dict[str, Tensor]:
+    """Gradients of the fused parameters by the names of the literal ones."""
+    with torch.no_grad():
+        for p, grad in zip(model.weight_parameters(), grads, strict=True):
+            p.copy_(grad)
+    return literal_state(model)
+
+
+@pytest.fixture(params=["all candidates", "pruned"])
+def edge_ops(
+    request: pytest.FixtureRequest, tiny_edge_ops: tuple[tuple[str, ...], ...]
+) -> tuple[tuple[str, ...], ...]:
+    return (OPS,) * 5 if request.param == "all candidates" else tiny_edge_ops
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+@pytest.mark.parametrize("xi", [0.0, 0.1])
+@pytest.mark.usefixtures("double")
+class TestSameMathematics:
+    def test_gradients(
+        self, xi: float, ratio: float, edge_ops: tuple, randomise: Callable, make_batch: Callable
+    ) -> None:
+        """Logits, both losses, fairness, ∇_α and every weight's gradient."""
+        ours, plain = _pair(edge_ops, randomise, xi=xi, token_ratio=ratio)
+        train, val = make_batch(4, side=12), make_batch(4, side=12)
+        torch.testing.assert_close(plain.model(train[0]), ours.model(train[0]))
+        weights = ours.model.operation_weights()
+        fair = ours.fairness(weights)
+        assert fair > 0
+        torch.testing.assert_close(plain.fairness(plain.model), fair)
+
+        found = alpha_gradient(ours.model, train, val, fairness=ours.fairness, xi=xi)
+        val_loss = plain.alpha_pass(train, val)
+        torch.testing.assert_close(val_loss, found.val_loss)
+        # Both take the same finite difference; the reference moves w back by adding.
+        torch.testing.assert_close(plain.model.alpha.grad, found.gradient, rtol=1e-6, atol=1e-9)
+
+        grads, loss, logits = weight_gradient(ours.model, train)
+        plain_loss, plain_logits = plain.weight_pass(train)
+        torch.testing.assert_close(plain_loss, loss)
+        torch.testing.assert_close(plain_logits, logits)
+        expected = _gradients_by_name(ours.model, grads)
+        for name, p in plain.model.named_parameters():
+            if name != "alpha":
+                assert p.grad is not None, name
+                torch.testing.assert_close(p.grad, expected[name], msg=name)
+
+    def test_parameters_after_steps(
+        self, xi: float, ratio: float, edge_ops: tuple, randomise: Callable, make_batch: Callable
+    ) -> None:
+        ours, plain = _pair(edge_ops, randomise, xi=xi, token_ratio=ratio, grad_clip=0.5)
+        before = literal_state(ours.model)
+        before = {name: value.clone() for name, value in before.items()}
+        for _ in range(2):
+            train, val = make_batch(4, side=12), make_batch(4, side=12)
+            loss, logits, _ = ours(train, val, weight_lr=1e-3)
+            plain_loss, plain_logits = plain(train, val, weight_lr=1e-3)
+            torch.testing.assert_close(plain_loss, loss)
+            torch.testing.assert_close(plain_logits, logits)
+        after = literal_state(ours.model)
+        for name, value in plain.model.state_dict().items():
+            torch.testing.assert_close(value, after[name], rtol=1e-6, atol=1e-8, msg=name)
+            assert not torch.equal(value, before[name]), name
+
+
+def _embedding_and_head(config: SearchConfig, batch: int, *, trained: bool) -> int:
+    patches = (config.data.image_size // config.patch_size) ** 2
+    embedding = 2 * batch * patches * config.patch_size**2 * config.dim
+    head = 2 * batch * config.dim * 3
+    return 2 * embedding + 3 * head if trained else embedding + 2 * head
+
+
+@pytest.mark.parametrize("part", ["forward", "full", "alpha"])
+def test_counted_products_are_the_ones_computed(
+    part: str, edge_ops: tuple, randomise: Callable, make_batch: Callable
+) -> None:
+    """Against PyTorch's own counter, on the literal form, which computes what is needed alone."""
+    step, plain = _pair(edge_ops, randomise, fused=False, token_ratio=1.0)
+    config, batch = step.config, make_batch(4, side=12)
+    passes = count_passes(edge_ops, num_layers=3, num_nodes=2, tokens=10, dim=8)
+    with FlopCounterMode(display=False) as counter:
+        if part == "forward":
+            with torch.no_grad():
+                plain.model(batch[0])
+        elif part == "full":
+            plain.weight_pass(batch)
+        else:
+            # The formula of attention: PyTorch's own attention computes scores anew.
+            for p in plain.model.weights():
+                p.requires_grad_(False)
+            plain._loss(plain.model, batch).backward()
+    counted = counter.get_total_flops()
+    rest = _embedding_and_head(config, 4, trained=part == "full")
+    if part == "forward":
+        rest = rest - 2 * 4 * 8 * 3
+    assert counted - rest == 4 * getattr(passes, part)
+
+
+def test_unknown_operations_have_no_count() -> None:
+    with pytest.raises(ValueError, match="conv_k3"):
+        count_passes((("conv_k3",),), num_layers=1, num_nodes=1, tokens=2, dim=4)
+
+
+def test_live_memory_sees_what_is_alive_at_once() -> None:
+    """Two of three buffers alive at once; views and in-place operations are no new memory."""
+    size = 4 * 1000
+
+    def work() -> None:
+        for _ in range(3):
+            a = torch.ones(1000)
+            b = a * 2
+            b.add_(1)
+            b.view(10, 100).t()
+            del a, b
+
+    assert peak_bytes(work, 0, CPU) == 2 * size
+    assert peak_bytes(work, 5, CPU) == 2 * size + 5
+    with LiveMemory() as memory:
+        kept = torch.ones(1000)
+        torch.ones(500)
+        assert memory.live == size
+        del kept
+        assert memory.live == 0
+    assert memory.peak == size + 4 * 500
+
+
+def test_live_memory_holds_what_a_backward_pass_needs() -> None:
+    x = torch.ones(1000, requires_grad=True)
+
+    def chain(depth: int) -> None:
+        y = x
+        for _ in range(depth):
+            y = y.sin()
+        y.sum().backward()
+
+    few, many = (peak_bytes(lambda d=depth: chain(d), 0, CPU) for depth in (4, 12))
+    assert many - few == 8 * 4000
+
+
+def test_bytes_of_counts_a_memory_once() -> None:
+    x = torch.ones(10)
+    assert bytes_of([x, x[:5], torch.ones(3), None, 7]) == 52
+
+
+def test_ours_is_leaner_than_the_reference() -> None:
+    """Where tokens weigh more than parameters: half the memory at λ = 1, a quarter at λ = 0.5."""
+    sizes = replace(TINY, image_size=32)
+    whole, half = (Cell(stage=1, token_ratio=r, batch_size=16, order=1) for r in (1.0, 0.5))
+    batches = make_batches(whole, sizes, CPU)
+    ways = {
+        "ours": make_ours(whole, sizes, CPU, batches),
+        "ours, half": make_ours(half, sizes, CPU, batches),
+        "plain": make_reference(whole, sizes, CPU, batches),
+    }
+    peaks = {name: peak_bytes(run, run.resident(), CPU) for name, run in ways.items()}
+    assert peaks["ours"] < 0.5 * peaks["plain"]
+    assert peaks["ours, half"] < 0.25 * peaks["plain"]
+
+
+def test_a_way_that_fails_does_not_stop_the_others() -> None:
+    batches = make_batches(CELL, TINY, CPU)
+
+    def out_of_memory() -> Runner:
+        raise torch.OutOfMemoryError("no room")
+
+    def broken() -> Runner:
+        raise RuntimeError("first\nsecond")
+
+    found = compare(
+        {
+            "oom": out_of_memory,
+            "broken": broken,
+            "ours": lambda: make_ours(CELL, TINY, CPU, batches),
+        },
+        CPU,
+        repeats=3,
+        seconds=0,
+        memory=False,
+    )
+    assert found["oom"] == {"status": "oom"}
+    assert found["broken"] == {"status": "failed: RuntimeError: first"}
+    assert found["ours"]["status"] == "ok"
+    assert found["ours"]["median_seconds"] > 0
+
+
+def test_ablations_change_what_they_say_and_nothing_else() -> None:
+    """Each computes the same step (bf16 roughly), λ = 1 another one."""
+    cell = replace(CELL, order=1)
+    makers = ablations(cell, TINY, CPU, precision="fp32", compiled=False)
+    losses = {}
+    for name, make in makers.items():
+        runner = make()
+        with runner.around():
+            losses[name] = runner.step(*runner.batches, weight_lr=1e-3)[0].item()
+        with runner.around():
+            losses[name] = runner.step(*runner.batches, weight_lr=1e-3)[0].item()
+    shipped = losses.pop(AS_SHIPPED)
+    assert losses.pop("all tokens (λ = 1)") != pytest.approx(shipped, rel=1e-5)
+    assert losses.pop("bf16 instead of fp32") == pytest.approx(shipped, rel=0.1)
+    for name, loss in losses.items():
+        assert loss == pytest.approx(shipped, rel=1e-5), name
+
+
+def test_stage_candidates_are_nested_and_always_the_same() -> None:
+    stages = stage_candidates(SearchConfig())
+    assert [len(names[0]) for names in stages] == [8, 5, 3]
+    assert all(set(b) <= set(a) for a, b in zip(stages[1], stages[2], strict=True))
+    assert stages == stage_candidates(SearchConfig())
+
+
+def test_projection_adds_up() -> None:
+    config = SearchConfig(batch_size=64, token_ratio=0.5)
+    found = project(config, {1: 0.1, 2: 0.2, 3: 0.3}, {1: 1e-4, 2: 1e-4, 3: 1e-4}, 0.01)
+    by_hand = 30 * (390 * (0.1 + 0.2 + 0.3 + 3 * 0.01) + 3 * 2.5) / 60
+    assert found["steps_an_epoch"] == 390
+    assert found["minutes"] == pytest.approx(by_hand)
+
+
+def test_batches_of_both_ways_of_data() -> None:
+    images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
+    batches = list(
+        loader(images, torch.arange(8), image_size=16, batch_size=3, workers=0, pin=False)
+    )
+    assert [(x.shape, x.dtype) for x, _ in batches] == 2 * [((3, 3, 16, 16), torch.float32)]
+    assert len({int(label) for _, y in batches for label in y}) == 6
+    seconds = benchmarks.projection.batch_seconds(TINY, 2, CPU, workers=0, repeats=2)
+    assert set(seconds) == {"ours", "loader"}
+    assert min(seconds.values()) > 0
+
+
+def test_matmul_rate_is_a_rate_of_this_machine() -> None:
+    assert 1e8 < matmul_rate(CPU, torch.float32, repeats=2) < 1e14
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("results") / "quick.json"
+    search_step.run(["--device", "cpu", "--quick", "--orders", "1", "--out", str(out)])
+    return out
+
+
+def test_quick_run_and_its_page(results: Path) -> None:
+    facts = json.loads(results.read_text(encoding="utf-8"))
+    rows = facts["rows"]
+    assert len(rows) == 3 * 2 * 2
+    assert {row["status"] for row in rows} == {"ok"}
+    for row in rows:
+        rate = row["useful_flops"] / row["median_seconds"] / row["matmul_rate"]
+        assert row["matmul_fraction"] == pytest.approx(rate)
+        assert row["images_per_second"] == pytest.approx(8 / row["median_seconds"])
+        assert row["peak_bytes"] > 0
+    assert facts["projection"]["minutes"] > 0
+    assert facts["skipped"] == []
+    page = render.markdown(facts)
+    assert page.count("\n| 1, 4, 1, 0.5 |") == 2
+    for name in facts["ablation"]["rows"]:
+        assert f"\n| {name} |" in page
+    render.main([str(results)])
+    assert all(results.with_suffix(end).stat().st_size > 0 for end in (".md", ".png", ".svg"))
+
+
+def test_the_page_says_what_did_not_run(results: Path) -> None:
+    facts = json.loads(results.read_text(encoding="utf-8"))
+    facts["rows"][1] = {k: facts["rows"][1][k] for k in (*asdict_keys(), "variant", "precision")}
+    facts["rows"][1]["status"] = "oom"
+    facts["skipped"] = ["stage 9"]
+    page = render.markdown(facts)
+    assert "| oom |" in page
+    assert "stage 9" in page
+    assert render.figure(facts).get_axes()
+
+
+def asdict_keys() -> tuple[str, ...]:
+    return ("stage", "token_ratio", "batch_size", "order")
+
+
+def test_no_time_is_recorded_as_skipped(tmp_path: Path) -> None:
+    out = tmp_path / "none.json"
+    search_step.run(["--device", "cpu", "--quick", "--budget-seconds", "0", "--out", str(out)])
+    facts = json.loads(out.read_text(encoding="utf-8"))
+    assert facts["rows"] == []
+    assert len([s for s in facts["skipped"] if s.startswith("stage")]) == 6
+    assert render.markdown(facts)
+
+
+def test_two_processes_at_once() -> None:
+    found = together(CELL, TINY, "cpu", precision="fp32", processes=2, seconds=0.2)
+    assert found["status"] == "ok"
+    assert found["images_per_second"] == pytest.approx(sum(found["by_process"]))
+    assert min(found["by_process"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stages", "4"], "stages must be some of"),
+        (["--ratios", "0"], "token_ratio"),
+        (["--batches", "0"], "batches must be positive"),
+        (["--dim", "50"], "multiple of 48"),
+        (["--precision", "fp8"], "fp32 or bf16"),
+        (["--device", "tpu9"], "device must be"),
+        (["--repeats", "1"], "at least 3"),
+        (["--nonsense"], "nonsense"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["search_step.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        search_step.main()
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_render_refuses_other_files(tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text("{}", encoding="utf-8")
+    with pytest.raises(ValueError, match="does not hold results"):
+        render.main([str(other)])
+    with pytest.raises(ValueError, match="there is no file"):
+        render.main([str(tmp_path / "none.json")])
