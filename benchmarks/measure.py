@@ -28,9 +28,9 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 def free(device: torch.device) -> None:
-    """Give back what nothing refers to any more."""
-    gc.collect()
+    """Give a GPU's memory back that nothing refers to any more."""
     if device.type == "cuda":
+        gc.collect()
         torch.cuda.empty_cache()
 
 
