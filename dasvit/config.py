@@ -97,9 +97,10 @@ class SearchConfig:
     """Candidates kept on each edge in each stage (Section III-A)."""
     stage_epochs: int = 30
     """Epochs of each stage (Section IV-A)."""
-    inherit_weights: Literal["cyclic", "fresh"] = "cyclic"
+    inherit_weights: Literal["cyclic", "stretched", "fresh"] = "cyclic"
     """Where a new stage's layers get their weights: cyclic (layer l from layer l mod the old
-    depth) or fresh (initialised anew). Paper gap."""
+    depth, 0 1 0 1), stretched (the old layers in their order, 0 0 1 1), or fresh (initialised
+    anew). Paper gap."""
     inherit_alpha: Literal["carry", "reset"] = "carry"
     """Whether the surviving alphas carry over to the next stage or start anew. Paper gap."""
     prune_zero: Literal["ranked", "first"] = "ranked"
@@ -133,8 +134,13 @@ class SearchConfig:
     """Images a step, for the weight and the alpha batch alike (Section IV-A)."""
     weight_lr: float = 1e-3
     """Initial learning rate of the weights, AdamW (Section IV-A)."""
+    lr_span: Literal["stage", "search"] = "stage"
+    """What the cosine of the weights' learning rate runs over: each stage, or the whole search.
+    Paper gap."""
     weight_decay: float = 5e-2
     """Weight decay of the weights (Section IV-A)."""
+    decay_norms: bool = True
+    """Whether the weight decay acts on norms, biases, CLS and positions too. Paper gap."""
     alpha_lr: float = 3e-4
     """Learning rate of the alphas, Adam. Paper gap: DARTS' value."""
     alpha_betas: tuple[float, float] = (0.5, 0.999)
@@ -231,6 +237,10 @@ class SearchConfig:
             require(
                 getattr(self, name) > 0, f"{name} must be positive, but got {getattr(self, name)}"
             )
+        require(
+            self.lr_span in ("stage", "search"),
+            f"lr_span must be stage or search, but got {self.lr_span!r}",
+        )
         require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
         require(
             len(self.alpha_betas) == 2 and all(0 <= beta < 1 for beta in self.alpha_betas),
@@ -277,10 +287,10 @@ class SearchConfig:
             f"prune_zero must be ranked or first, but got {self.prune_zero!r}",
         )
         require(
-            self.inherit_weights in ("cyclic", "fresh")
+            self.inherit_weights in ("cyclic", "stretched", "fresh")
             and self.inherit_alpha in ("carry", "reset"),
-            "inherit_weights must be cyclic or fresh and inherit_alpha carry or reset, but got "
-            f"{self.inherit_weights!r} and {self.inherit_alpha!r}",
+            "inherit_weights must be cyclic, stretched or fresh and inherit_alpha carry or reset, "
+            f"but got {self.inherit_weights!r} and {self.inherit_alpha!r}",
         )
 
     @property
@@ -331,6 +341,8 @@ class RetrainConfig:
     """Learning rate after warm-up, AdamW (Section IV-A)."""
     weight_decay: float = 5e-2
     """Weight decay (Section IV-A)."""
+    decay_norms: bool = True
+    """Whether the weight decay acts on norms, biases, CLS and positions too. Paper gap."""
     grad_clip: float = 0.0
     """Largest gradient norm; 0 does not clip. The paper names no clipping."""
     label_smoothing: float = 0.0

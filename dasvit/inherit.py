@@ -42,9 +42,14 @@ def _copy(source: nn.Module | None, target: nn.Module | None) -> None:
 
 
 @torch.no_grad()
-def inherit_weights(old: SuperNet, new: SuperNet) -> None:
-    """Algorithm 1, line 7: copy embedding, selector, head, and for each layer `l` of `new` the
-    surviving operations of layer `l mod L_old` of `old`. Alphas are not touched."""
+def inherit_weights(old: SuperNet, new: SuperNet, *, order: str = "cyclic") -> None:
+    """Algorithm 1, line 7: copy embedding, selector, head, and for each layer of `new` the
+    surviving operations of a layer of `old`. Alphas are not touched.
+
+    Args:
+        order: "cyclic", layer `l` from layer `l mod L_old`; or "stretched", from layer
+            `⌊l · L_old / L⌋`.
+    """
     _copy(old.embedding, new.embedding)
     _copy(old.selector, new.selector)
     _copy(old.norm, new.norm)
@@ -52,7 +57,11 @@ def inherit_weights(old: SuperNet, new: SuperNet) -> None:
     sources = [_unfused(cell) for cell in old.cells]
     for layer, cell in enumerate(new.cells):
         # Paper gap: which layer a deeper net's layer inherits from, see docs/fidelity.md.
-        source, target = sources[layer % old.num_layers], _unfused(cell)
+        if order == "cyclic":
+            source = sources[layer % old.num_layers]
+        else:
+            source = sources[layer * old.num_layers // new.num_layers]
+        target = _unfused(cell)
         for old_edge, new_edge in zip(source.edges, target.edges, strict=True):
             if isinstance(old_edge, PartialEdge) and isinstance(new_edge, PartialEdge):
                 _copy(old_edge.selector, new_edge.selector)

@@ -2,17 +2,39 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["adamw", "all_finite", "clip_gradients", "cosine_lr"]
+__all__ = ["adamw", "all_finite", "clip_gradients", "cosine_lr", "norms_and_biases"]
 
 
-def adamw(params: Iterable[nn.Parameter], *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over all parameters alike, in PyTorch's fused form."""
-    # Paper gap: whether norms and biases decay; here all do, see docs/fidelity.md.
-    return torch.optim.AdamW(list(params), lr=lr, weight_decay=weight_decay, fused=True)
+def adamw(
+    params: Iterable[nn.Parameter],
+    *,
+    lr: float,
+    weight_decay: float,
+    spared: Iterable[nn.Parameter] = (),
+) -> torch.optim.AdamW:
+    """AdamW in PyTorch's fused form.
+
+    Args:
+        spared: those of `params` that the weight decay leaves alone.
+    """
+    # Paper gap: whether norms and biases decay, see docs/fidelity.md.
+    no_decay = {id(p) for p in spared}
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+    for p in params:
+        groups[id(p) in no_decay]["params"].append(p)
+    filled = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(filled, lr=lr, weight_decay=weight_decay, fused=True)
+
+
+def norms_and_biases(model: nn.Module) -> list[nn.Parameter]:
+    """What many recipes spare from weight decay: norms, biases, CLS and positions; all but the
+    weights of linear layers and convolutions."""
+    return [p for name, p in model.named_parameters() if p.dim() not in (2, 4) or "bias" in name]
 
 
 def cosine_lr(

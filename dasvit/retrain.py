@@ -24,7 +24,7 @@ from dasvit.genotype import NAMED_GENOTYPES
 from dasvit.metrics import Report, RetrainEpoch, RetrainResult, tee
 from dasvit.network import DASViT, resolve_genotype
 from dasvit.ops import load_plugins
-from dasvit.optim import adamw, all_finite, clip_gradients, cosine_lr
+from dasvit.optim import adamw, all_finite, clip_gradients, cosine_lr, norms_and_biases
 from dasvit.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
 from dasvit.split import Split
 from dasvit.trace import JsonLinesReport, load_retrain_result, save_result
@@ -150,7 +150,12 @@ def retrain(
     model = build_model(named, in_channels=data.in_channels, num_classes=data.num_classes).to(where)
     if isinstance(model, DASViT):  # at once: the file it came from may be gone at a restart
         model.genotype.save(out_dir / "genotype.json")
-    optimizer = adamw(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = adamw(
+        model.parameters(),
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        spared=[] if config.decay_norms else norms_and_biases(model),
+    )
     start, seconds, train_accuracy = 0, 0.0, math.nan
 
     def load(state: dict[str, Any]) -> None:

@@ -191,6 +191,9 @@ class _Run:
         model.train()
         in_stage = self.epoch - self.stage * config.stage_epochs
         steps = max(1, len(train) // config.batch_size)
+        by_stage = config.lr_span == "stage"
+        epochs_before = in_stage if by_stage else self.epoch
+        epochs_in_all = config.stage_epochs if by_stage else config.total_epochs
         search_alpha = in_stage >= config.alpha_freeze_epochs
         val_batches = endless(val, config.batch_size, config.seed, "alpha order", self.epoch)
         train_batches = train.batches(
@@ -203,7 +206,7 @@ class _Run:
         for batch in train_batches:
             val_batch = next(val_batches) if search_alpha else None
             lr = cosine_lr(
-                in_stage * steps + count, config.stage_epochs * steps, lr=config.weight_lr
+                epochs_before * steps + count, epochs_in_all * steps, lr=config.weight_lr
             )
             loss, logits, found = self.step(batch, val_batch, weight_lr=lr)
             if found is not None:
@@ -265,8 +268,8 @@ class _Run:
         edge_ops, alpha = kept
         old = self.model
         self._enter(self.stage + 1, edge_ops)
-        if self.config.inherit_weights == "cyclic":
-            inherit_weights(old, self.model)
+        if self.config.inherit_weights != "fresh":
+            inherit_weights(old, self.model, order=self.config.inherit_weights)
         if self.config.inherit_alpha == "carry":
             with torch.no_grad():
                 self.model.alpha.copy_(alpha)

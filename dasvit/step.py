@@ -9,7 +9,7 @@ from dasvit.batch import Batch
 from dasvit.config import SearchConfig
 from dasvit.losses import fairness_loss, fairness_types, type_totals
 from dasvit.metrics import EdgeOps
-from dasvit.optim import adamw, clip_gradients
+from dasvit.optim import adamw, clip_gradients, norms_and_biases
 from dasvit.seed import get_rng_state, same_draws
 from dasvit.supernet import SuperNet
 
@@ -52,7 +52,10 @@ class BilevelStep:
         self.device = model.alpha.device
         self.types = fairness_types(config.operations)
         self.weight_optimizer = adamw(
-            model.weight_parameters(), lr=config.weight_lr, weight_decay=config.weight_decay
+            model.weight_parameters(),
+            lr=config.weight_lr,
+            weight_decay=config.weight_decay,
+            spared=[] if config.decay_norms else norms_and_biases(model),
         )
         self.alpha_optimizer = torch.optim.Adam(
             model.alpha_parameters(),

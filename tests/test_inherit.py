@@ -20,10 +20,22 @@ def _inner(edge: torch.nn.Module) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize(("token_ratio", "token_where"), SELECTIONS)
-@pytest.mark.parametrize(("old_depth", "new_depth"), [(2, 4), (2, 5), (3, 3), (4, 2)])
+@pytest.mark.parametrize(
+    ("old_depth", "new_depth", "order", "sources"),
+    [
+        (2, 4, "cyclic", [0, 1, 0, 1]),
+        (2, 5, "cyclic", [0, 1, 0, 1, 0]),
+        (3, 3, "cyclic", [0, 1, 2]),
+        (4, 2, "cyclic", [0, 1]),
+        (2, 4, "stretched", [0, 0, 1, 1]),
+        (4, 6, "stretched", [0, 0, 1, 2, 2, 3]),
+    ],
+)
 def test_inherit_weights(
     old_depth: int,
     new_depth: int,
+    order: str,
+    sources: list[int],
     token_ratio: float,
     token_where: str,
     make_supernet: Callable[..., SuperNet],
@@ -37,7 +49,7 @@ def test_inherit_weights(
         new.alpha.detach().clone(),
         {k: v.clone() for k, v in old.state_dict().items()},
     )
-    inherit_weights(old, new)
+    inherit_weights(old, new, order=order)
 
     expected, compared = {}, 0
     for key in new.state_dict():
@@ -45,7 +57,7 @@ def test_inherit_weights(
             expected[key] = alpha if key == "alpha" else old_state[key]
     for layer, cell in enumerate(new.cells):
         for m, edge in enumerate(cell.edges):
-            source = old.cells[layer % old_depth].edges[m]
+            source = old.cells[sources[layer]].edges[m]
             for name, op in zip(names[m], _inner(edge).ops, strict=True):
                 twin = _inner(source).ops[old.edge_ops[m].index(name)]
                 assert type(op) is type(twin)

@@ -2,12 +2,15 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
+import timm
 import torch
 from torch import nn
 
-from dasvit.optim import adamw, clip_gradients, cosine_lr
+from dasvit.optim import adamw, clip_gradients, cosine_lr, norms_and_biases
+from dasvit.supernet import SuperNet
 
 
 def test_cosine_without_warm_up() -> None:
@@ -34,6 +37,39 @@ def test_linear_warm_up_then_cosine() -> None:
 
 def test_a_single_step() -> None:
     assert cosine_lr(0, 1, lr=0.2) == 0.2
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("spare", [True, False])
+def test_only_matrices_decay_on_request(
+    fused: bool, spare: bool, make_supernet: Callable[..., SuperNet]
+) -> None:
+    """With gradients of zero, AdamW's step is its weight decay alone."""
+    model = make_supernet(fused=fused, token_ratio=0.5)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    assert all(p.any() for p in before.values())
+    spared = norms_and_biases(model) if spare else []
+    optimizer = adamw(model.parameters(), lr=0.5, weight_decay=0.1, spared=spared)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        vector = "bias" in name or "norm" in name or name.endswith(("cls_token", "positions"))
+        factor = 1.0 if spare and vector else 0.95
+        torch.testing.assert_close(p.detach(), factor * before[name], msg=name)
+
+
+def test_what_is_spared_of_a_plain_vit() -> None:
+    model = timm.models.VisionTransformer(
+        img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2
+    )
+    spared = {id(p) for p in norms_and_biases(model)}
+    kept = {name for name, p in model.named_parameters() if id(p) not in spared}
+    assert kept == {
+        "patch_embed.proj.weight",
+        *(f"blocks.0.{n}.weight" for n in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")),
+        "head.weight",
+    }
 
 
 @pytest.mark.parametrize("max_norm", [0.5, 100.0])

@@ -422,6 +422,18 @@ def test_a_finished_retraining_returns_at_once(
     assert files_of(finished) == before
 
 
+@pytest.mark.usefixtures("few")
+def test_norms_and_biases_are_spared_on_request(tmp_path: Path) -> None:
+    for name, decay_norms in (("all", True), ("matrices", False)):
+        config = retrain_config(epochs=2, lr=1e-2, weight_decay=9.0, decay_norms=decay_norms)
+        retrain(config, tmp_path / name)
+    gains = [
+        load_model(tmp_path / name, torch.device("cpu"))[0].norm.weight.mean().item()
+        for name in ("all", "matrices")
+    ]
+    assert gains[0] < 0.9 < gains[1]  # 1 at the start
+
+
 # --- Models and refusals
 
 

@@ -443,7 +443,7 @@ def test_alphas_are_frozen_at_the_start_of_each_stage(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("token_where", ["input", "edge"])
 @pytest.mark.parametrize("inherit_alpha", ["carry", "reset"])
-@pytest.mark.parametrize("inherit_weights", ["cyclic", "fresh"])
+@pytest.mark.parametrize("inherit_weights", ["cyclic", "stretched", "fresh"])
 def test_what_a_stage_inherits(
     inherit_weights: str, inherit_alpha: str, token_where: str, tmp_path: Path
 ) -> None:
@@ -478,7 +478,8 @@ def test_what_a_stage_inherits(
         source = name
         if name.startswith("cells."):
             _, layer, rest = name.split(".", 2)
-            source = f"cells.{int(layer) % 2}.{rest}"
+            old_layer = (0, 0, 1)[int(layer)] if inherit_weights == "stretched" else int(layer) % 2
+            source = f"cells.{old_layer}.{rest}"
         if ".ops." in name:  # a candidate's index differs after pruning
             head, tail = source.split(".ops.")
             index, rest = tail.split(".", 1)
@@ -489,7 +490,7 @@ def test_what_a_stage_inherits(
             continue
         checked.add(name.split(".")[0])
         same = torch.allclose(value, before[source], atol=1e-9)
-        assert same == (inherit_weights == "cyclic"), name
+        assert same == (inherit_weights != "fresh"), name
     assert checked >= {"embedding", "cells", "head"}
 
 
@@ -625,6 +626,28 @@ def test_learning_rate_falls_by_a_cosine_in_each_stage(tmp_path: Path) -> None:
     expected = [cosine_lr((epoch % 3 + 1) * steps - 1, 3 * steps, lr=3e-3) for epoch in range(9)]
     assert [e.weight_lr for e in epochs(events)] == expected
     assert expected[0] > expected[1] > expected[2] < expected[3]
+
+
+@pytest.mark.usefixtures("few")
+def test_one_cosine_over_the_whole_search(tmp_path: Path) -> None:
+    _, events = run(search_config(stage_epochs=2, lr_span="search"), tmp_path)
+    expected = [cosine_lr((epoch + 1) * 2 - 1, 6 * 2, lr=3e-3) for epoch in range(6)]
+    assert [e.weight_lr for e in epochs(events)] == expected
+
+
+@pytest.mark.usefixtures("few")
+def test_norms_and_biases_are_spared_on_request(tmp_path: Path) -> None:
+    config = search_config(
+        stage_layers=(1,), stage_ops=(8,), stage_epochs=1, weight_lr=1e-2, weight_decay=9.0
+    )
+    positions = []
+    for name, decay_norms in (("all", True), ("matrices", False)):
+        search(replace(config, decay_norms=decay_norms), tmp_path / name)
+        state = load_checkpoint(tmp_path / name / "checkpoint.pt", KIND)
+        positions.append(state["model"]["norm.weight"])
+        groups = state["weight_optimizer"]["param_groups"]
+        assert [group["weight_decay"] for group in groups] == [9.0, 0.0][: 1 + (not decay_norms)]
+    assert positions[0].mean() < 0.9 < positions[1].mean()  # the gain, 1 at the start
 
 
 @pytest.mark.usefixtures("few")
