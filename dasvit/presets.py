@@ -69,11 +69,11 @@ def digits() -> Preset:
         ),
         retrain=RetrainConfig(
             data=data,
-            dim=96,
+            dim=72,
             depth=6,
             patch_size=2,
             vit_heads=3,
-            epochs=10,
+            epochs=8,
             warmup_epochs=1,
             batch_size=32,
             lr=2e-3,
