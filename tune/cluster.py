@@ -143,6 +143,10 @@ def connect(address: str | None) -> Iterator[Cluster]:
     try:
         if address is None:
             os.environ.update(LOCAL_ENVIRONMENT)
+            # Ray's ports are open to the network, and whoever may use them runs code here. Without
+            # a mode Ray asks for its token; set now, after the import, "token" would not reach all
+            # of its parts.
+            os.environ.pop("RAY_AUTH_MODE", None)
             ray.init(
                 address="local",
                 include_dashboard=True,

@@ -1,6 +1,8 @@
+import os
+
 import pytest
 
-from tune.cluster import Cluster, check_address, check_local_gpus, demand
+from tune.cluster import Cluster, check_address, check_local_gpus, connect, demand
 
 LAPTOP = Cluster(address="local", cpus=2, gpus=0, node_cpus=2, node_gpus=0, nodes=1)
 GPUS = Cluster(address="auto", cpus=64, gpus=8, node_cpus=32, node_gpus=4, nodes=3)
@@ -68,3 +70,29 @@ def test_gpus_are_checked_before_ray_starts() -> None:
     check_local_gpus(0)
     with pytest.raises(ValueError, match="--gpus-per-trial 1000: this machine has"):
         check_local_gpus(1000)
+
+
+@pytest.mark.parametrize("inherited", [None, "disabled", "token"])
+def test_a_cluster_of_our_own_asks_for_the_token(
+    inherited: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray turns tokens on where no mode is set; an opt-out that was meant for another is undone."""
+    import ray
+
+    seen: list[str | None] = []
+
+    class StartedError(Exception):
+        pass
+
+    def start(**options: object) -> None:
+        seen.append(os.environ.get("RAY_AUTH_MODE"))
+        raise StartedError
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    if inherited is not None:
+        os.environ["RAY_AUTH_MODE"] = inherited
+    with pytest.raises(StartedError), connect(None):
+        pass
+    assert seen == [None]
