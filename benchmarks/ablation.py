@@ -18,9 +18,10 @@ from dasvit.batch import Batch
 from dasvit.supernet import SuperNet
 from dasvit.tokens import TokenSelector
 
-__all__ = ["AS_SHIPPED", "ablations"]
+__all__ = ["AS_SHIPPED", "COMPILED", "ablations"]
 
 AS_SHIPPED = "as shipped"
+COMPILED = "with torch.compile"
 
 
 def ablations(
@@ -61,7 +62,7 @@ def ablations(
             make_ours, replace(cell, token_ratio=1.0), sizes, device, batches, precision=precision
         )
     if compiled:
-        makers["with torch.compile"] = lambda: _compiled(ours(precision=precision))
+        makers[COMPILED] = lambda: _compiled(ours(precision=precision))
     return makers
 
 

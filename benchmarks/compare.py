@@ -2,16 +2,19 @@
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.measure import OUT_OF_MEMORY, free, peak_bytes, timed
+from benchmarks.measure import OUT_OF_MEMORY, Clock, LiveMemory, free, peak_bytes, timed
 from benchmarks.workload import Runner
 from dasvit.files import first_line
+from dasvit.losses import _made_mask
 
-__all__ = ["MIN_ROUNDS", "compare"]
+__all__ = ["MIN_ROUNDS", "compare", "counted_peak"]
 
 MIN_ROUNDS = 3
 
@@ -23,6 +26,7 @@ def compare(
     repeats: int,
     seconds: float,
     memory: bool = True,
+    clock: Clock = "wall",
 ) -> dict[str, dict[str, Any]]:
     """Time each in turn, there and back, after two steps that warm up and a peak that is read.
 
@@ -31,6 +35,7 @@ def compare(
         repeats: rounds.
         seconds: begin no further round after these, once there are `MIN_ROUNDS`.
         memory: read peaks (another, untimed step).
+        clock: see `timed`.
 
     Returns:
         By name: `status` ("ok", "oom", or "failed: …"), and where it ran `seconds` (all rounds),
@@ -51,7 +56,7 @@ def compare(
         order = list(runners) if number % 2 == 0 else list(reversed(runners))
         for name in order:
             try:
-                times[name].append(timed(runners[name], device))
+                times[name].append(timed(runners[name], device, clock))
             except OUT_OF_MEMORY:
                 found[name] = {"status": "oom"}
                 del runners[name], times[name]
@@ -83,3 +88,25 @@ def _start(
     except Exception as error:  # what a compiler or a kernel does not take is a result
         return None, {"status": f"failed: {type(error).__name__}: {first_line(error)}"}
     return made[0], facts
+
+
+def counted_peak(make: Callable[[], Runner]) -> int:
+    """The most bytes that a step's tensors would hold at once, weights and optimisers with them:
+    the step is taken on tensors that have sizes and no data, so that any size fits any machine.
+
+    Args:
+        make: builds the runner, its batches too.
+    """
+    _made_mask.cache_clear()
+    try:
+        with warnings.catch_warnings(), FakeTensorMode():
+            # Copying a parameter asks whether it has an address.
+            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+            runner = make()
+            runner()
+            resident = runner.resident()
+            with LiveMemory() as memory:
+                runner()
+        return resident + memory.peak
+    finally:
+        _made_mask.cache_clear()  # what it made has no data

@@ -54,6 +54,11 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
 
 
+def _measured(facts: dict[str, Any]) -> list[str]:
+    """Time and memory, or what of them the rows have."""
+    return [w for w in ("median_seconds", "peak_bytes") if any(w in row for row in facts["rows"])]
+
+
 def steps_table(facts: dict[str, Any], what: str) -> str:
     """Ours beside the reference, in time or in memory.
 
@@ -97,27 +102,25 @@ def _shown(row: Row | None, what: str, scale: float, status: str | None) -> str:
     return (status or "–") if row is None else f"{scale * row[what]:.{1 if scale > 1 else 0}f}"
 
 
-def ablation_table(facts: dict[str, Any]) -> str:
+def ablation_table(ways: dict[str, Row]) -> str:
     """Time and memory without each measure, beside the step as shipped."""
-    ablation = facts["ablation"]
     lines = []
-    for found in (ablation["rows"], ablation.get("compiled", {})):
-        shipped = found.get("as shipped", {})
-        base = shipped if shipped.get("status") == "ok" else None
-        for name, row in found.items():
-            if row["status"] != "ok":
-                lines.append([name, row["status"], "–", "–", "–", "–"])
-                continue
-            lines.append(
-                [
-                    name,
-                    f"{1e3 * row['median_seconds']:.1f}",
-                    _number(_times(base, row, "median_seconds"), 2, "×"),
-                    f"{row['peak_bytes'] / 2**20:.0f}",
-                    _number(_times(base, row, "peak_bytes"), 2, "×"),
-                    f"{row['start_seconds']:.1f}",
-                ]
-            )
+    shipped = ways.get("as shipped", {})
+    base = shipped if shipped.get("status") == "ok" else None
+    for name, row in ways.items():
+        if row["status"] != "ok":
+            lines.append([name, row["status"], "–", "–", "–", "–"])
+            continue
+        lines.append(
+            [
+                name,
+                f"{1e3 * row['median_seconds']:.1f}",
+                _number(_times(base, row, "median_seconds"), 2, "×"),
+                f"{row['peak_bytes'] / 2**20:.0f}",
+                _number(_times(base, row, "peak_bytes"), 2, "×"),
+                f"{row['start_seconds']:.1f}",
+            ]
+        )
     header = ["step", "time (ms)", "of shipped", "peak (MiB)", "of shipped", "first step (s)"]
     return _table(header, lines)
 
@@ -134,14 +137,13 @@ def markdown(facts: dict[str, Any]) -> str:
         f"Python {environment['python']}, commit {environment['git_commit'] or 'unknown'}, "
         f"{facts['date']}. Width {sizes['dim']}, images of {sizes['image_size']}, patches of "
         f"{sizes['patch_size']}; medians.",
-        *(steps_table(facts, what) for what in ("median_seconds", "peak_bytes") if facts["rows"]),
+        *(steps_table(facts, what) for what in _measured(facts)),
     ]
-    if "ablation" in facts:
-        a = facts["ablation"]
+    for a in facts["ablation"]:
         parts += [
             f"Without one measure at a time: stage {a['stage']}, λ = {a['token_ratio']:g}, batch "
             f"{a['batch_size']}, order {a['order']}.",
-            ablation_table(facts),
+            ablation_table(a["ways"]),
         ]
     if "projection" in facts:
         p, data = facts["projection"], facts["data"]
@@ -167,7 +169,8 @@ def figure(facts: dict[str, Any]) -> Figure:
     """How much faster and leaner ours is than the reference at the same λ, and at λ = 1."""
     rows, own = facts["rows"], facts["plan"]["precision"]
     orders = sorted({row["order"] for row in rows})
-    whats = {"median_seconds": "times faster", "peak_bytes": "times less memory"}
+    labels = {"median_seconds": "times faster", "peak_bytes": "times less memory"}
+    whats = {what: labels[what] for what in _measured(facts)}
     size = (4.6 * len(orders) + 0.6, 2.9 * len(whats))
     drawn = Figure(figsize=size, dpi=120, facecolor="white", layout="constrained")
     panels = drawn.subplots(len(whats), len(orders), squeeze=False, sharey="row")

@@ -12,6 +12,7 @@ is timed on batches that lie on the device, for both alike; drawing batches is t
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 if __name__ == "__main__":
     # Python puts this file's folder first; `benchmarks` is imported from the checkout's root.
@@ -62,6 +63,10 @@ class Args:
     """Threads of PyTorch on the CPU."""
     budget_seconds: float = 540.0
     """Begin nothing that would end later than this."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """cpu counts the processor time of this process: for one thread on a shared CPU."""
+    count_memory: bool = False
+    """Only count the peaks of memory, on tensors without data: any size, on any machine."""
     processes: int = 1
     """Above 1: also so many copies of the step at once, and only that is measured."""
     commit: str = ""
@@ -76,7 +81,8 @@ def plan_of(args: Args, device: torch.device) -> Plan:
     Raises:
         ValueError: one that cannot be.
     """
-    gpu = device.type == "cuda"
+    gpu = device.type == "cuda" or args.count_memory
+    require(args.clock == "wall" or device.type == "cpu", "clock must be wall where a GPU computes")
     for name, known in (("stages", {1, 2, 3}), ("orders", {1, 2})):
         values = getattr(args, name)
         require(
@@ -110,6 +116,7 @@ def plan_of(args: Args, device: torch.device) -> Plan:
         group_seconds=1.0 if args.quick else args.group_seconds,
         workers=8 if gpu else 0,
         compiled=gpu,
+        clock=args.clock,
     )
     for ratio in plan.ratios:  # λ, width and sizes are checked as a search's are
         Cell(stage=1, token_ratio=ratio, batch_size=1, order=1).config(plan.sizes)
@@ -138,7 +145,7 @@ def run(argv: list[str]) -> None:
         ValueError: a setting that cannot be.
     """
     args: Args = parse(Args, argv)
-    device = resolve_device(args.device)
+    device = resolve_device("cpu" if args.count_memory else args.device)
     torch.set_num_threads(args.threads)
     plan = plan_of(args, device)
     machine = environment()
@@ -151,7 +158,9 @@ def run(argv: list[str]) -> None:
         "device": device_facts(device),
     }
     session = Session(plan, device, args.out, facts, seconds=args.budget_seconds)
-    if args.processes > 1:
+    if args.count_memory:
+        session.count_memory()
+    elif args.processes > 1:
         session.processes(args.processes)
     else:
         session.table(first=True)

@@ -1,27 +1,38 @@
 """One measuring session: the work in order of importance until its time is up, and what is known
 so far on disk after every part."""
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.ablation import ablations
-from benchmarks.compare import MIN_ROUNDS, compare
-from benchmarks.measure import matmul_rate
+from benchmarks.ablation import AS_SHIPPED, COMPILED, ablations
+from benchmarks.compare import MIN_ROUNDS, compare, counted_peak
+from benchmarks.measure import Clock, matmul_rate
 from benchmarks.processes import together
 from benchmarks.projection import batch_seconds, evaluation_seconds, project
-from benchmarks.workload import Cell, Runner, Sizes, make_batches, make_ours, make_reference
+from benchmarks.workload import (
+    Cell,
+    Runner,
+    Sizes,
+    make_batches,
+    make_ours,
+    make_reference,
+    stage_candidates,
+)
 from dasvit.files import write_atomic
 
 __all__ = ["Plan", "Session"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+COMPILE_SECONDS = 90
+"""What torch.compile is given at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +50,7 @@ class Plan:
         group_seconds: no further round of a comparison after these.
         workers: of the DataLoader.
         compiled: whether torch.compile is a row of the ablation.
+        clock: "wall", or "cpu": see `measure.timed`.
     """
 
     sizes: Sizes
@@ -51,6 +63,7 @@ class Plan:
     group_seconds: float
     workers: int
     compiled: bool
+    clock: Clock
 
 
 class Session:
@@ -71,7 +84,7 @@ class Session:
         seconds: float,
     ) -> None:
         self.plan, self.device, self.out = plan, device, out
-        self.facts = facts | {"plan": asdict(plan), "rows": [], "skipped": []}
+        self.facts = facts | {"plan": asdict(plan), "rows": [], "ablation": [], "skipped": []}
         self._end = time.perf_counter() + seconds
         self._round_seconds_a_flop = 0.0
 
@@ -103,7 +116,8 @@ class Session:
         name = ", ".join(_label(cell) for cell in cells)
         if not self._has_time(name, flops):
             return
-        rates = {p: matmul_rate(self.device, DTYPES[p]) for _, p in self._variants()}
+        precisions = {precision for _, precision in self._variants()}
+        rates = {p: matmul_rate(self.device, DTYPES[p], clock=plan.clock) for p in precisions}
         batches = make_batches(cells[0], plan.sizes, self.device)
         makers = {
             key: partial(make_ours, cell, plan.sizes, self.device, batches, precision=precision)
@@ -131,7 +145,13 @@ class Session:
 
     def _compare(self, makers: Mapping[str, Callable[[], Runner]]) -> dict[str, dict[str, Any]]:
         seconds = min(self.plan.group_seconds, self._left())
-        return compare(makers, self.device, repeats=self.plan.repeats, seconds=seconds)
+        return compare(
+            makers,
+            self.device,
+            repeats=self.plan.repeats,
+            seconds=seconds,
+            clock=self.plan.clock,
+        )
 
     def _variants(self) -> list[tuple[str, str]]:
         own = self.plan.precision
@@ -139,37 +159,60 @@ class Session:
         return [("ours", own), *(("reference", precision) for precision in plain)]
 
     def ablation(self) -> None:
-        """Each measure off on its own: the first stage, first order, the smallest token ratio."""
+        """Each measure off on its own: the first stage in first order, at each token ratio."""
         plan = self.plan
-        cell = self._main_cell(plan.stages[0])
-        options = {"precision": plan.precision, "compiled": False}
-        makers = ablations(cell, plan.sizes, self.device, **options)
-        if not self._has_time("ablation", len(makers) * cell.flops(plan.sizes)):
-            return
-        found = self._compare(makers)
-        self.facts["ablation"] = asdict(cell) | {"rows": found}
-        for name, row in found.items():
-            self._say(f"ablation: {name} {_result(row)}")
-        self.save()
+        for ratio in sorted(plan.ratios):
+            cell = replace(self._main_cell(plan.stages[0]), token_ratio=ratio)
+            makers = ablations(
+                cell, plan.sizes, self.device, precision=plan.precision, compiled=False
+            )
+            if not self._has_time(
+                f"ablation, {_label(cell)}", len(makers) * cell.flops(plan.sizes)
+            ):
+                continue
+            self._ablation(cell, makers)
 
     def compiled(self) -> None:
         """`torch.compile`, beside the step as shipped."""
-        if not self.plan.compiled:
+        plan = self.plan
+        if not plan.compiled:
             return
-        if self._left() < 90:
+        if self._left() < COMPILE_SECONDS:
             self.facts["skipped"].append("torch.compile")
             return
-        ablation = self.facts.get("ablation")
-        if ablation is None:
-            return
-        cell = Cell(**{k: v for k, v in ablation.items() if k != "rows"})
-        options = {"precision": self.plan.precision, "compiled": True}
-        makers = ablations(cell, self.plan.sizes, self.device, **options)
-        pair = {name: makers[name] for name in ("as shipped", "with torch.compile")}
-        found = self._compare(pair)
-        ablation["compiled"] = found
+        cell = self._main_cell(plan.stages[0])
+        makers = ablations(cell, plan.sizes, self.device, precision=plan.precision, compiled=True)
+        self._ablation(cell, {name: makers[name] for name in (AS_SHIPPED, COMPILED)})
+
+    def _ablation(self, cell: Cell, makers: Mapping[str, Callable[[], Runner]]) -> None:
+        found = self._compare(makers)
+        self.facts["ablation"].append(asdict(cell) | {"ways": found})
         for name, row in found.items():
-            self._say(f"ablation: {name} {_result(row)}")
+            self._say(f"{_label(cell)}: {name} {_result(row)}")
+        self.save()
+
+    def count_memory(self) -> None:
+        """Peaks alone, of any size, without computing anything."""
+        plan = self.plan
+        where = torch.device("cpu")
+
+        def make(cell: Cell, name: str, precision: str) -> Runner:
+            batches = make_batches(cell, plan.sizes, where)
+            if name == "ours":
+                return make_ours(cell, plan.sizes, where, batches, precision=precision)
+            return make_reference(cell, plan.sizes, where, batches, precision, same_weights=False)
+
+        for order, batch_size, stage, ratio in itertools.product(
+            plan.orders, plan.batches, plan.stages, plan.ratios
+        ):
+            cell = Cell(stage=stage, token_ratio=ratio, batch_size=batch_size, order=order)
+            stage_candidates(cell.config(plan.sizes))  # made of numbers: before they have none
+            for name, precision in self._variants():
+                row: dict[str, Any] = asdict(cell)
+                row |= {"variant": name, "precision": precision, "status": "ok"}
+                row["peak_bytes"] = counted_peak(partial(make, cell, name, precision))
+                self.facts["rows"].append(row)
+                self._say(f"{_label(cell)}: {name} {precision} {_result(row)}")
         self.save()
 
     def projection(self) -> None:
@@ -260,4 +303,5 @@ def _label(cell: Cell) -> str:
 def _result(row: dict[str, Any]) -> str:
     if row["status"] != "ok":
         return row["status"]
-    return f"{1e3 * row['median_seconds']:.1f} ms, {row['peak_bytes'] / 2**20:.0f} MiB"
+    peak = f"{row['peak_bytes'] / 2**20:.0f} MiB"
+    return f"{1e3 * row['median_seconds']:.1f} ms, {peak}" if "seconds" in row else peak

@@ -4,6 +4,7 @@ plain reference on the same weights and the same batches."""
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -106,11 +107,18 @@ class Cell:
 def stage_candidates(config: SearchConfig) -> list[EdgeOps]:
     """Candidates of each edge, stage by stage: pruned by alphas drawn at random, always the same.
     The stages that a search enters are others, and cost more or less by what survives."""
-    edge_ops: EdgeOps = first_stage_ops(config.operations, config.num_nodes)
+    return _pruned(config.operations, config.num_nodes, config.stage_ops)
+
+
+@lru_cache
+def _pruned(
+    operations: tuple[str, ...], num_nodes: int, stage_ops: tuple[int, ...]
+) -> list[EdgeOps]:
+    edge_ops: EdgeOps = first_stage_ops(operations, num_nodes)
     found = [edge_ops]
     draw = generator("benchmark candidates")
     alpha = torch.randn(len(edge_ops), len(edge_ops[0]), generator=draw)
-    for num_ops in config.stage_ops[1:]:
+    for num_ops in stage_ops[1:]:
         edge_ops, alpha = prune(alpha, edge_ops, num_ops)
         found.append(edge_ops)
     return found
@@ -191,21 +199,29 @@ def make_reference(
     device: torch.device,
     batches: tuple[Batch, Batch],
     precision: str = "fp32",
+    *,
+    same_weights: bool = True,
 ) -> Runner:
-    """The plain step, on the weights that ours starts from."""
+    """The plain step.
+
+    Args:
+        same_weights: start from the weights that ours starts from.
+    """
     config = cell.config(sizes)
-    ours = make_ours(cell, sizes, device, batches).model
-    assert isinstance(ours, SuperNet)
+    edge_ops = stage_candidates(config)[cell.stage - 1]
     with device:
         model = ReferenceNet(
             config,
-            ours.edge_ops,
-            num_layers=ours.num_layers,
+            edge_ops,
+            num_layers=config.stage_layers[cell.stage - 1],
             channels=CHANNELS,
             num_classes=CLASSES,
             precision=precision,
         )
-    model.load_state_dict(literal_state(ours))
+    if same_weights:
+        ours = make_ours(cell, sizes, device, batches).model
+        assert isinstance(ours, SuperNet)
+        model.load_state_dict(literal_state(ours))
     return Runner(model, ReferenceStep(config, model), batches)
 
 

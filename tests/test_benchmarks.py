@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import benchmarks.projection
 from benchmarks import render, search_step
 from benchmarks.ablation import AS_SHIPPED, ablations
-from benchmarks.compare import compare
+from benchmarks.compare import compare, counted_peak
 from benchmarks.flops import count_passes
 from benchmarks.measure import LiveMemory, bytes_of, matmul_rate, peak_bytes
 from benchmarks.processes import together
@@ -221,6 +221,39 @@ def test_ours_is_leaner_than_the_reference() -> None:
     assert peaks["ours, half"] < 0.25 * peaks["plain"]
 
 
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("way", ["ours", "reference"])
+def test_memory_counted_without_data_is_that_of_real_tensors(way: str, order: int) -> None:
+    cell = replace(CELL, order=order)
+    stage_candidates(cell.config(TINY))
+
+    def make(**options: bool) -> Runner:
+        batches = make_batches(cell, TINY, CPU)
+        if way == "ours":
+            return make_ours(cell, TINY, CPU, batches)
+        return make_reference(cell, TINY, CPU, batches, **options)
+
+    real = make()
+    real()
+    measured = peak_bytes(real, real.resident(), CPU)
+    counted = counted_peak(lambda: make() if way == "ours" else make(same_weights=False))
+    assert counted == pytest.approx(measured, rel=0.01)
+
+
+def test_counting_memory_needs_no_time_and_makes_a_page(tmp_path: Path) -> None:
+    out = tmp_path / "memory.json"
+    options = ["--quick", "--stages", "1", "--orders", "1", "--ratios", "0.5"]
+    search_step.run(["--count-memory", *options, "--out", str(out)])
+    facts = json.loads(out.read_text(encoding="utf-8"))
+    peaks = {(r["variant"], r["precision"]): r["peak_bytes"] for r in facts["rows"]}
+    assert peaks["reference", "bf16"] < peaks["reference", "fp32"]
+    assert len(peaks) == 3
+    page = render.markdown(facts)
+    assert "leaner" in page
+    assert "faster" not in page
+    render.main([str(out)])
+
+
 def test_a_way_that_fails_does_not_stop_the_others() -> None:
     batches = make_batches(CELL, TINY, CPU)
 
@@ -317,8 +350,11 @@ def test_quick_run_and_its_page(results: Path) -> None:
     assert facts["skipped"] == []
     page = render.markdown(facts)
     assert page.count("\n| 1, 4, 1, 0.5 |") == 2
-    for name in facts["ablation"]["rows"]:
-        assert f"\n| {name} |" in page
+    assert [a["token_ratio"] for a in facts["ablation"]] == [0.5, 1.0]
+    for ablation in facts["ablation"]:
+        assert len(ablation["ways"]) >= 8
+        for name in ablation["ways"]:
+            assert f"\n| {name} |" in page
     render.main([str(results)])
     assert all(results.with_suffix(end).stat().st_size > 0 for end in (".md", ".png", ".svg"))
 
