@@ -90,6 +90,11 @@ def _start(
     return made[0], facts
 
 
+class _WithoutData(FakeTensorMode):
+    def __deepcopy__(self, memo: object) -> "_WithoutData":
+        return self  # tensors refer to their mode, and a copied model's to the same one
+
+
 def counted_peak(make: Callable[[], Runner]) -> int:
     """The most bytes that a step's tensors would hold at once, weights and optimisers with them:
     the step is taken on tensors that have sizes and no data, so that any size fits any machine.
@@ -99,7 +104,7 @@ def counted_peak(make: Callable[[], Runner]) -> int:
     """
     _made_mask.cache_clear()
     try:
-        with warnings.catch_warnings(), FakeTensorMode():
+        with warnings.catch_warnings(), _WithoutData():
             # Copying a parameter asks whether it has an address.
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
             runner = make()
