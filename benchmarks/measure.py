@@ -3,13 +3,13 @@
 import gc
 import statistics
 import time
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from dasvit.memory import LiveMemory
 
 __all__ = [
     "OUT_OF_MEMORY",
@@ -73,50 +73,6 @@ def bytes_of(tensors: Iterable[Any]) -> int:
         for s in (t.untyped_storage() for t in tensors if isinstance(t, Tensor))
     }
     return sum(storages.values())
-
-
-class LiveMemory(TorchDispatchMode):
-    """Counts the bytes of all memories that operations return while it is active and that are
-    alive; `peak` is the most there were at once. What a kernel takes and gives back inside is not
-    seen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        before = {id(t.untyped_storage()) for t in _tensors((*args, *kwargs.values()))}
-        out = func(*args, **kwargs)
-        for t in _tensors((out,)):
-            if id(t.untyped_storage()) not in before:
-                self._add(t.untyped_storage())
-        return out
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, size = id(storage), storage.nbytes()
-        if key in self._seen:
-            return
-
-        def gone(_: object) -> None:
-            self.live -= size
-            del self._seen[key]
-
-        self._seen[key] = weakref.ref(storage, gone)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-
-
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    """The tensors among an operation's arguments or results, and in lists of them."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
 
 
 def peak_bytes(call: Callable[[], object], resident: int, device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""The command line: `python -m dasvit search | retrain | evaluate | complexity | draw`."""
+"""The command line: `python -m dasvit search | retrain | evaluate | complexity | draw | memory`."""
 
 import dataclasses
 import json
@@ -15,13 +15,22 @@ from dasvit.complexity import complexity
 from dasvit.config import RetrainConfig, SearchConfig
 from dasvit.environment import resolve_device
 from dasvit.genotype import Genotype
+from dasvit.memory import device_memory, shortfall, what_fits
+from dasvit.memory_report import (
+    figure_1,
+    format_table,
+    memory_figure,
+    memory_table,
+    parse_bytes,
+    save_figure,
+)
 from dasvit.metrics import tee
 from dasvit.network import resolve_genotype
 from dasvit.ops import check_operation, load_plugins
 from dasvit.plots import save_encoder
 from dasvit.progress import ProgressReport
 from dasvit.retrain import build_model, check_retrain, evaluate, load_retrain_config, retrain
-from dasvit.search import OUTER_SETTINGS, check_search, load_search_config, search
+from dasvit.search import OUTER_SETTINGS, check_search, check_supernet, load_search_config, search
 from dasvit.tensorboard import tensorboard_report
 
 __all__ = ["main"]
@@ -117,6 +126,26 @@ class DrawArgs:
     """Python modules to import first; they may register operations."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemoryArgs:
+    """Plan a search's peak memory before launch, without a GPU.
+
+    Every stage, first and second order, at the configured λ and at 1, 0.5 and 0.25. Seconds to a
+    few minutes; nothing is trained.
+    Example: python -m dasvit memory --preset cifar10 --batch-size 64 --budget 24GiB
+    """
+
+    config: SearchConfig
+    preset: str = "cifar10"
+    """Where the settings start; the same names as for search."""
+    budget: str | None = None
+    """Memory of the device, 24GiB say: which batches and settings fit."""
+    plot: str | None = None
+    """Draw memory against batch size (the paper's Figure 1) to this path, as PNG and SVG."""
+    json: bool = False
+    """Print JSON."""
+
+
 def fail(message: str, code: int = 2) -> NoReturn:
     """One line on stderr, and the exit status."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr, flush=True)
@@ -128,6 +157,9 @@ def _search(args: SearchArgs) -> None:
     out = Path(args.resume or args.out or f"runs/search-{args.preset}-seed{config.seed}")
     check_search(config)
     settings = {name: getattr(config, name) for name in OUTER_SETTINGS}
+    available = device_memory(resolve_device(args.device))
+    if available and (warning := shortfall(config, available)):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
     print(
         f"searching {config.data.dataset} on {resolve_device(args.device)}, results in {out}",
         flush=True,
@@ -215,11 +247,45 @@ def _draw(args: DrawArgs) -> None:
     print(f"{genotype}\n{png}\n{svg}")
 
 
-Command = SearchArgs | RetrainArgs | EvaluateArgs | ComplexityArgs | DrawArgs
+def _memory(args: MemoryArgs) -> None:
+    config = args.config
+    budget = parse_bytes(args.budget) if args.budget else None
+    check_supernet(config)
+
+    def progress(line: str) -> None:
+        print(f"{line} …", file=sys.stderr, flush=True)
+
+    rows = memory_table(config, progress)
+    if budget:
+        progress("looking for what fits")
+    fits = what_fits(config, budget) if budget else []
+    if args.json:
+        values = [
+            row | {"stages": [dataclasses.asdict(plan) for plan in row["stages"]]} for row in rows
+        ]
+        print(json.dumps({"batch_size": config.batch_size, "plans": values, "fits": dict(fits)}))
+    else:
+        print(
+            f"planned peak memory in GiB, batch {config.batch_size}, {config.precision}"
+            f"{', recomputed' if config.recompute else ''}\n{format_table(rows)}"
+        )
+        for flags, batch in fits:
+            what = f"--batch-size {batch}" if batch else "not even one image"
+            print(f"within {args.budget}{' with ' if flags else ''}{flags}: {what}")
+    if args.plot:
+        progress("drawing memory against batch size")
+        gib = budget / 2**30 if budget else 24.0
+        figure = memory_figure(figure_1(config), budget=gib, title=f"{args.preset}: a search step")
+        for path in save_figure(figure, Path(args.plot)):
+            print(path, file=sys.stderr if args.json else sys.stdout)
+
+
+Command = SearchArgs | RetrainArgs | EvaluateArgs | ComplexityArgs | DrawArgs | MemoryArgs
 
 
 def _command(argv: Sequence[str]) -> Command:
-    preset = preset_from_argv(argv, "cifar10" if argv[:1] == ["complexity"] else "digits")
+    paper = argv[:1] in (["complexity"], ["memory"])
+    preset = preset_from_argv(argv, "cifar10" if paper else "digits")
     sub = tyro.conf.subcommand
     defaults = {"preset": preset.name}
     commands = (
@@ -233,6 +299,7 @@ def _command(argv: Sequence[str]) -> Command:
             sub("complexity", default=ComplexityArgs(config=preset.retrain, **defaults)),
         ]
         | Annotated[DrawArgs, sub("draw")]
+        | Annotated[MemoryArgs, sub("memory", default=MemoryArgs(config=preset.search, **defaults))]
     )
     return parse(
         commands,
@@ -259,6 +326,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 _complexity(command)
             case DrawArgs():
                 _draw(command)
+            case MemoryArgs():
+                _memory(command)
     except ValueError as error:
         fail(str(error))
     except FloatingPointError as error:

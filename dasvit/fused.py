@@ -173,7 +173,8 @@ class _SourceEdges(nn.Module):
         terms = []
         if inputs:
             project = self._separately if row.requires_grad else self._together
-            terms.append(project(e, row, inputs).view(x.shape))
+            # In the tokens' own precision, as they are summed up over the layers.
+            terms.append(project(e, row, inputs).view(x.shape).to(x.dtype))
         if IDENTITY in self.names[e]:
             terms.append(row[self.names[e].index(IDENTITY)] * x)
         terms += [row[int(i)] * op(x) for i, op in self.others[e].named_children()]

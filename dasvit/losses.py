@@ -9,7 +9,14 @@ from torch import Tensor
 
 from dasvit.ops import IDENTITY, ZERO, operation_kind
 
-__all__ = ["fairness_loss", "fairness_types", "skip_loss", "type_loss", "type_totals"]
+__all__ = [
+    "fairness_loss",
+    "fairness_types",
+    "forget_masks",
+    "skip_loss",
+    "type_loss",
+    "type_totals",
+]
 
 
 def fairness_types(operations: Sequence[str]) -> tuple[str, ...]:
@@ -30,6 +37,11 @@ def _made_mask(
     rows = [[operation_kind(name) == kind for name in names] for names in edge_ops]
     with torch.inference_mode(False):  # whatever mode the first call runs in
         return torch.tensor(rows, dtype=dtype, device=device)
+
+
+def forget_masks() -> None:
+    """Drop the kept masks: fake tensors must not outlive their mode, nor meet real ones."""
+    _made_mask.cache_clear()
 
 
 def skip_loss(

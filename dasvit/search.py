@@ -45,7 +45,14 @@ from dasvit.stages import first_stage_ops, prune
 from dasvit.step import BilevelStep, build_supernet
 from dasvit.trace import JsonLinesReport, load_search_result, save_result
 
-__all__ = ["OUTER_SETTINGS", "accuracy", "check_search", "load_search_config", "search"]
+__all__ = [
+    "OUTER_SETTINGS",
+    "accuracy",
+    "check_search",
+    "check_supernet",
+    "load_search_config",
+    "search",
+]
 
 KIND = "dasvit/search/1"
 EVAL_BATCH = 256
@@ -129,8 +136,17 @@ def check_search(config: SearchConfig) -> None:
     Raises:
         ValueError: one line with the value and the remedy.
     """
-    load_plugins(config.plugins)
     check_data(config.data)
+    check_supernet(config)
+
+
+def check_supernet(config: SearchConfig) -> None:
+    """The part of `check_search` that needs no data: operations, width, size.
+
+    Raises:
+        ValueError: one line with the value and the remedy.
+    """
+    load_plugins(config.plugins)
     edge_ops = first_stage_ops(config.operations, config.num_nodes)
     size = config.data.image_size
     try:

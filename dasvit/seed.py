@@ -39,7 +39,7 @@ def seed_everything(seed: int) -> None:
 def get_rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     """The states of torch's generators that a model on `device` draws from."""
     state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
+    if device.type == "cuda" and torch.cuda.is_available():  # a plan has no GPU
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 

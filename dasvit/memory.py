@@ -1,0 +1,246 @@
+"""Peak memory of a search before it is launched, without the device that it will run on.
+
+Real steps run on fake tensors, which have shapes and no values; a dispatch mode adds up every
+memory that an operation returns and that is still alive. What a kernel takes and gives back inside,
+a GPU's context and its allocator's fragmentation are not seen: see docs/memory.md.
+"""
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dasvit.config import SearchConfig
+from dasvit.genotype import edge_list
+from dasvit.losses import forget_masks
+from dasvit.ops import build_operation
+from dasvit.step import BilevelStep, build_supernet
+
+__all__ = [
+    "LiveMemory",
+    "StagePlan",
+    "device_memory",
+    "heaviest_operations",
+    "largest_batch",
+    "peak_of",
+    "plan_search",
+    "plan_stage",
+    "shortfall",
+    "what_fits",
+]
+
+BLOCK = 512
+"""Bytes that PyTorch's CUDA allocator rounds every memory up to."""
+
+CHANNELS, CLASSES = 3, 100
+"""RGB and a head of a hundred classes: both are next to nothing at any size worth planning."""
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of all memories that operations return while it is active and that are
+    alive.
+
+    Args:
+        block: every memory counts as a multiple of this many bytes.
+
+    Attributes:
+        live: bytes now.
+        peak: the most there were at once; may be set back to `live`.
+    """
+
+    def __init__(self, block: int = 1) -> None:
+        super().__init__()
+        self.block = block
+        self.live = self.peak = 0
+        self._seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        before = {id(t.untyped_storage()) for t in _tensors((*args, *kwargs.values()))}
+        out = func(*args, **kwargs)
+        for t in _tensors((out,)):
+            if id(t.untyped_storage()) not in before:
+                self._add(t.untyped_storage())
+        return out
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key = id(storage)
+        if key in self._seen:
+            return
+        size = -(-storage.nbytes() // self.block) * self.block
+
+        def gone(_: object) -> None:
+            self.live -= size
+            del self._seen[key]
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among an operation's arguments or results, and in lists of them."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StagePlan:
+    """Memory of one stage in bytes.
+
+    Attributes:
+        stage: 0-based.
+        resident: weights, alphas and both optimisers' states.
+        peak: the most at once in a step, `resident` and both batches included.
+    """
+
+    stage: int
+    resident: int
+    peak: int
+
+
+def peak_of(make: Callable[[], Callable[[], object]]) -> tuple[int, int]:
+    """Plan what is built and run on fake CPU tensors.
+
+    Args:
+        make: builds a model and returns one training step of it, which is called twice: the first
+            makes the optimisers' states.
+
+    Returns:
+        Bytes alive between two steps, and the most at once in the second.
+    """
+    forget_masks()
+    try:
+        with torch.random.fork_rng(devices=[]), FakeTensorMode(), LiveMemory(BLOCK) as memory:
+            step = make()
+            step()
+            resident = memory.peak = memory.live
+            step()
+            return resident, memory.peak
+    finally:
+        forget_masks()
+
+
+def heaviest_operations(config: SearchConfig, count: int) -> tuple[str, ...]:
+    """The `count` candidates with the most parameters, in the order of `config.operations`.
+
+    Which of them a later stage keeps is not known before the search; these take the most memory.
+    """
+    with torch.device("meta"):
+        sizes = {
+            name: sum(p.numel() for p in build_operation(name, config.dim).parameters())
+            for name in config.operations
+        }
+    kept = sorted(config.operations, key=lambda name: -sizes[name])[:count]
+    return tuple(name for name in config.operations if name in kept)
+
+
+def plan_stage(config: SearchConfig, stage: int) -> StagePlan:
+    """The plan of one stage's step: first or second order as `config.xi` says."""
+    names = heaviest_operations(config, config.stage_ops[stage])
+    edge_ops = tuple(names for _ in edge_list(config.num_nodes))
+    size = config.data.image_size
+
+    def make() -> Callable[[], object]:
+        model = build_supernet(
+            config,
+            edge_ops,
+            num_layers=config.stage_layers[stage],
+            in_channels=CHANNELS,
+            num_classes=CLASSES,
+        )
+        step = BilevelStep(config, model)
+        batches = [
+            (
+                torch.empty(config.batch_size, CHANNELS, size, size),
+                torch.zeros(config.batch_size, dtype=torch.long),
+            )
+            for _ in range(2)
+        ]
+        return lambda: step(*batches, weight_lr=config.weight_lr)
+
+    resident, peak = peak_of(make)
+    return StagePlan(stage=stage, resident=resident, peak=peak)
+
+
+def plan_search(config: SearchConfig) -> list[StagePlan]:
+    """The plan of every stage."""
+    return [plan_stage(config, stage) for stage in range(len(config.stage_ops))]
+
+
+def largest_batch(config: SearchConfig, budget: int) -> int:
+    """The largest batch size whose search stays within a budget (bytes); 0 if none does.
+
+    Memory grows linearly with the batch, up to rounding and to where another moment of the step
+    becomes the peak: lines through plans lead to the answer, which is itself planned. It may fall
+    short of the largest by an image.
+    """
+
+    def peaks(batch: int, stages: Iterable[int]) -> dict[int, int]:
+        changed = replace(config, batch_size=batch)
+        return {stage: plan_stage(changed, stage).peak for stage in stages}
+
+    low, high = 1, 33
+    first, second = (peaks(batch, range(len(config.stage_ops))) for batch in (low, high))
+    if max(first.values()) > budget:
+        return 0
+    stage = max(second, key=lambda s: second[s])
+    before, after = first[stage], second[stage]
+    for _ in range(3):
+        slope = (after - before) / (high - low)
+        batch = max(1, high + math.floor((budget - after) / slope))
+        if batch == high:
+            break
+        low, before = high, after
+        high, after = batch, peaks(batch, [stage])[stage]
+    while after > budget and high > 1:
+        high = max(1, high - math.ceil((after - budget) / slope))
+        after = peaks(high, [stage])[stage]
+    return high
+
+
+def what_fits(config: SearchConfig, budget: int) -> list[tuple[str, int]]:
+    """The largest batch within a budget (bytes) as configured, in bf16, and with recomputation too.
+
+    Returns:
+        The flags to pass beside the configured settings, and the batch (0: not even one image).
+    """
+    ways = {"": config, "--precision bf16": replace(config, precision="bf16")}
+    if config.dropout == 0:
+        both = replace(config, precision="bf16", fused=True, recompute=True)
+        ways["--precision bf16 --recompute"] = both
+    return [(flags, largest_batch(changed, budget)) for flags, changed in ways.items()]
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes that a GPU has; None for a CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.get_device_properties(device).total_memory
+
+
+def shortfall(config: SearchConfig, available: int) -> str | None:
+    """A line about a search that will not fit into a device's memory (bytes), and what would."""
+    peak = max(plan.peak for plan in plan_search(config))
+    if peak <= available:
+        return None
+    fits = [
+        f"--batch-size {batch}{' ' if flags else ''}{flags}"
+        for flags, batch in what_fits(config, available)
+        if batch
+    ]
+    return (
+        f"the search is planned to need {peak / 2**30:.1f} GiB, and the device has "
+        f"{available / 2**30:.1f} GiB; what would fit: {', or '.join(fits) or 'no batch at all'}"
+    )

@@ -1,0 +1,224 @@
+"""Planned memory against executed memory, and what a plan must say."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from runs import search_config
+from torch import nn
+
+from dasvit.cli import main
+from dasvit.config import SearchConfig, SettingError
+from dasvit.genotype import edge_list
+from dasvit.memory import (
+    BLOCK,
+    LiveMemory,
+    heaviest_operations,
+    largest_batch,
+    peak_of,
+    plan_search,
+    plan_stage,
+    shortfall,
+    what_fits,
+)
+from dasvit.memory_report import figure_1, memory_figure, parse_bytes
+from dasvit.presets import get_preset
+from dasvit.step import BilevelStep, build_supernet
+
+
+def _config(**changes: object) -> SearchConfig:
+    """Wide enough that activations outweigh what every memory is rounded up by."""
+    values = {
+        "operations": ("identity", "msa_h2", "mlp_r0.5", "mlp_r3"),
+        "dim": 48,
+        "batch_size": 16,
+        "stage_layers": (1, 2),
+        "stage_ops": (4, 2),
+    }
+    return search_config(**values | changes)
+
+
+def _step(config: SearchConfig) -> Callable[[], object]:
+    edge_ops = tuple(config.operations for _ in edge_list(config.num_nodes))
+    model = build_supernet(config, edge_ops, num_layers=2, in_channels=1, num_classes=10)
+    step = BilevelStep(config, model)
+    size, batch = config.data.image_size, config.batch_size
+    batches = [
+        (torch.zeros(batch, 1, size, size), torch.zeros(batch, dtype=torch.long)) for _ in range(2)
+    ]
+    return lambda: step(*batches, weight_lr=1e-3)
+
+
+@pytest.mark.parametrize("token_ratio", [1.0, 0.5])
+@pytest.mark.parametrize("xi", [0.0, 0.01])
+@pytest.mark.parametrize("changes", [{}, {"recompute": True}, {"fused": False}], ids=str)
+def test_a_plan_is_what_a_real_step_takes(changes: dict, xi: float, token_ratio: float) -> None:
+    config = _config(xi=xi, token_ratio=token_ratio, **changes)
+    with LiveMemory(BLOCK) as memory:
+        step = _step(config)
+        step()
+        resident = memory.peak = memory.live
+        step()
+        executed = memory.peak
+    planned = peak_of(lambda: _step(config))
+    assert planned[0] == pytest.approx(resident, rel=0.01)
+    assert planned[1] == pytest.approx(executed, rel=0.01)
+
+
+def test_live_memory_by_hand() -> None:
+    with LiveMemory() as memory:
+        a = torch.zeros(100)  # 400 bytes
+        b = a + 1
+        assert memory.live == 800
+        view = b[10:]
+        assert memory.live == 800
+        del a
+        assert memory.live == 400
+        del b
+        assert memory.live == 400  # the view holds it
+        del view
+    assert (memory.live, memory.peak) == (0, 800)
+    with LiveMemory(512) as memory:
+        held = torch.zeros(129)  # 516 bytes
+        assert memory.live == 1024
+    assert held.numel() == 129
+
+
+def test_resident_is_weights_and_two_moments() -> None:
+    config = _config()
+    plan = plan_stage(config, 0)
+    names = tuple(config.operations for _ in edge_list(config.num_nodes))
+    model = build_supernet(config, names, num_layers=1, in_channels=3, num_classes=100)
+    weights = sum(p.numel() for p in model.parameters()) * 4
+    images = 2 * 16 * 3 * config.data.image_size**2 * 4
+    assert plan.resident == pytest.approx(3 * weights + images, rel=0.08)  # rounding to blocks
+
+
+def test_what_must_be_more_is_more() -> None:
+    base = _config(token_ratio=0.5)
+
+    def peak(**changes: object) -> int:
+        return max(plan.peak for plan in plan_search(replace(base, **changes)))
+
+    assert peak() < peak(batch_size=32) < peak(batch_size=64)
+    assert peak(token_ratio=0.25) < peak() < peak(token_ratio=1.0)
+    assert peak() < peak(xi=0.01)
+    assert peak() < peak(stage_layers=(1, 3))
+    assert peak(batch_size=64, precision="bf16") < peak(batch_size=64)
+    assert peak(batch_size=64, recompute=True) < 0.7 * peak(batch_size=64)
+    assert peak(batch_size=64) < peak(batch_size=64, fused=False)
+
+
+def test_later_stages_are_planned_with_the_heaviest_candidates() -> None:
+    config = get_preset("cifar10").search
+    assert heaviest_operations(config, 3) == ("msa_h8", "mlp_r3", "mlp_r4")
+    assert heaviest_operations(config, 8) == config.operations
+
+
+def test_the_largest_batch_fits_and_two_more_images_do_not() -> None:
+    config = _config(stage_layers=(1,), stage_ops=(4,))
+
+    def peak(batch: int) -> int:
+        return max(plan.peak for plan in plan_search(replace(config, batch_size=batch)))
+
+    budget = peak(50)
+    found = largest_batch(config, budget)
+    assert 49 <= found <= 51
+    assert peak(found) <= budget < peak(found + 2)
+    assert largest_batch(config, peak(1) - 1) == 0
+    fits = dict(what_fits(config, budget))
+    assert fits[""] < fits["--precision bf16 --recompute"]
+    assert list(dict(what_fits(_config(dropout=0.1), budget))) == ["", "--precision bf16"]
+
+
+def test_a_warning_only_where_it_does_not_fit() -> None:
+    config = _config(stage_layers=(1,), stage_ops=(4,))
+    peak = max(plan.peak for plan in plan_search(config))
+    assert shortfall(config, peak) is None
+    warning = shortfall(config, peak - 1)
+    assert warning is not None
+    assert "--batch-size 1" in warning
+    assert "--recompute" in warning
+
+
+def test_search_warns_before_launch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dasvit.cli.device_memory", lambda device: 1_000_000)
+    monkeypatch.setattr("dasvit.cli.shortfall", lambda config, available: f"{available} bytes")
+    monkeypatch.setattr("dasvit.cli.search", stop)
+    with pytest.raises(SystemExit):
+        main(["search", "--preset", "digits", "--out", str(tmp_path / "run")])
+    assert "warning: 1000000 bytes\n" in capsys.readouterr().err
+
+
+def test_plans_leave_nothing_behind() -> None:
+    """A real step works after a plan and the other way round; random numbers go on as before."""
+    config = _config()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    plan_stage(config, 0)
+    assert torch.equal(torch.rand(2), expected)
+    step = _step(config)
+    step()
+    plan_stage(config, 0)
+    step()
+    assert isinstance(nn.Linear(2, 2).weight.sum().item(), float)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("24GiB", 24 * 2**30), ("24 GB", 24 * 10**9), ("1.5gib", 3 * 2**29), ("800MiB", 800 * 2**20)],
+)
+def test_budgets(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize("text", ["24", "GiB", "-1GiB", "0GiB", "24 apples", ""])
+def test_malformed_budgets(text: str) -> None:
+    with pytest.raises(SettingError, match="--budget must be like 24GiB"):
+        parse_bytes(text)
+
+
+TINY = [
+    *("--preset", "digits", "--operations", "msa_h2", "mlp_r3", "--dim", "96"),
+    *("--stage-layers", "1", "--stage-ops", "2", "--batch-size", "64"),
+]
+
+
+def test_table_and_picture(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dasvit.cli.figure_1", lambda config: figure_1(config, (4, 8)))
+    monkeypatch.setattr("dasvit.cli.memory_figure", lambda f, **k: memory_figure(f, (4, 8), **k))
+    main(["memory", *TINY, "--budget", "200MiB", "--plot", str(tmp_path / "f" / "memory")])
+    out = capsys.readouterr().out
+    rows = [line.split("|")[1:-1] for line in out.splitlines() if line.startswith("| 0.5")]
+    assert [row[1].strip() for row in rows] == ["1", "2"]
+    assert 0 < float(rows[0][-1].split()[0]) <= float(rows[1][-1].split()[0])
+    assert "within 200MiB with --precision bf16 --recompute: --batch-size" in out
+    assert {p.name for p in (tmp_path / "f").iterdir()} == {"memory.png", "memory.svg"}
+
+
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["memory", *TINY, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["batch_size"] == 64
+    assert {(row["token_ratio"], row["order"]) for row in found["plans"]} == {
+        (ratio, order) for ratio in (0.5, 1.0, 0.25) for order in (1, 2)
+    }
+    assert all(p["peak"] > p["resident"] > 0 for row in found["plans"] for p in row["stages"])
+
+
+def test_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["memory", "--budget", "lots"])
+    assert error.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --budget must be like 24GiB")
