@@ -15,6 +15,7 @@ import torch
 
 from dasvit.config import config_to_dict
 from dasvit.data import load_data
+from dasvit.memory import device_memory, shortfall
 from dasvit.ops import build_operation
 from dasvit.presets import PAPER_PRESET
 from dasvit.progress import duration
@@ -32,7 +33,7 @@ from tune.searcher import result_lag
 from tune.space import OUTER_NAMES, outer_space
 from tune.sweep import gather_search, run_search_trials
 
-__all__ = ["main"]
+__all__ = ["main", "memory_warning"]
 
 SHOWN_ROWS = 8
 
@@ -129,6 +130,8 @@ def _compute(
             num_trials=options.num_trials,
         )
         _print_machine(cluster, need)
+        if warning := memory_warning(options, need):
+            print(f"warning: {warning}", file=sys.stderr, flush=True)
         lag = record.begin(need, result_lag(need.concurrent, options.seeds))
         # Ray refuses to mix two runs in one folder; what counts lies in the trials' own.
         ray_dir = folder.ray_root / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
@@ -140,6 +143,21 @@ def _compute(
         if outcome.search and not outcome.search_interrupted:
             with record.phase("retraining"):
                 _retrain(options, folder, ray_dir / "retrain", need, outcome)
+
+
+def memory_warning(options: SweepOptions, need: Demand) -> str | None:
+    """A line about trials that will not fit into this machine's GPU; None where there is none.
+
+    What a sweep draws at most is planned: all tokens, second order.
+    """
+    if not need.gpus or not torch.cuda.is_available():
+        return None
+    most: dict[str, float] = {"token_ratio": 1.0, "xi": options.search.weight_lr}
+    drawn = {name: value for name, value in most.items() if name not in options.fixed}
+    available = device_memory(torch.device("cuda", 0))
+    assert available is not None
+    share = int(available * min(1.0, need.gpus))
+    return shortfall(dataclasses.replace(options.search, **drawn), share)
 
 
 def _search(

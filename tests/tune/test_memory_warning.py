@@ -1,0 +1,55 @@
+"""A sweep plans the memory of the most that it may draw."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dasvit.config import SearchConfig
+from tune.cluster import Demand
+from tune.main import memory_warning
+from tune.options import parse_options
+
+SMALL = "--stage-layers 1 1 1 --batch-size 8"
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SearchConfig, int]]:
+    """What is planned against how many bytes, on a machine with a GPU of 1000 bytes."""
+    calls: list[tuple[SearchConfig, int]] = []
+
+    def shortfall(config: SearchConfig, available: int) -> str:
+        calls.append((config, available))
+        return "too much"
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("tune.main.device_memory", lambda device: 1000)
+    monkeypatch.setattr("tune.main.shortfall", shortfall)
+    return calls
+
+
+def _need(gpus: float) -> Demand:
+    return Demand(cpus=1, gpus=gpus, concurrent=1)
+
+
+def test_the_most_that_is_drawn(planned: list) -> None:
+    options = parse_options(SMALL.split())
+    assert memory_warning(options, _need(1.0)) == "too much"
+    assert planned == [
+        (replace(options.search, token_ratio=1.0, xi=options.search.weight_lr), 1000)
+    ]
+
+
+def test_fixed_settings_are_planned_as_they_are(planned: list) -> None:
+    options = parse_options([*SMALL.split(), "--token-ratio", "0.5", "--xi", "0"])
+    assert memory_warning(options, _need(0.25)) == "too much"
+    assert planned == [(options.search, 250)]
+    assert options.search.token_ratio == 0.5
+
+
+def test_no_gpu_no_plan(planned: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = parse_options(SMALL.split())
+    assert memory_warning(options, _need(0.0)) is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert memory_warning(options, _need(1.0)) is None
+    assert planned == []
