@@ -128,15 +128,22 @@ def ablation_table(ways: dict[str, Row]) -> str:
 def markdown(facts: dict[str, Any]) -> str:
     """The page of a results file."""
     environment, device, plan = facts["environment"], facts["device"], facts["plan"]
-    gpus = environment["gpus"]
-    machine = device.get("name") or f"{environment['cpu_count']}-core CPU, {len(gpus)} GPUs"
-    sizes = plan["sizes"]
+    sizes, threads = plan["sizes"], device["threads"]
+    if "name" in device:
+        machine = device["name"]
+    elif _measured(facts) == ["peak_bytes"]:
+        machine = "Counted on tensors without data"
+    else:
+        clock = {"wall": "wall time", "cpu": "processor time"}[plan["clock"]]
+        machine = (
+            f"{environment['cpu_count']}-core CPU, {threads} thread{'s' * (threads > 1)}, {clock}"
+        )
+    commit = (environment["git_commit"] or "unknown")[:7]
     parts = [
         f"`{facts['command']}`",
-        f"{machine}, {device['threads']} threads, torch {environment['packages']['torch']}, "
-        f"Python {environment['python']}, commit {environment['git_commit'] or 'unknown'}, "
-        f"{facts['date']}. Width {sizes['dim']}, images of {sizes['image_size']}, patches of "
-        f"{sizes['patch_size']}; medians.",
+        f"{machine}, torch {environment['packages']['torch']}, Python {environment['python']}, "
+        f"commit {commit}, {facts['date']}. Width {sizes['dim']}, images of "
+        f"{sizes['image_size']}, patches of {sizes['patch_size']}.",
         *(steps_table(facts, what) for what in _measured(facts)),
     ]
     for a in facts["ablation"]:
@@ -181,8 +188,15 @@ def figure(facts: dict[str, Any]) -> Figure:
         line[0].set_ylabel(label, size=10, family=FONT, color=INK)
     handles, labels = panels[0][0].get_legend_handles_labels()
     drawn.legend(
-        handles, labels, loc="outside lower center", ncols=2, frameon=False, prop={"family": FONT}
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        prop={"family": FONT, "size": 8},
     )
+    title = f"Ours in {own} against the reference at λ = 1"
+    drawn.suptitle(title, size=11, family=FONT, color=INK)
     return drawn
 
 
@@ -204,9 +218,9 @@ def _bars(axes: Axes, rows: list[Row], own: str, order: int, what: str) -> None:
             width,
             color=COLOURS[ratios.index(ratio) % len(COLOURS)],
             alpha=1.0 if precision == "fp32" else 0.55,
-            label=f"ours {own}, λ = {ratio:g}, to reference {precision}, λ = 1",
+            label=f"λ = {ratio:g}, reference in {precision}",
         )
-        texts = [f"{h:.1f}" if h else "" for h in heights]
+        texts = [f"{h:.2f}" if h else "" for h in heights]
         axes.bar_label(drawn, texts, size=7, color=INK, family=FONT)
     axes.axhline(1, color=FAINT, linewidth=0.8, zorder=0)
     names = [f"stage {stage}\nbatch {batch}" for _, batch, stage in keys]
