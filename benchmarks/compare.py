@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from benchmarks.measure import OUT_OF_MEMORY, Clock, LiveMemory, free, peak_bytes, timed
 from benchmarks.workload import Runner
 from dasvit.files import first_line
-from dasvit.losses import _made_mask
+from dasvit.losses import forget_masks
 
 __all__ = ["MIN_ROUNDS", "compare", "counted_peak"]
 
@@ -102,7 +102,7 @@ def counted_peak(make: Callable[[], Runner]) -> int:
     Args:
         make: builds the runner, its batches too.
     """
-    _made_mask.cache_clear()
+    forget_masks()
     try:
         with warnings.catch_warnings(), _WithoutData():
             # Copying a parameter asks whether it has an address.
@@ -114,4 +114,4 @@ def counted_peak(make: Callable[[], Runner]) -> int:
                 runner()
         return resident + memory.peak
     finally:
-        _made_mask.cache_clear()  # what it made has no data
+        forget_masks()  # what it made has no data
