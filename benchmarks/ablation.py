@@ -81,10 +81,11 @@ def _attached_weight_gradient(model: SuperNet, batch: Batch) -> tuple[list[Tenso
 
 
 def _plain_adamw(runner: Runner) -> Runner:
-    group = runner.step.weight_optimizer.param_groups[0]
-    runner.step.weight_optimizer = torch.optim.AdamW(
-        group["params"], lr=group["lr"], weight_decay=group["weight_decay"]
-    )
+    groups = [
+        {name: group[name] for name in ("params", "lr", "weight_decay")}
+        for group in runner.step.weight_optimizer.param_groups
+    ]
+    runner.step.weight_optimizer = torch.optim.AdamW(groups)
     return runner
 
 
