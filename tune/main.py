@@ -152,7 +152,7 @@ def memory_warning(options: SweepOptions, need: Demand) -> str | None:
     """
     if not need.gpus or not torch.cuda.is_available():
         return None
-    most: dict[str, float] = {"token_ratio": 1.0, "xi": options.search.weight_lr}
+    most: dict[str, Any] = {"token_ratio": 1.0, "xi": options.search.weight_lr}
     drawn = {name: value for name, value in most.items() if name not in options.fixed}
     available = device_memory(torch.device("cuda", 0))
     assert available is not None
