@@ -20,7 +20,7 @@ if __name__ == "__main__":
 
 import torch
 
-from benchmarks.session import Plan, Session
+from benchmarks.measurement import Measurement, Plan
 from benchmarks.workload import Cell, Sizes
 from dasvit.environment import environment, resolve_device
 from dasvit.setting import require
@@ -162,19 +162,19 @@ def run(argv: list[str]) -> None:
         "environment": machine,
         "device": device_facts(device),
     }
-    session = Session(plan, device, args.out, facts, seconds=args.budget_seconds)
+    measurement = Measurement(plan, device, args.out, facts, seconds=args.budget_seconds)
     if args.count_memory:
-        session.count_memory()
+        measurement.count_memory()
     elif args.processes > 1:
-        session.processes(args.processes)
+        measurement.processes(args.processes)
     else:
-        session.table(first=True)
-        session.ablation()
+        measurement.table(first=True)
+        measurement.ablation()
         if device.type == "cuda" or args.quick:
-            session.projection()
-        session.table(first=False)
-        session.compiled()
-    session.save()
+            measurement.projection()
+        measurement.table(first=False)
+        measurement.compiled()
+    measurement.save()
     print(f"results: {args.out}")
 
 

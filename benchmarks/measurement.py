@@ -1,4 +1,4 @@
-"""One measuring session: the work in order of importance until its time is up, and what is known
+"""One measurement: the work in order of importance until its time is up, and what is known
 so far on disk after every part."""
 
 import itertools
@@ -28,7 +28,7 @@ from benchmarks.workload import (
 )
 from dasvit.files import write_atomic
 
-__all__ = ["Plan", "Session"]
+__all__ = ["Measurement", "Plan"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 COMPILE_SECONDS = 90
@@ -37,7 +37,7 @@ COMPILE_SECONDS = 90
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What a session measures.
+    """What is measured.
 
     Attributes:
         sizes: of the network.
@@ -66,7 +66,7 @@ class Plan:
     clock: Clock
 
 
-class Session:
+class Measurement:
     """Measures parts of a plan into one dictionary.
 
     Args:
