@@ -725,15 +725,22 @@ def test_records_are_of_the_supernet(tmp_path: Path) -> None:
     assert result.seconds == pytest.approx(sum(e.seconds for e in epochs(events)))
 
 
-def test_fused_and_literal_searches_find_the_same(tmp_path: Path) -> None:
-    """The same losses up to rounding at first, the same candidates kept, the same genotype."""
+@pytest.mark.parametrize("xi", [0.0, 0.01])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_fused_and_literal_searches_find_the_same(seed: int, xi: float, tmp_path: Path) -> None:
+    """Losses up to rounding through all stages, the same candidates kept, the same genotype.
+
+    Alphas start well apart: from near zero, Adam's first steps are the signs of the gradients, and
+    rounding alone decides where these are tiny.
+    """
     found = []
     for fused in (True, False):
-        result, events = run(search_config(fused=fused), tmp_path / str(fused))
-        found.append((result, epochs(events)))
-    (left, first), (right, second) = found
-    assert first[0].train_loss == pytest.approx(second[0].train_loss, rel=1e-4)
-    assert first[0].val_loss == pytest.approx(second[0].val_loss, rel=1e-4)
+        config = search_config(fused=fused, seed=seed, xi=xi, alpha_init_std=1.0)
+        found.append(run(config, tmp_path / str(fused)))
+    (left, first), (right, second) = ((result, epochs(events)) for result, events in found)
+    for name in ("train_loss", "val_loss", "fair_loss"):
+        values = [[getattr(e, name) for e in records] for records in (first, second)]
+        assert values[0] == pytest.approx(values[1], rel=0.01), name
     assert [e.edge_ops for e in first] == [e.edge_ops for e in second]
     assert left.genotype == right.genotype
 
