@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import dasvit.trained
 from dasvit.checkpoint import load_checkpoint
 from dasvit.config import DataConfig, RetrainConfig, SearchConfig
 from dasvit.data import ImageData, load_data
@@ -67,7 +68,7 @@ def retrain_config(**changes: Any) -> RetrainConfig:
 def few_images(
     monkeypatch: pytest.MonkeyPatch, *modules: ModuleType, train: int = 128, test: int = 60
 ) -> None:
-    """The loops in `modules` see the first images of each split only."""
+    """The loops in `modules` and `evaluate` see the first images of each split only."""
 
     def load(config: DataConfig, device: torch.device) -> ImageData:
         data = load_data(config, device)
@@ -77,7 +78,7 @@ def few_images(
             test=data.test.subset(torch.arange(test)),
         )
 
-    for module in modules:
+    for module in (*modules, dasvit.trained):
         monkeypatch.setattr(module, "load_data", load)
 
 

@@ -14,7 +14,6 @@ import pytest
 import runs
 from runs import ENCODER, files_of, names_in
 
-import dasvit.cli
 import dasvit.ops
 import dasvit.retrain
 import dasvit.search
@@ -24,9 +23,9 @@ from dasvit.cli import main
 from dasvit.config import SearchConfig
 from dasvit.genotype import Genotype
 from dasvit.presets import get_preset
-from dasvit.retrain import load_retrain_config
 from dasvit.search import load_search_config
 from dasvit.trace import load_retrain_result, load_search_result
+from dasvit.trained import load_retrain_config
 
 ROOT = Path(__file__).parents[1]
 SEARCH = [
@@ -500,7 +499,7 @@ def test_an_interrupt_names_the_way_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(dasvit.cli, command, interrupted)
+        patch.setattr(f"dasvit.commands.{command}.{command}", interrupted)
         done = call(*(SEARCH if command == "search" else [*RETRAIN, "--model", "vit"]))
     assert done.code == 130
     assert done.err.count("\n") == 1
@@ -543,7 +542,7 @@ def test_errors_of_the_program_keep_their_traceback(
     def broken(*args: Any, **options: Any) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(dasvit.cli, "search", broken)
+    monkeypatch.setattr("dasvit.commands.search.search", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(SEARCH)
 

@@ -150,9 +150,11 @@ def test_search_warns_before_launch(
     def stop(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dasvit.cli.device_memory", lambda device: 1_000_000)
-    monkeypatch.setattr("dasvit.cli.shortfall", lambda config, available: f"{available} bytes")
-    monkeypatch.setattr("dasvit.cli.search", stop)
+    monkeypatch.setattr("dasvit.commands.search.device_memory", lambda device: 1_000_000)
+    monkeypatch.setattr(
+        "dasvit.commands.search.shortfall", lambda config, available: f"{available} bytes"
+    )
+    monkeypatch.setattr("dasvit.commands.search.search", stop)
     with pytest.raises(SystemExit):
         main(["search", "--preset", "digits", "--out", str(tmp_path / "run")])
     assert "warning: 1000000 bytes\n" in capsys.readouterr().err
@@ -196,8 +198,10 @@ TINY = [
 def test_table_and_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dasvit.cli.figure_1", lambda config: figure_1(config, (4, 8)))
-    monkeypatch.setattr("dasvit.cli.memory_figure", lambda f, **k: memory_figure(f, (4, 8), **k))
+    monkeypatch.setattr("dasvit.commands.memory.figure_1", lambda config: figure_1(config, (4, 8)))
+    monkeypatch.setattr(
+        "dasvit.commands.memory.memory_figure", lambda f, **k: memory_figure(f, (4, 8), **k)
+    )
     main(["memory", *TINY, "--budget", "200MiB", "--plot", str(tmp_path / "f" / "memory")])
     out = capsys.readouterr().out
     rows = [line.split("|")[1:-1] for line in out.splitlines() if line.startswith("| 0.5")]

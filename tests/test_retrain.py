@@ -20,24 +20,19 @@ from runs import DIGITS, ENCODER, CrashError, files_of, names_in, retrain_config
 from torch import nn
 
 import dasvit.retrain
+import dasvit.trained
 from dasvit.checkpoint import load_checkpoint
 from dasvit.config import RetrainConfig
 from dasvit.data import load_data
 from dasvit.genotype import Genotype
 from dasvit.metrics import Event, RetrainEpoch, RetrainResult
+from dasvit.models import build_model
 from dasvit.network import DASViT
 from dasvit.optim import cosine_lr
-from dasvit.retrain import (
-    KIND,
-    build_model,
-    check_retrain,
-    evaluate,
-    load_model,
-    load_retrain_config,
-    retrain,
-    topk_accuracy,
-)
+from dasvit.retrain import check_retrain, retrain
 from dasvit.trace import load_retrain_result, read_trace
+from dasvit.trained import RETRAIN_KIND as KIND
+from dasvit.trained import evaluate, load_model, load_retrain_config, topk_accuracy
 
 ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
@@ -506,12 +501,12 @@ def test_evaluate_on_another_folder(
     finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: list[RetrainConfig] = []
-    load = dasvit.retrain.load_data
+    load = dasvit.trained.load_data
 
     def watched(config: Any, device: Any) -> Any:
         seen.append(config)
         return load(config, device)
 
-    monkeypatch.setattr(dasvit.retrain, "load_data", watched)
+    monkeypatch.setattr(dasvit.trained, "load_data", watched)
     evaluate(finished, data_dir=str(tmp_path))
     assert seen == [replace(DIGITS, data_dir=str(tmp_path))]

@@ -16,10 +16,11 @@ import torch
 from dasvit.config import config_to_dict
 from dasvit.data import load_data
 from dasvit.memory import device_memory, shortfall
+from dasvit.models import VIT
 from dasvit.ops import build_operation
 from dasvit.presets import PAPER_PRESET
 from dasvit.progress import duration
-from dasvit.retrain import VIT, check_retrain
+from dasvit.retrain import check_retrain
 from dasvit.search import check_search
 from tune.cluster import Cluster, Demand, check_address, check_local_gpus, connect, demand
 from tune.folder import ResultFolder, open_folder

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dasvit.genotype import Genotype
-from dasvit.retrain import evaluate
+from dasvit.trained import evaluate
 from tune.main import main
 
 ROOT = Path(__file__).parents[2]

@@ -1,54 +1,13 @@
-"""Settings of a search and of a retraining: frozen values, checked when they are made.
+"""Settings of a search."""
 
-Every field says where its default comes from. "Paper gap" marks a value the paper does not
-give; `docs/fidelity.md` lists each with its alternatives.
-"""
-
-import dataclasses
 import itertools
-import json
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from dasvit.setting import SettingError, check_numbers, require
+from dasvit.config.data import DataConfig
+from dasvit.setting import check_numbers, require
 
-__all__ = [
-    "DataConfig",
-    "RetrainConfig",
-    "SearchConfig",
-    "SettingError",
-    "Stage",
-    "config_from_dict",
-    "config_to_dict",
-]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """Which images, where they lie, and how they reach the network."""
-
-    dataset: str = "cifar10"
-    """Name of the data set: digits (embedded), fashion_mnist, cifar10, cifar100, imagenet100."""
-    data_dir: str | None = None
-    """Folder that holds the data set (not needed for digits)."""
-    download: bool = False
-    """Fetch the data set into `data_dir` if it is not there (torchvision data sets only)."""
-    image_size: int = 224
-    """Side of the square images in pixels after resizing (paper: 224)."""
-    augment: Literal["none", "shift", "crop_flip"] = "crop_flip"
-    """Training augmentation: none, shift (random translation by up to an eighth of the side),
-    crop_flip (the same and a horizontal flip). Paper gap."""
-    num_workers: int = 2
-    """Processes that decode images of data sets too large for memory (imagenet100)."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
-        require(self.image_size >= 1, f"image_size must be at least 1, but got {self.image_size}")
-        require(
-            self.augment in ("none", "shift", "crop_flip"),
-            f"augment must be none, shift or crop_flip, but got {self.augment!r}",
-        )
-        require(self.num_workers >= 0, f"num_workers must be >= 0, but got {self.num_workers}")
+__all__ = ["SearchConfig", "Stage"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -304,113 +263,3 @@ class SearchConfig:
     @property
     def total_epochs(self) -> int:
         return len(self.stage_layers) * self.stage_epochs
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RetrainConfig:
-    """Training one network from scratch. Defaults are the paper's retraining phase."""
-
-    data: DataConfig = field(default_factory=DataConfig)
-    """The images."""
-
-    model: str = "dasvit_cifar10"
-    """What to train: a named genotype, the path of a genotype file, `vit` (a plain ViT of the
-    same depth, width and patches, the baseline) or the name of a timm model."""
-    plugins: tuple[str, ...] = ()
-    """Python modules to import first; they may register operations of their own."""
-    dim: int = 768
-    """Embedding dimension C."""
-    depth: int = 12
-    """Encoder layers of the derived network."""
-    patch_size: int = 16
-    """Side of a patch in pixels."""
-    vit_heads: int = 12
-    """Attention heads of `vit`."""
-    dropout: float = 0.0
-    """Dropout inside the operations. The paper names none."""
-
-    epochs: int = 500
-    """Epochs over the full training set (Section IV-A)."""
-    warmup_epochs: int = 20
-    """Epochs of linear warm-up (Section IV-A)."""
-    warmup_lr: float = 1e-6
-    """Learning rate at the first step of the warm-up (Section IV-A)."""
-    batch_size: int = 128
-    """Images a step (Section IV-A)."""
-    lr: float = 1e-3
-    """Learning rate after warm-up, AdamW (Section IV-A)."""
-    weight_decay: float = 5e-2
-    """Weight decay (Section IV-A)."""
-    decay_norms: bool = True
-    """Whether the weight decay acts on norms, biases, CLS and positions too. Paper gap."""
-    grad_clip: float = 0.0
-    """Largest gradient norm; 0 does not clip. The paper names no clipping."""
-    label_smoothing: float = 0.0
-    """Label smoothing. The paper names none."""
-    seed: int = 0
-    """Seed of initialisation and data order."""
-
-    def __post_init__(self) -> None:
-        check_numbers(self)
-        require(
-            self.dim >= 1 and self.depth >= 1 and self.patch_size >= 1,
-            "dim, depth and patch_size must be positive, but got "
-            f"(dim={self.dim}, depth={self.depth}, patch_size={self.patch_size})",
-        )
-        require(
-            self.data.image_size % self.patch_size == 0,
-            f"patch_size must divide image_size, but got patch_size={self.patch_size}, "
-            f"image_size={self.data.image_size}",
-        )
-        require(self.epochs >= 1, f"epochs must be >= 1, but got {self.epochs}")
-        require(
-            0 <= self.warmup_epochs < self.epochs,
-            f"0 <= warmup_epochs < epochs must hold, but got (warmup_epochs={self.warmup_epochs}, "
-            f"epochs={self.epochs})",
-        )
-        require(
-            0 < self.warmup_lr <= self.lr,
-            f"0 < warmup_lr <= lr must hold, but got (warmup_lr={self.warmup_lr}, lr={self.lr})",
-        )
-        require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
-        require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but got {self.dropout}")
-        require(self.vit_heads >= 1, f"vit_heads must be positive, but got {self.vit_heads}")
-        require(
-            0 <= self.label_smoothing < 1,
-            f"label_smoothing must lie in [0, 1), but got {self.label_smoothing}",
-        )
-        for name in ("weight_decay", "grad_clip", "seed"):
-            require(getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}")
-
-
-ConfigT = TypeVar("ConfigT", SearchConfig, RetrainConfig)
-
-
-def config_to_dict(config: SearchConfig | RetrainConfig) -> dict[str, Any]:
-    """A JSON-ready dictionary of a configuration."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def config_from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
-    """The inverse of `config_to_dict`.
-
-    Raises:
-        ValueError: a key that is no setting, or a value that fails the checks.
-    """
-    known = {f.name for f in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - known)
-    require(not unknown, f"unknown settings {unknown} for {kind.__name__}")
-    prepared: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-    }
-    if "data" in prepared:
-        require(isinstance(prepared["data"], dict), f"data must be an object: {prepared['data']!r}")
-        data_known = {f.name for f in dataclasses.fields(DataConfig)}
-        unknown = sorted(set(prepared["data"]) - data_known)
-        require(not unknown, f"unknown settings {unknown} for DataConfig")
-    try:
-        if "data" in prepared:
-            prepared["data"] = DataConfig(**prepared["data"])
-        return kind(**prepared)
-    except TypeError as error:  # text for a number, null for a list
-        raise SettingError(f"malformed settings for {kind.__name__}: {error}") from None

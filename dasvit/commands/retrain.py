@@ -1,0 +1,57 @@
+"""`retrain`: train one network from scratch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dasvit.commands.console import interruptible
+from dasvit.config import RetrainConfig
+from dasvit.environment import resolve_device
+from dasvit.metrics import tee
+from dasvit.progress import ProgressReport
+from dasvit.retrain import check_retrain, retrain
+from dasvit.tensorboard import tensorboard_report
+from dasvit.trained import load_retrain_config
+
+__all__ = ["RetrainArgs", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainArgs:
+    """Train a network from scratch on the full training set and test it once.
+
+    Example: python -m dasvit retrain --model runs/search-digits-seed0/genotype.json
+    """
+
+    config: RetrainConfig
+    preset: str = "digits"
+    """Where the settings start; the same names as for search."""
+    out: str | None = None
+    """Folder for the results (default: runs/retrain-PRESET-MODEL-seedN)."""
+    resume: str | None = None
+    """Continue the training in this folder with its own settings; all others are ignored."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+
+
+def run(args: RetrainArgs) -> None:
+    config = load_retrain_config(args.resume) if args.resume else args.config
+    path = Path(config.model)
+    is_file = config.model.endswith(".json")
+    name = (
+        config.model if not is_file else path.parent.name if path.stem == "genotype" else path.stem
+    )
+    out = Path(args.resume or args.out or f"runs/retrain-{args.preset}-{name}-seed{config.seed}")
+    check_retrain(config)
+    settings = {"model": config.model, "seed": config.seed, "lr": config.lr}
+    print(f"training {config.model} on {resolve_device(args.device)}, results in {out}", flush=True)
+    interruptible(
+        lambda: retrain(
+            config,
+            out,
+            report=tee(tensorboard_report(out, settings), ProgressReport()),
+            resume=args.resume is not None,
+            device=args.device,
+        ),
+        f"python -m dasvit retrain --resume {out}",
+    )
+    print(f"weights: {out / 'model.safetensors'}")

@@ -1,0 +1,132 @@
+"""A trained network in its folder: saved, loaded, tested."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from dasvit.config import RetrainConfig, config_from_dict
+from dasvit.data import ImageData, load_data
+from dasvit.environment import resolve_device
+from dasvit.files import read_json, write_atomic
+from dasvit.folder import read_settings
+from dasvit.models import build_model
+from dasvit.ops import load_plugins
+from dasvit.split import Split
+
+__all__ = [
+    "RETRAIN_KIND",
+    "evaluate",
+    "load_model",
+    "load_retrain_config",
+    "save_model",
+    "topk_accuracy",
+    "with_own_genotype",
+]
+
+RETRAIN_KIND = "dasvit/retrain/1"
+"""What a retraining writes into its folder's config.json."""
+EVAL_BATCH = 256
+
+
+def load_retrain_config(out_dir: str | Path) -> RetrainConfig:
+    """The configuration of the run in a folder.
+
+    Raises:
+        ValueError: the folder holds no retraining.
+    """
+    return config_from_dict(RetrainConfig, read_settings(out_dir, RETRAIN_KIND))
+
+
+def with_own_genotype(config: RetrainConfig, out_dir: Path) -> RetrainConfig:
+    """The configuration with the folder's own copy of the genotype, if it has one."""
+    own = out_dir / "genotype.json"
+    return dataclasses.replace(config, model=str(own)) if own.exists() else config
+
+
+@torch.no_grad()
+def topk_accuracy(model: nn.Module, split: Split) -> tuple[float, float]:
+    """Top-1 and top-5 accuracy (ratios; top-5 of min(5, classes))."""
+    model.eval()
+    device = next(model.parameters()).device
+    top1, top5 = torch.zeros((), device=device), torch.zeros((), device=device)
+    for images, labels in split.batches(EVAL_BATCH):
+        logits = model(images)
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        top1 += best[:, 0].sum()
+        top5 += best.any(dim=1).sum()
+    return top1.item() / len(split), top5.item() / len(split)
+
+
+def save_model(out_dir: Path, model: nn.Module, data: ImageData) -> None:
+    """Weights as model.safetensors, and what is needed to use them as model.json."""
+    write_atomic(out_dir / "model.safetensors", safetensors.torch.save(_tensors(model)))
+    facts = {
+        "class_names": list(data.class_names),
+        "in_channels": data.in_channels,
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }
+    write_atomic(out_dir / "model.json", json.dumps(facts, indent=2) + "\n")
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def load_model(out_dir: str | Path, device: torch.device) -> tuple[nn.Module, RetrainConfig]:
+    """The trained network of a retraining folder, ready to evaluate.
+
+    Raises:
+        ValueError: no finished retraining there, or weights that are truncated or of another
+            network.
+    """
+    out_dir = Path(out_dir)
+    config = load_retrain_config(out_dir)
+    load_plugins(config.plugins)
+    in_channels, num_classes = _model_facts(out_dir / "model.json")
+    named = with_own_genotype(config, out_dir)
+    model = build_model(named, in_channels=in_channels, num_classes=num_classes)
+    path = out_dir / "model.safetensors"
+    try:
+        tensors = safetensors.torch.load_file(path)
+        model.load_state_dict(tensors)
+    except FileNotFoundError:
+        raise ValueError(f"there are no weights {path}; is the retraining finished?") from None
+    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(f"{path} does not fit its config.json or is truncated ({first})") from None
+    return model.to(device).eval(), config
+
+
+def _model_facts(path: Path) -> tuple[int, int]:
+    facts: Any = read_json(path, "trained model")
+    try:
+        in_channels, num_classes = facts["in_channels"], len(facts["class_names"])
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"{path} lacks in_channels or class_names; it was not saved here"
+        ) from None
+    if in_channels not in (1, 3) or num_classes < 1:
+        raise ValueError(f"{path} has in_channels={in_channels!r} and {num_classes} classes")
+    return in_channels, num_classes
+
+
+def evaluate(
+    out_dir: str | Path, *, device: str = "cpu", data_dir: str | None = None
+) -> tuple[float, float]:
+    """Top-1 and top-5 test accuracy (ratios) of a retraining folder's model.
+
+    Args:
+        data_dir: where the data set lies on this machine, if not where it was trained.
+    """
+    where = resolve_device(device)
+    model, config = load_model(out_dir, where)
+    data_config = config.data
+    if data_dir is not None:
+        data_config = dataclasses.replace(data_config, data_dir=data_dir)
+    return topk_accuracy(model, load_data(data_config, where).test)
