@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dasvit.checkpoint import restore, save_checkpoint
 from dasvit.complexity import check_num_params
-from dasvit.config import SearchConfig, config_from_dict, config_to_dict
+from dasvit.config import OUTER_SETTINGS, SearchConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
 from dasvit.derive import derive
 from dasvit.environment import resolve_device
@@ -46,7 +46,6 @@ from dasvit.step import BilevelStep, build_supernet
 from dasvit.trace import JsonLinesReport, load_search_result, save_result
 
 __all__ = [
-    "OUTER_SETTINGS",
     "accuracy",
     "check_search",
     "check_supernet",
@@ -56,18 +55,6 @@ __all__ = [
 
 KIND = "dasvit/search/1"
 EVAL_BATCH = 256
-OUTER_SETTINGS = (
-    "token_ratio",
-    "gamma_min",
-    "gamma_max",
-    "zeta1",
-    "zeta2",
-    "skip_weight",
-    "type_weight",
-    "xi",
-    "seed",
-)
-"""What tells the trials of a sweep apart: its settings, as results and TensorBoard name them."""
 
 
 def search(

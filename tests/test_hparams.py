@@ -15,9 +15,10 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 
 import dasvit.retrain
 import dasvit.search
+from dasvit.config import OUTER_SETTINGS
 from dasvit.metrics import scalars
 from dasvit.retrain import retrain
-from dasvit.search import OUTER_SETTINGS, search
+from dasvit.search import search
 from dasvit.tensorboard import tensorboard_report
 
 

@@ -23,7 +23,7 @@ import dasvit.search
 import dasvit.step
 from dasvit.architect import alpha_gradient, weight_gradient
 from dasvit.checkpoint import load_checkpoint
-from dasvit.config import DataConfig, SearchConfig, config_to_dict
+from dasvit.config import OUTER_SETTINGS, DataConfig, SearchConfig, config_to_dict
 from dasvit.data import load_data
 from dasvit.derive import derive
 from dasvit.fused import FusedCell
@@ -33,7 +33,7 @@ from dasvit.losses import fairness_loss, type_totals
 from dasvit.metrics import Event, SearchEpoch, SearchResult, StageEnd, operation_share
 from dasvit.optim import cosine_lr
 from dasvit.presets import plain_darts
-from dasvit.search import KIND, OUTER_SETTINGS, accuracy, check_search, load_search_config, search
+from dasvit.search import KIND, accuracy, check_search, load_search_config, search
 from dasvit.split import split_half
 from dasvit.stages import prune
 from dasvit.step import build_supernet

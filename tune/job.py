@@ -13,6 +13,8 @@ from tune.trials import ERROR_FILE, TIMES_FILE
 
 __all__ = ["Job"]
 
+_SEARCH_TRACE, _RETRAIN_TRACE = "alpha.jsonl", "train.jsonl"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Job:
@@ -35,6 +37,12 @@ class Job:
     @property
     def folder(self) -> Path:
         return self.trials_dir / self.name
+
+    @property
+    def trace(self) -> Path:
+        """The worker's record of epochs, a JSON line each."""
+        search = isinstance(self.config, SearchConfig)
+        return self.folder / (_SEARCH_TRACE if search else _RETRAIN_TRACE)
 
     def result(self) -> SearchResult | RetrainResult | None:
         """What the worker left, if it has finished."""

@@ -6,8 +6,7 @@ from typing import Any
 
 from ray import tune
 
-from dasvit.config import SearchConfig
-from dasvit.search import OUTER_SETTINGS
+from dasvit.config import OUTER_SETTINGS, SearchConfig
 
 __all__ = ["OUTER_NAMES", "default_draw", "make_room", "outer_space", "to_search_config"]
 

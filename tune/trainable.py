@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ray import train, tune
-from ray.train.torch import TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from dasvit.config import RetrainConfig, SearchConfig
 from dasvit.metrics import RetrainResult, SearchResult, scalars
 from tune.cluster import Demand
 from tune.job import Job
+from tune.relay import EpochRelay
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.space import to_search_config
+from tune.trainer import OwnDataTrainer
 from tune.trials import model_file, retrain_dirname, retrain_settings, search_dirname
 from tune.worker import work
 
@@ -102,18 +102,17 @@ def _train(job: Job) -> SearchResult | RetrainResult | None:
         num_workers=1, use_gpu=job.demand.gpus > 0, resources_per_worker=resources
     )
     failures: Any = train.FailureConfig(max_failures=WORKER_RESTARTS)
-    callbacks: Any = [TuneReportCallback()]
     run: Any = train.RunConfig(
         name="train",
         storage_path=str(job.ray_dir / job.name),
-        callbacks=callbacks,
         failure_config=failures,
     )
-    trainer = TorchTrainer(
+    trainer = OwnDataTrainer(
         work, train_loop_config={"job": job}, scaling_config=scaling, run_config=run
     )
     try:
-        trainer.fit()
+        with EpochRelay(job.trace, tune.report):
+            trainer.fit()
     except train.TrainingFailedError as error:
         job.record_failure(_root_cause(error))
     result = _wait_for_result(job)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dasvit.commands.console import interruptible
-from dasvit.config import SearchConfig
+from dasvit.config import OUTER_SETTINGS, SearchConfig
 from dasvit.environment import resolve_device
 from dasvit.genotype import Genotype
 from dasvit.memory import device_memory, shortfall
 from dasvit.metrics import tee
 from dasvit.plots import save_encoder
 from dasvit.progress import ProgressReport
-from dasvit.search import OUTER_SETTINGS, check_search, load_search_config, search
+from dasvit.search import check_search, load_search_config, search
 from dasvit.tensorboard import tensorboard_report
 
 __all__ = ["SearchArgs", "run"]

@@ -7,10 +7,11 @@ give; `docs/fidelity.md` lists each with its alternatives.
 from dasvit.config.convert import config_from_dict, config_to_dict
 from dasvit.config.data import DataConfig
 from dasvit.config.retrain import RetrainConfig
-from dasvit.config.search import SearchConfig, Stage
+from dasvit.config.search import OUTER_SETTINGS, SearchConfig, Stage
 from dasvit.setting import SettingError
 
 __all__ = [
+    "OUTER_SETTINGS",
     "DataConfig",
     "RetrainConfig",
     "SearchConfig",

@@ -7,7 +7,20 @@ from typing import Literal
 from dasvit.config.data import DataConfig
 from dasvit.setting import check_numbers, require
 
-__all__ = ["SearchConfig", "Stage"]
+__all__ = ["OUTER_SETTINGS", "SearchConfig", "Stage"]
+
+OUTER_SETTINGS = (
+    "token_ratio",
+    "gamma_min",
+    "gamma_max",
+    "zeta1",
+    "zeta2",
+    "skip_weight",
+    "type_weight",
+    "xi",
+    "seed",
+)
+"""What tells the trials of a sweep apart: its settings, as results and TensorBoard name them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

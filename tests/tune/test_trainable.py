@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dasvit.config import DataConfig, RetrainConfig, SearchConfig
-from dasvit.metrics import RetrainEpoch
+from dasvit.trace import read_trace
 from tune import worker
 from tune.cluster import Demand
 from tune.job import Job
@@ -45,17 +45,9 @@ def test_a_retraining_is_named_by_model_and_seed(tmp_path: Path) -> None:
     assert setup.job({"model": "vit", "seed": 7}).config.model == "vit"
 
 
-def test_the_worker_leaves_a_trial(
-    search_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[dict[str, Any]] = []
-    monkeypatch.setattr(worker.train, "report", sent.append)
-    monkeypatch.setattr(worker, "REPORT_EVERY_SECONDS", 0.0)
+def test_the_worker_leaves_a_trial(search_job: Job, tmp_path: Path) -> None:
     worker.work({"job": search_job})
-    assert [(r["epoch"], r["total_epochs"], r["timesteps_total"]) for r in sent] == [
-        (1, 2, 1),
-        (2, 2, 2),
-    ]
+    assert [row["epoch"] for row in read_trace(search_job.trace)] == [0, 1]
     result = search_job.result()
     trial = load_search_trial(tmp_path, 3, 1)
     assert result is not None and trial is not None
@@ -90,26 +82,6 @@ def test_other_errors_are_ray_trains_to_retry(
     with pytest.raises(OSError, match="away"):
         worker.work({"job": search_job})
     assert not search_job.failed()
-
-
-def test_reports_are_not_more_frequent_than_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[dict[str, Any]] = []
-    clock = iter([0.0, 3.0, 4.5, 4.5, 6.0, 9.0, 9.0])
-    monkeypatch.setattr(worker.train, "report", sent.append)
-    monkeypatch.setattr(worker.time, "monotonic", lambda: next(clock))
-    report = worker._RayReport()
-    for epoch in range(4):
-        report(
-            RetrainEpoch(
-                epoch=epoch,
-                total_epochs=4,
-                train_loss=1.0,
-                train_accuracy=0.5,
-                lr=1e-3,
-                seconds=1.0,
-            )
-        )
-    assert [r["epoch"] for r in sent] == [2, 4]
 
 
 def test_a_job_travels_between_processes(search_job: Job) -> None:
