@@ -2,17 +2,15 @@
 
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from benchmarks.measure import OUT_OF_MEMORY, Clock, LiveMemory, free, peak_bytes, timed
+from benchmarks.measure import OUT_OF_MEMORY, Clock, free, peak_bytes, timed
 from benchmarks.workload import Runner
 from dasvit.files import first_line
-from dasvit.losses import forget_masks
+from dasvit.memory import BLOCK, peak_of
 
 __all__ = ["MIN_ROUNDS", "compare", "counted_peak"]
 
@@ -90,28 +88,12 @@ def _start(
     return made[0], facts
 
 
-class _WithoutData(FakeTensorMode):
-    def __deepcopy__(self, memo: object) -> "_WithoutData":
-        return self  # tensors refer to their mode, and a copied model's to the same one
+def counted_peak(make: Callable[[], Runner], *, block: int = BLOCK) -> int:
+    """`dasvit.memory.peak_of` a runner's step: what `compare` measures, with no gradients held from
+    step to step."""
 
+    def steps() -> Callable[[], object]:
+        runner = make()
+        return lambda: (runner(), runner.resident())
 
-def counted_peak(make: Callable[[], Runner]) -> int:
-    """The most bytes that a step's tensors would hold at once, weights and optimisers with them:
-    the step is taken on tensors that have sizes and no data, so that any size fits any machine.
-
-    Args:
-        make: builds the runner, its batches too.
-    """
-    forget_masks()
-    try:
-        with warnings.catch_warnings(), _WithoutData():
-            # Copying a parameter asks whether it has an address.
-            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
-            runner = make()
-            runner()
-            resident = runner.resident()
-            with LiveMemory() as memory:
-                runner()
-        return resident + memory.peak
-    finally:
-        forget_masks()  # what it made has no data
+    return peak_of(steps, block=block)[1]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dasvit.cell import SearchCell, add_to_node
+from dasvit.gelu_linear import add_gelu_linear
 from dasvit.genotype import NUM_INPUTS, edge_list
 from dasvit.mixed_edge import MixedEdge
 from dasvit.ops import IDENTITY, MLP, MSA, Identity, Zero
@@ -161,10 +162,10 @@ class _SourceEdges(nn.Module):
             yield from zip(edges, out.split(dim, dim=1), strict=True)
 
     def _hidden(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """(edge, hidden units of its MLPs side by side (batch · tokens, units))."""
+        """(edge, hidden units of its MLPs before GELU, side by side (batch · tokens, units))."""
         if not sum(self.hidden):
             return
-        hidden = F.gelu(F.linear(x, self.fc1_weight, self.fc1_bias)).flatten(0, 1)
+        hidden = F.linear(x, self.fc1_weight, self.fc1_bias).flatten(0, 1)
         for e, part in enumerate(hidden.split(self.hidden, dim=1)):
             if self.hidden[e]:
                 yield e, part
@@ -184,7 +185,10 @@ class _SourceEdges(nn.Module):
         """`Σ_i a_i · (x_i W_iᵀ + b_i)`, term by term."""
         widths = [place.width for place in self.places[e]]
         columns = self.out_weights[e].split(widths, dim=1)
-        parts = [*inputs[:-1], *inputs[-1].split(widths[len(inputs) - 1 :], dim=1)]
+        parts = list(inputs)
+        if self.hidden[e]:
+            units = F.gelu(parts.pop())
+            parts += units.split(widths[len(parts) :], dim=1)
         terms = [
             row[place.candidate] * F.linear(x, weight, bias)
             for place, x, weight, bias in zip(
@@ -196,10 +200,13 @@ class _SourceEdges(nn.Module):
     def _together(self, e: int, row: Tensor, inputs: Sequence[Tensor]) -> Tensor:
         """The same as `Σ_i x_i (a_i W_i)ᵀ + Σ_i a_i b_i`."""
         scaled = self.out_weights[e] * row.index_select(0, self.get_buffer(f"columns_{e}"))
-        first, *others = scaled.split([x.shape[1] for x in inputs], dim=1)
-        out = F.linear(inputs[0], first)
-        for x, weight in zip(inputs[1:], others, strict=True):
-            out = torch.addmm(out, x, weight.T)
+        pairs = list(zip(inputs, scaled.split([x.shape[1] for x in inputs], dim=1), strict=True))
+        hidden = pairs.pop() if self.hidden[e] else None
+        out = None
+        for x, weight in pairs:
+            out = F.linear(x, weight) if out is None else torch.addmm(out, x, weight.T)
+        if hidden:
+            out = add_gelu_linear(out, *hidden)
         return out + row.index_select(0, self.get_buffer(f"fused_{e}")) @ self.out_biases[e]
 
 

@@ -5,7 +5,9 @@ memory that an operation returns and that is still alive. What a kernel takes an
 a GPU's context and its allocator's fragmentation are not seen: see docs/memory.md.
 """
 
+import gc
 import math
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -110,21 +112,35 @@ class StagePlan:
     peak: int
 
 
-def peak_of(make: Callable[[], Callable[[], object]]) -> tuple[int, int]:
+class _WithoutData(FakeTensorMode):
+    def __deepcopy__(self, memo: object) -> "_WithoutData":
+        return self  # tensors refer to their mode, and a copied model's to the same one
+
+
+def peak_of(make: Callable[[], Callable[[], object]], *, block: int = BLOCK) -> tuple[int, int]:
     """Plan what is built and run on fake CPU tensors.
 
     Args:
         make: builds a model and returns one training step of it, which is called twice: the first
             makes the optimisers' states.
+        block: bytes in whose multiples an allocator hands out memory.
 
     Returns:
         Bytes alive between two steps, and the most at once in the second.
     """
     forget_masks()
     try:
-        with torch.random.fork_rng(devices=[]), FakeTensorMode(), LiveMemory(BLOCK) as memory:
+        with (
+            torch.random.fork_rng(devices=[]),
+            warnings.catch_warnings(),
+            _WithoutData(),
+            LiveMemory(block) as memory,
+        ):
+            # Copying a parameter asks whether it has an address.
+            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
             step = make()
             step()
+            gc.collect()  # what was built and dropped may lie in cycles
             resident = memory.peak = memory.live
             step()
             return resident, memory.peak

@@ -108,7 +108,7 @@ def test_what_must_be_more_is_more() -> None:
     assert peak() < peak(xi=0.01)
     assert peak() < peak(stage_layers=(1, 3))
     assert peak(batch_size=64, precision="bf16") < peak(batch_size=64)
-    assert peak(batch_size=64, recompute=True) < 0.7 * peak(batch_size=64)
+    assert peak(batch_size=64, recompute=True) < 0.8 * peak(batch_size=64)
     assert peak(batch_size=64) < peak(batch_size=64, fused=False)
 
 
