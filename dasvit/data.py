@@ -1,6 +1,7 @@
 """Data sets by name: read from their files, checked, and split into training and test images."""
 
 import gzip
+import importlib.util
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ from dasvit.config import DataConfig
 from dasvit.files import first_line
 from dasvit.split import FolderSplit, Split, TensorSplit
 
-__all__ = ["ImageData", "check_data", "dataset_names", "imagenet100_classes", "load_data"]
+__all__ = [
+    "ImageData",
+    "check_data",
+    "dataset_names",
+    "digits_split",
+    "imagenet100_classes",
+    "load_data",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +73,40 @@ def _from_arrays(
 
 def _load_digits(config: DataConfig, device: torch.device) -> ImageData:
     """scikit-learn's 1,797 digits, 8 × 8 grey; a fixed stratified fifth is the test set."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    loaded: Any = load_digits(return_X_y=True)
-    pixels, target = loaded  # (1797, 64) of 0 to 16, and (1797,)
+    pixels, target = _read_digits()  # (1797, 64) of 0 to 16, and (1797,)
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
-    index = np.arange(len(images))
-    train, test = train_test_split(
-        index, test_size=0.2, random_state=0, stratify=target
-    )  # the data set has no split of its own: this one never changes with the seed
+    train, test = digits_split()
     x, y = torch.from_numpy(images), torch.from_numpy(target)
     return _from_arrays(
         config, device, (x[train], y[train]), (x[test], y[test]), tuple(map(str, range(10)))
     )
+
+
+def _read_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and labels from scikit-learn's file: importing scikit-learn takes over a second, a
+    tenth of a small search."""
+    package = importlib.util.find_spec("sklearn")
+    folders = package.submodule_search_locations if package else None
+    for folder in folders or ():
+        path = Path(folder, "datasets", "data", "digits.csv.gz")
+        if path.is_file():
+            rows = np.loadtxt(path, delimiter=",")
+            return rows[:, :-1], rows[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits  # wherever else a release keeps it
+
+    loaded: Any = load_digits(return_X_y=True)
+    return loaded
+
+
+def digits_split() -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the digits for training (in the order they are held in) and for testing.
+
+    The data set has no split of its own: this one never changes, with the seed or otherwise.
+    """
+    text = resources.files("dasvit").joinpath("digits_split.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    train, test = " ".join(lines).split("  ")  # at the blank line
+    return np.array(train.split(), np.int64), np.array(test.split(), np.int64)
 
 
 def _folder(config: DataConfig) -> Path:

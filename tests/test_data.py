@@ -16,6 +16,7 @@ from batches import all_of, as_keys, assert_equal, shifted
 from PIL import Image
 from runs import DIGITS
 
+import dasvit.data
 from dasvit.config import DataConfig
 from dasvit.data import (
     ImageData,
@@ -48,6 +49,27 @@ def test_digits(digits: ImageData) -> None:
     assert images.dtype == torch.float32
     assert labels.dtype == torch.int64
     assert len(digits.mean) == len(digits.std) == 1
+
+
+def test_digits_are_scikit_learns_in_its_own_split() -> None:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, target = load_digits(return_X_y=True)
+    got = dasvit.data._read_digits()
+    assert got[1].dtype == target.dtype
+    assert np.array_equal(got[0], pixels) and np.array_equal(got[1], target)
+    index = np.arange(len(target))
+    wanted = train_test_split(index, test_size=0.2, random_state=0, stratify=target)
+    for mine, its in zip(dasvit.data.digits_split(), wanted, strict=True):
+        assert np.array_equal(mine, its)
+
+
+def test_digits_from_wherever_scikit_learn_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = dasvit.data._read_digits()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for mine, its in zip(dasvit.data._read_digits(), expected, strict=True):
+        assert np.array_equal(mine, its)
 
 
 def test_digits_split_is_stratified_fixed_and_disjoint(digits: ImageData) -> None:
