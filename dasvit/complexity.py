@@ -130,12 +130,13 @@ def torch_macs(model: nn.Module, input_size: tuple[int, ...]) -> int:
     """Multiply-adds by PyTorch's own counter, of products with weights and of attention alike: a
     second opinion on `Complexity.macs_total`.
 
-    The model runs on the meta device, as a copy if it is elsewhere, in evaluation mode.
+    A copy of the model runs on the meta device, in evaluation mode.
     """
-    if not all(tensor.is_meta for tensor in _tensors(model)):
-        model = copy.deepcopy(model).to("meta")
-    with evaluation_mode(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.empty(1, *input_size, device="meta"))
+    # Under no_grad the counter's module hooks fail on some networks (timm's CaiT).
+    shapes = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
+    like = next(shapes.parameters(), torch.empty(0))
+    with FlopCounterMode(display=False) as counter:
+        shapes(torch.empty(1, *input_size, dtype=like.dtype, device="meta"))
     return counter.get_total_flops() // 2  # it counts a multiply-add as two operations
 
 

@@ -32,6 +32,15 @@ class Footprint:
     training: int
     inference: int
 
+    def __str__(self) -> str:
+        weights, training, inference = (
+            f"{count / 2**20:.1f} MiB" for count in (self.weights, self.training, self.inference)
+        )
+        return (
+            f"{weights} of weights; activations of one image: {training} kept in training, "
+            f"{inference} at most at inference"
+        )
+
 
 def footprint(model: nn.Module, input_size: tuple[int, ...]) -> Footprint:
     """Memory of `model`, which may lie on any device, the meta device included.

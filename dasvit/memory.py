@@ -20,7 +20,6 @@ from dasvit.ops import build_operation
 from dasvit.step import BilevelStep, build_supernet
 
 __all__ = [
-    "LiveMemory",
     "StagePlan",
     "device_memory",
     "heaviest_operations",
