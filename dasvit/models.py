@@ -1,10 +1,12 @@
 """Networks by name: a derived one, the plain ViT, or one of timm's, AutoFormer-B among them."""
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import dasvit.autoformer  # noqa: F401, registers its model with timm
 from dasvit.config import RetrainConfig
@@ -63,14 +65,16 @@ _MISFIT = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError
 
 
 def _build_timm(name: str, size: int, in_channels: int, num_classes: int) -> nn.Module:
-    common = {"in_chans": in_channels, "num_classes": num_classes}
     try:
         try:
-            model = timm.create_model(name, **common, img_size=size)
+            model = timm.create_model(
+                name, in_chans=in_channels, num_classes=num_classes, img_size=size
+            )
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
-            return timm.create_model(name, **common)  # convolutional networks take any size
+            # Convolutional networks take any size.
+            return timm.create_model(name, in_chans=in_channels, num_classes=num_classes)
     except _MISFIT as error:
         raise ValueError(
             f"model {name!r} cannot be built for images of {size} × {size} with {in_channels} "
@@ -88,6 +92,16 @@ def _build_timm(name: str, size: int, in_channels: int, num_classes: int) -> nn.
     return model
 
 
+class _RealValues(TorchFunctionMode):
+    """Ranges and constants have values, on the meta device too: some constructors read them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        real = {"device": "cpu"} if func in (torch.arange, torch.linspace, torch.tensor) else {}
+        return func(*args, **(real | (kwargs or {})))
+
+
 def model_on_meta(
     config: RetrainConfig, *, in_channels: int = 3, num_classes: int = 2
 ) -> nn.Module:
@@ -100,7 +114,12 @@ def model_on_meta(
     size = config.data.image_size
     where = f"images of {size} × {size}"
     with torch.device("meta"), torch.no_grad():
-        model = build_model(config, in_channels=in_channels, num_classes=num_classes)
+        try:
+            model = build_model(config, in_channels=in_channels, num_classes=num_classes)
+        except (ValueError, RuntimeError):  # a true refusal, which is raised again
+            with _RealValues():
+                model = build_model(config, in_channels=in_channels, num_classes=num_classes)
+        model = model.to("meta")
         try:
             logits = model.eval()(torch.empty(2, in_channels, size, size))
         except _MISFIT as error:

@@ -16,6 +16,7 @@ __all__ = [
     "TOLERANCE",
     "CountedRow",
     "Row",
+    "beyond",
     "count_rows",
     "difference",
     "fill_cells",
@@ -134,8 +135,7 @@ class CountedRow:
     @property
     def fits(self) -> str:
         """Which count the paper's is, within 1 %: linear, with attention, both or neither."""
-        linear = abs(self.linear_difference) <= TOLERANCE
-        total = abs(self.total_difference) <= TOLERANCE
+        linear, total = not beyond(self.linear_difference), not beyond(self.total_difference)
         return {
             (True, True): "both",
             (True, False): "linear",
@@ -147,6 +147,11 @@ class CountedRow:
 def difference(ours: float, papers: float) -> float:
     """Relative difference of ours to the paper's, as a ratio."""
     return ours / papers - 1
+
+
+def beyond(ratio: float) -> bool:
+    """Whether a difference is over 1 %."""
+    return abs(ratio) > TOLERANCE + 1e-9  # 1.01 − 1 is over 0.01 in floating point
 
 
 def count_rows(

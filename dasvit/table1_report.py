@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dasvit.results import Scores
-from dasvit.table1 import DATASETS, TOLERANCE, CountedRow
+from dasvit.table1 import DATASETS, CountedRow, beyond
 
 __all__ = ["to_csv", "to_markdown", "to_values"]
 
@@ -18,7 +18,7 @@ def _percent(ratio: float) -> str:
     """`+0.3 %`; bold over 1 %."""
     percent = round(100 * ratio, 1)
     text = f"{percent:+.1f} %" if percent else "0.0 %"
-    return f"**{text}**" if abs(ratio) > TOLERANCE else text
+    return f"**{text}**" if beyond(ratio) else text
 
 
 def _accuracy(value: tuple[float, float | None]) -> str:
@@ -140,7 +140,7 @@ def _values(c: CountedRow, cells: Cells) -> dict[str, Any]:
         "macs_total": c.found.macs_total,
         "macs_total_difference": c.total_difference,
         "papers_count_is": c.fits,
-        "marked": abs(c.params_difference) > TOLERANCE or c.fits == "neither",
+        "marked": beyond(c.params_difference) or c.fits == "neither",
     }
     for dataset in DATASETS:
         scores = cells.get((c.row.name, dataset))

@@ -1,5 +1,6 @@
 """Networks by name: every comparator of Table I builds, runs and trains; what cannot is refused."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,23 @@ def test_what_timm_refuses_is_one_line(error: Exception, monkeypatch: pytest.Mon
     assert (str(error) or "AssertionError") in str(refused.value)
 
 
-def test_the_plain_vit_is_timms(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranges", [torch.linspace, torch.arange])
+def test_a_constructor_that_reads_values(
+    ranges: Callable[..., torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = timm.create_model
+
+    def values(name: str, **settings: Any) -> torch.nn.Module:
+        ends = (0, 1, 5) if ranges is torch.linspace else (5,)
+        assert ranges(*ends).unique().numel() == 5  # impossible on the meta device
+        return create(name, **settings)
+
+    monkeypatch.setattr(timm, "create_model", values)
+    model = model_on_meta(config_at(32, model="test_resnet"))
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+
+
+def test_the_plain_vit_is_timms() -> None:
     config = retrain_config(dim=768, depth=12, vit_heads=12, patch_size=16,
                             data=replace(DIGITS, image_size=224))  # fmt: skip
     ours = complexity(model_on_meta(config, num_classes=10), (3, 224, 224))
