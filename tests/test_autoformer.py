@@ -187,6 +187,19 @@ def test_checkpointing_changes_no_gradient(randomise: Callable[[nn.Module], nn.M
     assert all(g.count_nonzero() for g in plain)  # every parameter takes part
 
 
+def test_reduced_precision_stays_near() -> None:
+    model = AutoFormer(**TINY).eval()
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        exact = model(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            near = model(images)
+        half = model.to(torch.bfloat16)(images.to(torch.bfloat16))
+    for out in (near, half):
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.float(), exact, rtol=0.05, atol=0.02)
+
+
 def test_weights_alone_restore_it() -> None:
     model, other = AutoFormer(**TINY).eval(), AutoFormer(**TINY).eval()
     images = torch.randn(2, 3, 16, 16)
