@@ -1,4 +1,5 @@
-"""The command line: `python -m dasvit search | retrain | evaluate | complexity | draw | memory`."""
+"""The command line: `python -m dasvit search | retrain | evaluate | complexity | table1 |
+draw | memory`."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from dasvit.arguments import parse, preset_from_argv
-from dasvit.commands import complexity, draw, evaluate, memory, retrain, search
+from dasvit.commands import complexity, draw, evaluate, memory, retrain, search, table1
 from dasvit.commands.console import fail
 from dasvit.presets import Preset
 
@@ -21,6 +22,7 @@ _RUN: dict[type, Callable[[Any], None]] = {
     retrain.RetrainArgs: retrain.run,
     evaluate.EvaluateArgs: evaluate.run,
     complexity.ComplexityArgs: complexity.run,
+    table1.Table1Args: table1.run,
     draw.DrawArgs: draw.run,
     memory.MemoryArgs: memory.run,
 }

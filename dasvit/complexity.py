@@ -6,32 +6,31 @@ QKᵀ and AV. Both are counted here, with fvcore, and always shown together.
 """
 
 import copy
-import math
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-with warnings.catch_warnings():
-    # fvcore compiles a loss on import, which nothing here uses.
-    warnings.filterwarnings("ignore", r"`torch\.jit\.script` is deprecated", FutureWarning)
-    from fvcore.nn import FlopCountAnalysis
-    from fvcore.nn.jit_handles import conv_flop_jit, get_shape
+from dasvit.flop_handles import ATTENTION, HANDLES, LINEAR, OPAQUE, FlopCountAnalysis
 
-__all__ = ["TABLE_HEADER", "Complexity", "check_num_params", "complexity", "format_count"]
+__all__ = [
+    "TABLE_HEADER",
+    "Complexity",
+    "check_num_params",
+    "complexity",
+    "evaluation_mode",
+    "format_count",
+    "torch_macs",
+]
 
 MAX_PARAMS = 10**10
 
-_LINEAR = "linear and convolution layers"
-_ATTENTION = "attention products"
-
 TABLE_HEADER = (
-    f"| network | parameters | multiply-adds, {_LINEAR} | with {_ATTENTION} |\n"
+    f"| network | parameters | multiply-adds, {LINEAR} | with {ATTENTION} |\n"
     "| --- | ---: | ---: | ---: |"
 )
 """Head of a Markdown table whose rows are `Complexity.table_row`."""
@@ -83,8 +82,8 @@ class Complexity:
     def __str__(self) -> str:
         return (
             f"{format_count(self.num_params)} parameters; "
-            f"{format_count(self.macs_linear)} multiply-adds, {_LINEAR}; "
-            f"{format_count(self.macs_total)} with {_ATTENTION}"
+            f"{format_count(self.macs_linear)} multiply-adds, {LINEAR}; "
+            f"{format_count(self.macs_total)} with {ATTENTION}"
         )
 
     def table_row(self, name: str) -> str:
@@ -113,22 +112,32 @@ def complexity(model: nn.Module, input_size: tuple[int, ...]) -> Complexity:
         model = _zeros_like(model)
     like = next(model.parameters(), torch.empty(0))
     inputs = torch.zeros(1, *input_size, dtype=like.dtype, device=like.device)
-    analysis = FlopCountAnalysis(model, inputs).clear_op_handles().set_op_handle(**_HANDLES)
+    analysis = FlopCountAnalysis(model, inputs).clear_op_handles().set_op_handle(**HANDLES)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-    with _evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         counts = analysis.by_operator()
-    opaque = [op for op in analysis.unsupported_ops() if op.startswith(_OPAQUE)]
+    opaque = [op for op in analysis.unsupported_ops() if op.startswith(OPAQUE)]
     if opaque:
         warnings.warn(f"multiply-adds inside {', '.join(opaque)} are not counted", stacklevel=2)
     return Complexity(
         num_params=num_params,
-        macs_linear=int(counts[_LINEAR]),
-        macs_attention=int(counts[_ATTENTION]),
+        macs_linear=int(counts[LINEAR]),
+        macs_attention=int(counts[ATTENTION]),
     )
 
 
-# A custom autograd function, a scripted function, a recurrent layer: products that no handle sees.
-_OPAQUE = ("prim::PythonOp", "prim::CallFunction", "aten::lstm", "aten::gru", "aten::rnn")
+def torch_macs(model: nn.Module, input_size: tuple[int, ...]) -> int:
+    """Multiply-adds by PyTorch's own counter, of products with weights and of attention alike: a
+    second opinion on `Complexity.macs_total`.
+
+    A copy of the model runs on the meta device, in evaluation mode.
+    """
+    # Under no_grad the counter's module hooks fail on some networks (timm's CaiT).
+    shapes = copy.deepcopy(model).to("meta").eval().requires_grad_(False)
+    like = next(shapes.parameters(), torch.empty(0))
+    with FlopCounterMode(display=False) as counter:
+        shapes(torch.empty(1, *input_size, dtype=like.dtype, device="meta"))
+    return counter.get_total_flops() // 2  # it counts a multiply-add as two operations
 
 
 def _tensors(model: nn.Module) -> Iterator[torch.Tensor]:
@@ -146,7 +155,7 @@ def _zeros_like(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Evaluation mode within, every module's own mode again after."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -155,96 +164,3 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-# Handles: fvcore calls them with the inputs and outputs of a node of the traced graph. Its own
-# for products are not used: they know no attention product, fail on vectors and on broadcasting.
-
-_RESHAPES = {
-    f"aten::{op}"
-    for op in (
-        "contiguous", "expand", "flatten", "numpy_T", "permute", "reshape", "select", "slice",
-        "squeeze", "t", "to", "transpose", "unsqueeze", "view",
-    )
-}  # fmt: skip
-
-
-def _is_weight(value: Any) -> bool:
-    """Whether a traced value is a parameter or buffer, or one reshaped."""
-    while value.node().kind() in _RESHAPES:
-        value = next(value.node().inputs())
-    source = value.node()
-    if source.kind() != "prim::Param":
-        return False
-    image = next(source.outputs())  # the graph's inputs: the model's own first, then its tensors
-    return value.debugName() != image.debugName()
-
-
-def _shape(value: Any) -> list[int]:
-    shape = get_shape(value)
-    assert shape is not None, "a product of something without a shape"
-    return shape
-
-
-def _product(left: Any, right: Any, macs: int) -> Counter[str]:
-    return Counter({_LINEAR if _is_weight(left) or _is_weight(right) else _ATTENTION: macs})
-
-
-def _matmul(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    left, right = inputs[:2]
-    return _product(left, right, math.prod(_shape(outputs[0])) * _shape(left)[-1])
-
-
-def _addmm(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return _matmul(inputs[1:3], outputs)
-
-
-def _linear(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return Counter({_LINEAR: math.prod(_shape(outputs[0])) * _shape(inputs[0])[-1]})
-
-
-def _convolution(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    return Counter({_LINEAR: sum(conv_flop_jit(inputs, outputs).values())})
-
-
-def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    query, key, value = (_shape(v) for v in inputs[:3])
-    *batch_heads_queries, width = query
-    return Counter({_ATTENTION: math.prod(batch_heads_queries) * key[-2] * (width + value[-1])})
-
-
-def _einsum(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    equation = inputs[0].toIValue().replace(" ", "")
-    operands = list(inputs[1].node().inputs())
-    if len(operands) < 2:
-        return Counter()
-    if len(operands) > 2:
-        raise ValueError(
-            f"multiply-adds of einsum {equation!r} depend on its order: write it as products of two"
-        )
-    terms, arrow, result = equation.partition("->")
-    if not arrow:  # implicit output: the letters that occur once
-        result = "".join(letter for letter in terms if terms.count(letter) == 1)
-    sizes: dict[str, int] = {}
-    for term, operand in zip(terms.split(","), operands, strict=True):
-        shape = _shape(operand)
-        before, _, after = term.partition("...")
-        sizes |= dict(zip(before, shape, strict=False))
-        sizes |= dict(zip(reversed(after), reversed(shape), strict=False))
-    contracted = math.prod(size for letter, size in sizes.items() if letter not in result)
-    left, right = operands
-    return _product(left, right, math.prod(_shape(outputs[0])) * contracted)
-
-
-_HANDLES = {
-    "aten::linear": _linear,
-    "aten::_convolution": _convolution,
-    "aten::scaled_dot_product_attention": _attention,
-    "aten::matmul": _matmul,
-    "aten::mm": _matmul,
-    "aten::bmm": _matmul,
-    "aten::mv": _matmul,
-    "aten::addmm": _addmm,
-    "aten::baddbmm": _addmm,
-    "aten::einsum": _einsum,
-}

@@ -14,10 +14,9 @@ from dasvit.complexity import check_num_params
 from dasvit.config import RetrainConfig, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
 from dasvit.environment import resolve_device
-from dasvit.files import first_line
 from dasvit.folder import check_folder, open_folder
 from dasvit.metrics import Report, RetrainEpoch, RetrainResult, tee
-from dasvit.models import build_model
+from dasvit.models import build_model, model_on_meta
 from dasvit.network import DASViT
 from dasvit.ops import load_plugins
 from dasvit.optim import adamw, all_finite, clip_gradients, cosine_lr, norms_and_biases
@@ -37,16 +36,7 @@ def check_retrain(config: RetrainConfig) -> None:
     """
     load_plugins(config.plugins)
     check_data(config.data)
-    size = config.data.image_size
-    try:
-        with torch.device("meta"), torch.no_grad():
-            model = build_model(config, in_channels=3, num_classes=2).eval()
-            model(torch.empty(2, 3, size, size))
-    except RuntimeError as error:  # an image too small for its layers, say
-        raise ValueError(
-            f"model {config.model!r} does not run on images of {size} × {size} "
-            f"({first_line(error)})"
-        ) from None
+    model = model_on_meta(config)
     check_num_params(sum(p.numel() for p in model.parameters()))
 
 

@@ -13,9 +13,9 @@ from torch import nn
 from dasvit.cli import main
 from dasvit.config import SearchConfig, SettingError
 from dasvit.genotype import edge_list
+from dasvit.live_memory import LiveMemory
 from dasvit.memory import (
     BLOCK,
-    LiveMemory,
     heaviest_operations,
     largest_batch,
     peak_of,
@@ -66,25 +66,6 @@ def test_a_plan_is_what_a_real_step_takes(changes: dict, xi: float, token_ratio:
     planned = peak_of(lambda: _step(config))
     assert planned[0] == pytest.approx(resident, rel=0.01)
     assert planned[1] == pytest.approx(executed, rel=0.01)
-
-
-def test_live_memory_by_hand() -> None:
-    with LiveMemory() as memory:
-        a = torch.zeros(100)  # 400 bytes
-        b = a + 1
-        assert memory.live == 800
-        view = b[10:]
-        assert memory.live == 800
-        del a
-        assert memory.live == 400
-        del b
-        assert memory.live == 400  # the view holds it
-        del view
-    assert (memory.live, memory.peak) == (0, 800)
-    with LiveMemory(512) as memory:
-        held = torch.zeros(129)  # 516 bytes
-        assert memory.live == 1024
-    assert held.numel() == 129
 
 
 def test_resident_is_weights_and_two_moments() -> None:

@@ -1,5 +1,5 @@
 """The subcommands of `python -m dasvit`, one a module: its arguments and `run`."""
 
-from dasvit.commands import complexity, draw, evaluate, memory, retrain, search
+from dasvit.commands import complexity, draw, evaluate, memory, retrain, search, table1
 
-__all__ = ["complexity", "draw", "evaluate", "memory", "retrain", "search"]
+__all__ = ["complexity", "draw", "evaluate", "memory", "retrain", "search", "table1"]

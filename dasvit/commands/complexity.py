@@ -1,21 +1,33 @@
-"""`complexity`: parameters and multiply-adds."""
+"""`complexity`: parameters, multiply-adds, memory and latency."""
 
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Any
 
-from dasvit.complexity import complexity
-from dasvit.config import RetrainConfig
-from dasvit.models import build_model
+import torch
+
+from dasvit.complexity import check_num_params, complexity, torch_macs
+from dasvit.config import RetrainConfig, SettingError
+from dasvit.environment import resolve_device
+from dasvit.footprint import footprint
+from dasvit.latency import Latency, latency
+from dasvit.models import build_model, model_on_meta
 from dasvit.ops import load_plugins
 
 __all__ = ["ComplexityArgs", "run"]
 
+NOTABLE = 0.01
+"""A difference of the two counts that is named (ratio)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ComplexityArgs:
-    """Parameters and multiply-adds of a network, with and without attention products.
+    """What a network costs: parameters, multiply-adds with and without attention products, memory
+    of its activations, and latency on the device at hand.
 
+    Multiply-adds and memory are of one image. Ten seconds at most for the networks of Table I; a
+    third of it is the latency.
     Example: python -m dasvit complexity --model dasvit_cifar10 --preset cifar10
     """
 
@@ -26,17 +38,74 @@ class ComplexityArgs:
     """Outputs of the head."""
     in_channels: int = 3
     """1 for grey images, 3 for RGB."""
+    latency: bool = True
+    """Time the network: the median of many runs, warm, in fp32."""
+    latency_batch: int = 1
+    """Images a timed run."""
+    latency_seconds: float = 3.0
+    """Time to spend on it."""
+    device: str = "auto"
+    """Where it is timed: auto, cpu, cuda or cuda:N."""
     json: bool = False
     """Print JSON."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_classes", "in_channels", "latency_batch", "latency_seconds"):
+            if not 0 < getattr(self, name) < 2**31:
+                flag = f"--{name.replace('_', '-')}"
+                raise SettingError(f"{flag} must be positive, but got {getattr(self, name)}")
 
 
 def run(args: ComplexityArgs) -> None:
     load_plugins(args.config.plugins)
-    model = build_model(args.config, in_channels=args.in_channels, num_classes=args.num_classes)
+    device = resolve_device(args.device)
+    model = model_on_meta(args.config, in_channels=args.in_channels, num_classes=args.num_classes)
+    check_num_params(sum(p.numel() for p in model.parameters()))
     size = args.config.data.image_size
-    found = complexity(model, (args.in_channels, size, size))
+    image = (args.in_channels, size, size)
+    found, second, memory = (
+        complexity(model, image),
+        torch_macs(model, image),
+        footprint(model, image),
+    )
+    timed = _timed(args, device) if args.latency else None
     if args.json:
-        values = dataclasses.asdict(found) | {"macs_total": found.macs_total}
-        print(json.dumps({"model": args.config.model, **values}))
-    else:
-        print(f"{args.config.model}: {found}")
+        values: dict[str, Any] = {
+            "model": args.config.model,
+            "image": image,
+            "num_classes": args.num_classes,
+            **dataclasses.asdict(found),
+            "macs_total": found.macs_total,
+            "macs_torch": second,
+            "bytes": dataclasses.asdict(memory),
+            "latency": timed and dataclasses.asdict(timed) | {"throughput": timed.throughput},
+        }
+        print(json.dumps(values))
+        return
+    print(f"{args.config.model}: {found}")
+    difference = second / found.macs_total - 1 if found.macs_total else 0.0
+    agrees = (
+        "the same within 1 %" if abs(difference) <= NOTABLE else f"DIFFERS by {difference:+.1%}"
+    )
+    print(f"PyTorch's own count of the multiply-adds: {agrees}")
+    print(f"memory, fp32: {memory}")
+    if timed:
+        print(f"latency, {timed}")
+
+
+def _timed(args: ComplexityArgs, device: torch.device) -> Latency:
+    size = args.config.data.image_size
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(
+                args.config, in_channels=args.in_channels, num_classes=args.num_classes
+            ).to(device)
+            images = torch.randn(args.latency_batch, args.in_channels, size, size).to(device)
+        return latency(model, images, seconds=args.latency_seconds)
+    except RuntimeError as error:
+        if "allocate" not in str(error):
+            raise
+        raise ValueError(
+            f"{args.latency_batch} images of {size} × {size} do not fit on {device}; choose a "
+            "smaller --latency-batch, or --no-latency"
+        ) from None
