@@ -11,6 +11,7 @@ from dasvit.metrics import edge_name
 from dasvit.progress import duration
 from tune.aggregate import ConfigSummary, EdgeVote, GenotypeSummary, ModelSummary, Spread
 from tune.outcome import VIT, Outcome
+from tune.space import is_plain_darts
 from tune.trials import RetrainTrial, SearchTrial
 
 __all__ = ["markdown", "percent", "ray_seconds", "table", "table_csv", "wall_rows"]
@@ -127,7 +128,13 @@ def markdown(
         "",
         "Each with its mean over its finished seeds ± the sample standard deviation (n - 1) over "
         "them; a single seed has no ±. *Genotypes*: what its seeds derived, by the names above, "
-        "with their number where it is more than one.",
+        "with their number where it is more than one."
+        + "".join(
+            f" Configuration {c.config_index} is plain DARTS in first order: all tokens, "
+            "no fairness."
+            for c in configs
+            if is_plain_darts(c.settings)
+        ),
         "",
         *_markdown_table(_config_rows(configs)),
         "",

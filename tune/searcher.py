@@ -11,6 +11,7 @@ sweep that was interrupted is continued by proposing it again, over the results 
 import json
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,24 @@ class InOrder(Searcher):
             where a result is still missing.
         told: file of the scores told so far, in order (null: all seeds failed). Those of an
             earlier run are told again as they were, even where a failed trial now has a score.
+        first: proposals that are made before any of `searcher`'s. Their scores are told as
+            results from elsewhere, and not at all where a value lies outside `space`.
+        space: Tune domains by name.
     """
 
-    def __init__(self, searcher: Searcher, *, lag: int, told: Path) -> None:
+    def __init__(
+        self,
+        searcher: OptunaSearch,
+        *,
+        lag: int,
+        told: Path,
+        first: Sequence[dict[str, Any]] = (),
+        space: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(metric=searcher.metric, mode=searcher.mode)
         self.searcher = searcher
         self.lag = lag
+        self.first, self.space = list(first), dict(space or {})
         self._file = told
         self._scores: list[float | None] = read_json(told, "scores told") if told.exists() else []
         self._order: list[str] = []
@@ -52,9 +65,11 @@ class InOrder(Searcher):
         while self._told < len(self._order) - self.lag:
             if not self._tell_next():
                 return None
-        config = self.searcher.suggest(trial_id)
+        number = len(self._order)
+        given = number < len(self.first)
+        config = self.first[number] if given else self.searcher.suggest(trial_id)
         if isinstance(config, dict):
-            config = {**config, CONFIG_INDEX: len(self._order)}
+            config = {**config, CONFIG_INDEX: number}
             self._order.append(trial_id)
         return config
 
@@ -68,10 +83,18 @@ class InOrder(Searcher):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self._file, json.dumps(self._scores) + "\n")
         score = self._scores[self._told]
-        result = None if score is None else {self.metric: score}
-        self.searcher.on_trial_complete(trial_id, result, error=score is None)
+        if self._told < len(self.first):
+            self._tell_given(self.first[self._told], score)
+        else:
+            result = None if score is None else {self.metric: score}
+            self.searcher.on_trial_complete(trial_id, result, error=score is None)
         self._told += 1
         return True
+
+    def _tell_given(self, draw: dict[str, Any], score: float | None) -> None:
+        inside = all(domain.is_valid(draw[name]) for name, domain in self.space.items())
+        if inside and score is not None:
+            self.searcher.add_evaluated_point(draw, score)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -108,7 +131,7 @@ def make_searcher(
     seed: int,
     lag: int,
     told: Path,
-    first: dict[str, Any] | None = None,
+    first: Sequence[dict[str, Any]] = (),
 ) -> Searcher:
     """TPE over `space`, each proposal repeated `num_seeds` times.
 
@@ -119,7 +142,7 @@ def make_searcher(
         num_seeds: trials a proposal; `TRIAL_INDEX` in a trial's configuration numbers them.
         seed: of the sampler.
         lag, told: see `InOrder`.
-        first: the first proposal, if given.
+        first: the first proposals; those beyond `num_samples` are left out.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
@@ -133,6 +156,6 @@ def make_searcher(
         metric=metric,
         mode="max",
         sampler=sampler,
-        points_to_evaluate=[first] if first else None,
     )
-    return _Repeats(InOrder(search, lag=lag, told=told), repeat=num_seeds)
+    ordered = InOrder(search, lag=lag, told=told, first=first[:num_samples], space=space)
+    return _Repeats(ordered, repeat=num_seeds)

@@ -8,7 +8,15 @@ from ray import tune
 
 from dasvit.config import OUTER_SETTINGS, SearchConfig
 
-__all__ = ["OUTER_NAMES", "default_draw", "make_room", "outer_space", "to_search_config"]
+__all__ = [
+    "OUTER_NAMES",
+    "PLAIN_DARTS",
+    "first_draws",
+    "is_plain_darts",
+    "make_room",
+    "outer_space",
+    "to_search_config",
+]
 
 OUTER_NAMES = tuple(name for name in OUTER_SETTINGS if name != "seed")
 """The settings a sweep varies; each draw runs on several seeds."""
@@ -109,14 +117,33 @@ def to_search_config(search: SearchConfig, sampled: Mapping[str, Any], seed: int
     return dataclasses.replace(search, **values, seed=seed)
 
 
-def default_draw(search: SearchConfig, *, fixed: Collection[str] = ()) -> dict[str, Any] | None:
-    """The draw that gives `search` itself, or None if it lies outside the space."""
-    span = 1.0 - search.gamma_min
+PLAIN_DARTS: dict[str, Any] = {
+    "token_ratio": 1.0,
+    "skip_weight": 0.0,
+    "type_weight": 0.0,
+    "xi": 0.0,
+}
+"""What makes a configuration plain DARTS in first order: all tokens, no fairness. Its stages stay
+the preset's (a preset `…_darts` has the single stage too)."""
+
+
+def first_draws(search: SearchConfig, *, fixed: Collection[str] = ()) -> list[dict[str, Any]]:
+    """What every sweep begins with: `search` itself, and plain DARTS, its baseline.
+
+    Both may lie outside `outer_space`, where no weight is 0. Where a fixed setting keeps plain
+    DARTS from being expressed, or `search` is that already, there is one draw.
+    """
     values = {name: getattr(search, name) for name in OUTER_NAMES if name != "gamma_max"}
-    values[GAMMA_FRACTION] = (search.gamma_max - search.gamma_min) / span
-    draw = {}
-    for name, domain in outer_space(search, fixed=fixed).items():
-        if not domain.is_valid(values[name]):
-            return None
-        draw[name] = values[name]
-    return draw
+    values[GAMMA_FRACTION] = (search.gamma_max - search.gamma_min) / (1.0 - search.gamma_min)
+    names = outer_space(search, fixed=fixed)
+    own = {name: values[name] for name in names}
+    plain = {name: PLAIN_DARTS.get(name, value) for name, value in own.items()}
+    expressed = all(
+        name in names or getattr(search, name) == value for name, value in PLAIN_DARTS.items()
+    )
+    return [own, plain] if expressed and plain != own else [own]
+
+
+def is_plain_darts(settings: Mapping[str, Any]) -> bool:
+    """Whether a search's settings are those of plain DARTS."""
+    return all(settings.get(name) == value for name, value in PLAIN_DARTS.items())

@@ -10,7 +10,7 @@ from dasvit.config import SearchConfig
 from tune.cluster import Demand
 from tune.progress import Progress
 from tune.searcher import make_searcher
-from tune.space import default_draw, outer_space
+from tune.space import first_draws, outer_space
 from tune.trainable import SearchSetup, make_trainable
 from tune.trials import Failure, SearchTrial, load_search_trial, read_failure, search_dirname
 
@@ -61,7 +61,7 @@ def run_search_trials(
         seed=search.seed,
         lag=lag,
         told=trials_dir / "told.json",
-        first=default_draw(search, fixed=fixed),
+        first=first_draws(search, fixed=fixed),
     )
     finished, _ = gather_search(trials_dir, num_samples=num_samples, seeds=seeds)
     progress = Progress(

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from ray import tune
 from ray.tune.search import SearchGenerator
+from ray.tune.search.optuna import OptunaSearch
 
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX, make_searcher, result_lag
 
@@ -77,9 +78,36 @@ def test_tpe_closes_in(tmp_path: Path) -> None:
     assert sum(away[6:]) < sum(away[:6])
 
 
-def test_the_first_proposal_can_be_given(tmp_path: Path) -> None:
-    proposed = run(tmp_path / "told.json", first={"x": 0.25, "y": 1.0})
-    assert (proposed[0]["x"], proposed[0]["y"]) == (0.25, 1.0)
+GIVEN = [{"x": 0.25, "y": 1.0}, {"x": 0.75, "y": 0.0}]
+"""Inside the space, and outside of it."""
+
+
+def test_the_first_proposals_can_be_given(tmp_path: Path) -> None:
+    proposed = run(tmp_path / "told.json", first=GIVEN)
+    assert [(c["x"], c["y"]) for c in proposed[:4:2]] == [(0.25, 1.0), (0.75, 0.0)]
+    assert [c[CONFIG_INDEX] for c in proposed[:6]] == [0, 0, 1, 1, 2, 2]
+    assert all(0.01 <= c["y"] <= 10 for c in proposed[4:])
+    assert run(tmp_path / "few.json", first=GIVEN, num_samples=1, stop_after=2) == proposed[:2]
+    part = run(tmp_path / "part.json", first=GIVEN, stop_after=7)
+    assert part == proposed[:7]
+    assert run(tmp_path / "part.json", first=GIVEN, order=3) == proposed
+
+
+def test_a_given_proposal_is_told_where_it_lies_inside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[dict[str, Any], float]] = []
+    add = OptunaSearch.add_evaluated_point
+
+    def added(self: OptunaSearch, parameters: dict[str, Any], value: float) -> None:
+        told.append((parameters, value))
+        add(self, parameters, value)
+
+    monkeypatch.setattr(OptunaSearch, "add_evaluated_point", added)
+    run(tmp_path / "told.json", first=GIVEN)
+    assert [(point, pytest.approx(value)) for point, value in told] == [
+        (GIVEN[0], 1 - 0.05**2 + 0.005)
+    ]
 
 
 def test_an_interrupted_sweep_is_proposed_again(tmp_path: Path) -> None:

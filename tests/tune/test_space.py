@@ -3,7 +3,14 @@ import dataclasses
 import pytest
 
 from dasvit.config import SearchConfig
-from tune.space import OUTER_NAMES, default_draw, outer_space, to_search_config
+from tune.space import (
+    OUTER_NAMES,
+    PLAIN_DARTS,
+    first_draws,
+    is_plain_darts,
+    outer_space,
+    to_search_config,
+)
 
 
 def draw(space: dict, seed: int) -> dict:
@@ -53,14 +60,26 @@ def test_nothing_left_to_vary_is_refused(search_config: SearchConfig) -> None:
         outer_space(search_config, fixed=OUTER_NAMES)
 
 
-def test_the_default_draw_gives_the_configuration_itself(search_config: SearchConfig) -> None:
-    sampled = default_draw(search_config)
-    assert sampled is not None
-    got = to_search_config(search_config, sampled, search_config.seed)
+def test_a_sweep_begins_with_the_configuration_itself(search_config: SearchConfig) -> None:
+    own = first_draws(search_config)[0]
+    got = to_search_config(search_config, own, search_config.seed)
     assert got.gamma_max == pytest.approx(search_config.gamma_max)
     assert dataclasses.replace(got, gamma_max=search_config.gamma_max) == search_config
 
 
-def test_no_default_draw_outside_the_space(search_config: SearchConfig) -> None:
-    assert default_draw(dataclasses.replace(search_config, token_ratio=0.1)) is None
-    assert default_draw(dataclasses.replace(search_config, skip_weight=0.0)) is None
+def test_then_comes_plain_darts(search_config: SearchConfig) -> None:
+    second_order = dataclasses.replace(search_config, token_ratio=0.5, xi=0.1)
+    [_, plain] = first_draws(second_order)
+    got = to_search_config(second_order, plain, 0)
+    assert (got.token_ratio, got.skip_weight, got.type_weight, got.xi) == (1.0, 0.0, 0.0, 0.0)
+    assert is_plain_darts(dataclasses.asdict(got))
+    assert not is_plain_darts(dataclasses.asdict(second_order))
+
+
+def test_plain_darts_is_not_proposed_where_it_cannot_be(search_config: SearchConfig) -> None:
+    assert len(first_draws(search_config, fixed=("zeta1", "gamma_max"))) == 2
+    assert len(first_draws(search_config, fixed=("token_ratio",))) == 1
+    plain = dataclasses.replace(search_config, **PLAIN_DARTS)
+    assert len(first_draws(plain)) == 1  # the first is that
+    [own, darts] = first_draws(dataclasses.replace(plain, xi=0.1), fixed=("token_ratio",))
+    assert "token_ratio" not in own and darts["xi"] == 0.0

@@ -10,7 +10,7 @@ from tune import worker
 from tune.cluster import Demand
 from tune.job import Job
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
-from tune.space import default_draw
+from tune.space import first_draws
 from tune.trainable import RetrainSetup, SearchSetup
 from tune.trials import load_search_trial, read_failure
 
@@ -22,7 +22,7 @@ def search_job(search_config: SearchConfig, tmp_path: Path) -> Job:
     setup = SearchSetup(
         search=search_config, trials_dir=tmp_path, ray_dir=tmp_path / "ray", demand=NEED
     )
-    return setup.job({**(default_draw(search_config) or {}), CONFIG_INDEX: 3, TRIAL_INDEX: 1})
+    return setup.job({**first_draws(search_config)[0], CONFIG_INDEX: 3, TRIAL_INDEX: 1})
 
 
 def test_a_trial_is_named_by_configuration_and_seed(search_job: Job, tmp_path: Path) -> None:
