@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from jaxtyping import Float
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from dasvit.genotype import NUM_INPUTS, Genotype, edge_list
 from dasvit.mixed_edge import MixedEdge, PartialEdge
-from dasvit.ops import build_operation
+from dasvit.ops import IDENTITY, build_operation
 from dasvit.tokens import TokenSelector
 
 __all__ = ["DerivedCell", "SearchCell", "add_to_node"]
@@ -79,6 +80,8 @@ class DerivedCell(nn.Module):
         genotype: the encoder.
         dim: embedding dimension C.
         dropout: inside the operations.
+        drop_path: probability with which an operation's output is dropped for an image while
+            training (stochastic depth); `identity` is never dropped.
         edge_token_ratio: λ for token selection on every edge; 1 for none.
 
     Raises:
@@ -91,12 +94,15 @@ class DerivedCell(nn.Module):
         dim: int,
         *,
         dropout: float = 0.0,
+        drop_path: float = 0.0,
         edge_token_ratio: float = 1.0,
     ) -> None:
         super().__init__()
         self.wiring = tuple(
             (edge.source, node) for node, edges in enumerate(genotype.nodes) for edge in edges
         )
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.dropped = tuple(name != IDENTITY for name in genotype.operations)
         self.edges = nn.ModuleList()
         for name in genotype.operations:
             op = build_operation(name, dim, dropout=dropout)
@@ -110,8 +116,11 @@ class DerivedCell(nn.Module):
         last: Float[Tensor, "batch tokens dim"],
     ) -> Float[Tensor, "batch tokens dim"]:
         states = [before_last, last]
-        for (source, node), edge in zip(self.wiring, self.edges, strict=True):
-            add_to_node(states, node, edge(states[source]))
+        for (source, node), edge, dropped in zip(
+            self.wiring, self.edges, self.dropped, strict=True
+        ):
+            term = edge(states[source])
+            add_to_node(states, node, self.drop_path(term) if dropped else term)
         return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
 
 

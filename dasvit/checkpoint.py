@@ -21,7 +21,13 @@ def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save({"kind": kind, **state}, buffer)
-    write_atomic(path, buffer.getvalue())
+    try:
+        write_atomic(path, buffer.getvalue())
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {path} ({error.strerror or error}); the last whole checkpoint is kept: "
+            "make room, then resume"
+        ) from None
 
 
 def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:

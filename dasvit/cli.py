@@ -2,14 +2,16 @@
 draw | memory`."""
 
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import tyro
 
 from dasvit.arguments import parse, preset_from_argv
 from dasvit.commands import complexity, draw, evaluate, memory, retrain, search, table1
 from dasvit.commands.console import fail
+from dasvit.folder import SkippedImagesWarning
 from dasvit.presets import Preset
 
 __all__ = ["main"]
@@ -53,12 +55,32 @@ def _command(argv: Sequence[str]) -> Any:
     )
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Ours in one line; others as Python shows them."""
+    if issubclass(category, SkippedImagesWarning):
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+    else:
+        _python_shows(message, category, filename, lineno, file, line)
+
+
+_python_shows = warnings.showwarning
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, run, and turn what a user can mend into one line and a non-zero exit."""
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         command = _command(argv)
-        _RUN[type(command)](command)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            _RUN[type(command)](command)
     except ValueError as error:
         fail(str(error))
     except FloatingPointError as error:

@@ -4,7 +4,6 @@ import gzip
 import importlib.util
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from torchvision import datasets as tv
 
 from dasvit.config import DataConfig
 from dasvit.files import first_line
-from dasvit.split import FolderSplit, Split, TensorSplit
+from dasvit.folder_data import folder_data
+from dasvit.image_data import ImageData, data_from_arrays
+from dasvit.image_folder import FoundImages, find_images
 
 __all__ = [
     "ImageData",
@@ -28,47 +29,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageData:
-    """A data set ready for use.
-
-    Attributes:
-        train: the full training set. test: looked at once, at the end of retraining.
-        class_names: one a class, in the order of the labels.
-        in_channels: 1 for grey images, 3 for RGB.
-        mean: per channel, on images in [0, 1]. std: likewise.
-    """
-
-    train: Split
-    test: Split
-    class_names: tuple[str, ...]
-    in_channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-
 Loader = Callable[[DataConfig, torch.device], ImageData]
-
-
-def _from_arrays(
-    config: DataConfig,
-    device: torch.device,
-    train: tuple[Tensor, Tensor],
-    test: tuple[Tensor, Tensor],
-    class_names: tuple[str, ...],
-) -> ImageData:
-    pixels = train[0].float().div_(255)
-    mean = tuple(pixels.mean(dim=(0, 2, 3)).tolist())
-    std = tuple(pixels.std(dim=(0, 2, 3)).tolist())
-    splits = [
-        TensorSplit(x.to(device), y.long().to(device), mean=mean, std=std, config=config)
-        for x, y in (train, test)
-    ]
-    return ImageData(splits[0], splits[1], class_names, train[0].shape[1], mean, std)
 
 
 def _load_digits(config: DataConfig, device: torch.device) -> ImageData:
@@ -77,7 +38,7 @@ def _load_digits(config: DataConfig, device: torch.device) -> ImageData:
     images = np.rint(pixels * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     train, test = digits_split()
     x, y = torch.from_numpy(images), torch.from_numpy(target)
-    return _from_arrays(
+    return data_from_arrays(
         config, device, (x[train], y[train]), (x[test], y[test]), tuple(map(str, range(10)))
     )
 
@@ -133,7 +94,7 @@ def _load_cifar(config: DataConfig, device: torch.device) -> ImageData:
         (torch.from_numpy(d.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(d.targets))
         for d in (train, test)
     ]
-    return _from_arrays(config, device, arrays[0], arrays[1], tuple(train.classes))
+    return data_from_arrays(config, device, arrays[0], arrays[1], tuple(train.classes))
 
 
 _IDX_FILES = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
@@ -180,7 +141,7 @@ def _load_fashion_mnist(config: DataConfig, device: torch.device) -> ImageData:
             )
         if y.max() >= 10:
             raise ValueError(f"fashion_mnist in {root} is corrupt: a label {y.max()} of 0 to 9")
-    return _from_arrays(
+    return data_from_arrays(
         config,
         device,
         (x_train[:, None], y_train),
@@ -220,33 +181,44 @@ def _check_imagenet100(config: DataConfig) -> None:
 def _load_imagenet100(config: DataConfig, device: torch.device) -> ImageData:
     root = _folder(config)
     _check_imagenet100(config)
-    classes = imagenet100_classes()
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's usual constants
-    index = {name: i for i, name in enumerate(classes)}
-    splits = []
-    for part in ("train", "val"):
-        try:
-            samples = tv.ImageFolder.make_dataset(str(root / part), index, tv.folder.IMG_EXTENSIONS)
-        except FileNotFoundError as error:  # a class without a single image
-            raise ValueError(f"imagenet100: {first_line(error)}") from None
-        splits.append(FolderSplit(samples, mean=mean, std=std, config=config, device=device))
-    return ImageData(splits[0], splits[1], classes, 3, mean, std)
+    found = find_images(
+        root,
+        classes=imagenet100_classes(),
+        test_fraction=config.test_fraction,
+        test_folders=("val",),  # ImageNet's test images have no labels
+    )
+    return folder_data(found, config, device)
+
+
+def _load_folder(config: DataConfig, device: torch.device) -> ImageData:
+    return folder_data(_found(config), config, device)
+
+
+def _found(config: DataConfig) -> FoundImages:
+    if config.download:
+        raise ValueError("download: the data set folder is your own images; leave --download away")
+    return find_images(_folder(config), test_fraction=config.test_fraction)
 
 
 def _check_nothing(config: DataConfig) -> None:
     pass
 
 
-def _check_folder(config: DataConfig) -> None:
+def _check_archive(config: DataConfig) -> None:
     _folder(config)
+
+
+def _check_folder(config: DataConfig) -> None:
+    _found(config)
 
 
 _LOADERS: dict[str, tuple[Loader, Callable[[DataConfig], None]]] = {
     "digits": (_load_digits, _check_nothing),
     "fashion_mnist": (_load_fashion_mnist, _check_fashion_mnist),
-    "cifar10": (_load_cifar, _check_folder),
-    "cifar100": (_load_cifar, _check_folder),
+    "cifar10": (_load_cifar, _check_archive),
+    "cifar100": (_load_cifar, _check_archive),
     "imagenet100": (_load_imagenet100, _check_imagenet100),
+    "folder": (_load_folder, _check_folder),
 }
 
 

@@ -2,10 +2,11 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-__all__ = ["first_line", "read_json", "write_atomic"]
+__all__ = ["check_free_space", "first_line", "read_json", "write_atomic"]
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
@@ -21,6 +22,25 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_free_space(folder: Path, needed: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Args:
+        folder: where files will go; need not exist yet.
+        needed: bytes.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ValueError(
+            f"{folder} needs {needed / 1e9:.2f} GB for checkpoints, and its disk has "
+            f"{free / 1e9:.2f} GB free; free some, or choose another folder"
+        )
 
 
 def read_json(path: str | Path, what: str) -> Any:

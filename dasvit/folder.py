@@ -1,13 +1,15 @@
 """A run's folder: one run each, marked by its config.json; never another run's."""
 
 import json
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dasvit.checkpoint import check_same_settings
 from dasvit.files import read_json, write_atomic
 
-__all__ = ["check_folder", "open_folder", "read_settings"]
+__all__ = ["SkippedImagesWarning", "check_folder", "note_skipped", "open_folder", "read_settings"]
 
 # What an attempt that ended before it was marked can leave behind.
 _LEFTOVERS = ("events.out.tfevents.*", "*.log", ".*.tmp")
@@ -63,3 +65,34 @@ def open_folder(folder: Path, kind: str, settings: dict[str, Any]) -> None:
         write_atomic(folder / "config.json", text)
     except OSError as error:
         raise ValueError(f"cannot write to {folder} ({error}); choose another folder") from None
+
+
+class SkippedImagesWarning(UserWarning):
+    """Images that cannot be read are left out."""
+
+
+def note_skipped(folder: Path, skipped: Sequence[str]) -> None:
+    """Name the images that a run goes without: the first in a warning, all in
+    skipped_images.txt.
+
+    Raises:
+        ValueError: the run began with other ones, so its batches would be others.
+    """
+    path = folder / "skipped_images.txt"
+    text = "".join(f"{name}\n" for name in skipped)
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    begun = (folder / "checkpoint.pt").exists()
+    if begun and text != (before or ""):
+        raise ValueError(
+            f"{folder}: other images can be read now than when this run began (see {path}); mend "
+            "the data set, or start a new run"
+        )
+    if not skipped:
+        return
+    write_atomic(path, text)
+    shown = ", ".join(skipped[:3]) + (", …" if len(skipped) > 3 else "")
+    warnings.warn(
+        f"{len(skipped)} unreadable images are left out ({shown}); all are listed in {path}",
+        SkippedImagesWarning,
+        stacklevel=2,
+    )

@@ -133,6 +133,8 @@ class RetrainResult:
         train_accuracy: of the last epoch (ratio).
         num_params: parameters.
         seconds: wall time of all epochs.
+        peak_memory_bytes: the most held at once: on a GPU by PyTorch's tensors, else by the whole
+            process; None where a result was made without measuring it.
     """
 
     model: str
@@ -141,6 +143,7 @@ class RetrainResult:
     train_accuracy: float
     num_params: int
     seconds: float
+    peak_memory_bytes: int | None = None
 
 
 Event = SearchEpoch | StageEnd | SearchResult | RetrainEpoch | RetrainResult

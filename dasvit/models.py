@@ -41,6 +41,7 @@ def build_model(config: RetrainConfig, *, in_channels: int, num_classes: int) ->
             depth=config.depth,
             num_heads=config.vit_heads,
             proj_drop_rate=config.dropout,
+            drop_path_rate=config.drop_path,
         )
     is_genotype = config.model in NAMED_GENOTYPES or config.model.endswith(".json")
     if is_genotype or Path(config.model).exists():
@@ -51,30 +52,33 @@ def build_model(config: RetrainConfig, *, in_channels: int, num_classes: int) ->
             embed_dim=config.dim,
             depth=config.depth,
             drop_rate=config.dropout,
+            drop_path_rate=config.drop_path,
         )
     if not timm.is_model(config.model):
         raise ValueError(
             f"unknown model {config.model!r}; give {VIT!r}, a shipped genotype "
             f"({', '.join(NAMED_GENOTYPES)}), a genotype file, or the name of a timm model"
         )
-    return _build_timm(config.model, config.data.image_size, in_channels, num_classes)
+    return _build_timm(config, in_channels, num_classes)
 
 
 # What networks of other authors raise where a size does not fit them.
 _MISFIT = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
 
 
-def _build_timm(name: str, size: int, in_channels: int, num_classes: int) -> nn.Module:
+def _build_timm(config: RetrainConfig, in_channels: int, num_classes: int) -> nn.Module:
+    name, size = config.model, config.data.image_size
+    options: dict[str, Any] = {"in_chans": in_channels, "num_classes": num_classes}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
     try:
         try:
-            model = timm.create_model(
-                name, in_chans=in_channels, num_classes=num_classes, img_size=size
-            )
+            model = timm.create_model(name, **options, img_size=size)
         except TypeError as error:
             if "img_size" not in str(error):
                 raise
             # Convolutional networks take any size.
-            return timm.create_model(name, in_chans=in_channels, num_classes=num_classes)
+            return timm.create_model(name, **options)
     except _MISFIT as error:
         raise ValueError(
             f"model {name!r} cannot be built for images of {size} × {size} with {in_channels} "

@@ -46,6 +46,7 @@ class DASViT(nn.Module):
         embed_dim: embedding dimension C.
         depth: encoder layers.
         drop_rate: dropout inside the operations.
+        drop_path_rate: stochastic depth of the last layer; it grows linearly from 0 at the first.
         token_ratio: λ in (0, 1]; below 1 the network selects tokens as the supernet does.
         token_where: "input" or "edge".
 
@@ -64,6 +65,7 @@ class DASViT(nn.Module):
         embed_dim: int = 768,
         depth: int = 12,
         drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
         token_ratio: float = 1.0,
         token_where: str = "input",
     ) -> None:
@@ -84,9 +86,10 @@ class DASViT(nn.Module):
                 self.genotype,
                 embed_dim,
                 dropout=drop_rate,
+                drop_path=drop_path_rate * layer / max(1, depth - 1),
                 edge_token_ratio=token_ratio if token_where == "edge" else 1.0,
             )
-            for _ in range(depth)
+            for layer in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim)
         self.head: nn.Module

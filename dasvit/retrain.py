@@ -1,29 +1,26 @@
 """Training one network from scratch, and testing it once (Section IV-A, Retraining Phase)."""
 
-import math
-import time
 from pathlib import Path
-from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from dasvit.checkpoint import restore, save_checkpoint
 from dasvit.complexity import check_num_params
 from dasvit.config import RetrainConfig, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
+from dasvit.distributed import current_processes
 from dasvit.environment import resolve_device
-from dasvit.folder import check_folder, open_folder
-from dasvit.metrics import Report, RetrainEpoch, RetrainResult, tee
+from dasvit.files import check_free_space
+from dasvit.folder import check_folder, note_skipped, open_folder
+from dasvit.metrics import Report, RetrainResult, tee
 from dasvit.models import build_model, model_on_meta
 from dasvit.network import DASViT
 from dasvit.ops import load_plugins
-from dasvit.optim import adamw, all_finite, clip_gradients, cosine_lr, norms_and_biases
-from dasvit.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
-from dasvit.split import Split
+from dasvit.recipe import check_optimizer
+from dasvit.seed import derive_seed, seed_everything
 from dasvit.trace import JsonLinesReport, load_retrain_result, save_result
 from dasvit.trained import RETRAIN_KIND, save_model, topk_accuracy, with_own_genotype
+from dasvit.training import Training, peak_memory
 
 __all__ = ["check_retrain", "retrain"]
 
@@ -36,6 +33,7 @@ def check_retrain(config: RetrainConfig) -> None:
     """
     load_plugins(config.plugins)
     check_data(config.data)
+    check_optimizer(config.optimizer)
     model = model_on_meta(config)
     check_num_params(sum(p.numel() for p in model.parameters()))
 
@@ -53,6 +51,9 @@ def retrain(
     Writes into `out_dir`: config.json, checkpoint.pt (every epoch), train.jsonl (a line an
     epoch), model.safetensors, genotype.json (of a derived network) and result.json.
 
+    In every process of a process group (`torch.distributed`) at once it trains one network with all
+    of them: each takes its rows of every batch, the first writes the files and reports.
+
     Args:
         config: what to train and how.
         out_dir: made if missing.
@@ -66,135 +67,76 @@ def retrain(
         FloatingPointError: a loss that is not finite; the last checkpoint is kept.
     """
     out_dir = Path(out_dir)
+    processes = current_processes()
     named = with_own_genotype(config, out_dir) if resume else config
     check_retrain(named)
+    if config.batch_size % processes.count:
+        raise ValueError(
+            f"batch_size must be a multiple of the {processes.count} processes that share it, but "
+            f"got {config.batch_size}"
+        )
     where = resolve_device(device)
     settings = config_to_dict(config)
     check_folder(out_dir, RETRAIN_KIND, settings, resume=resume)
     if resume and (out_dir / "result.json").exists():
         return load_retrain_result(out_dir / "result.json")
+    if not processes.first:
+        processes.wait()  # the first one finds out which images can be read
     data = load_data(config.data, where)
-    open_folder(out_dir, RETRAIN_KIND, settings)
+    if processes.first:
+        processes.wait()
 
     seed_everything(derive_seed(config.seed, "retrain"))
     model = build_model(named, in_channels=data.in_channels, num_classes=data.num_classes).to(where)
-    if isinstance(model, DASViT):  # at once: the file it came from may be gone at a restart
-        model.genotype.save(out_dir / "genotype.json")
-    optimizer = adamw(
-        model.parameters(),
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        spared=[] if config.decay_norms else norms_and_biases(model),
+    # Weights, two moments and an average, twice: a checkpoint is whole before the last one goes.
+    check_free_space(out_dir, 2 * 4 * 4 * sum(p.numel() for p in model.parameters()))
+    processes.wait()  # all have checked the folder
+    if processes.first:
+        open_folder(out_dir, RETRAIN_KIND, settings)
+        note_skipped(out_dir, data.skipped)
+        if isinstance(model, DASViT):  # at once: the file it came from may be gone at a restart
+            model.genotype.save(out_dir / "genotype.json")
+    training = Training(
+        config,
+        model,
+        data.train,
+        num_classes=data.num_classes,
+        device=where,
+        processes=processes,
     )
-    start, seconds, train_accuracy = 0, 0.0, math.nan
-
-    def load(state: dict[str, Any]) -> None:
-        nonlocal start, seconds, train_accuracy
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        set_rng_state(state["rng"], where)
-        start, seconds = state["epoch"], state["seconds"]
-        train_accuracy = state["train_accuracy"]
-
     checkpoint = out_dir / "checkpoint.pt"
     if resume and checkpoint.exists():
-        restore(checkpoint, RETRAIN_KIND, load)
-    report = tee(JsonLinesReport(out_dir / "train.jsonl", start_epoch=start), report)
-
-    for epoch in range(start, config.epochs):
-        record = _train_epoch(config, model, optimizer, data.train, epoch, where)
-        seconds += record.seconds
-        train_accuracy = record.train_accuracy
-        report(record)
-        save_checkpoint(
-            checkpoint,
-            RETRAIN_KIND,
-            {
-                "config": config_to_dict(config),
-                "epoch": epoch + 1,
-                "seconds": seconds,
-                "train_accuracy": train_accuracy,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "rng": get_rng_state(where),
-            },
-        )
-    return _finish(config, model, data, out_dir, train_accuracy, seconds, report)
+        restore(checkpoint, RETRAIN_KIND, training.load)
+    if processes.first:
+        trace = JsonLinesReport(out_dir / "train.jsonl", start_epoch=training.epochs_done)
+        report = tee(trace, report)
+    while training.epochs_done < config.epochs:
+        record = training.epoch()
+        if processes.first:
+            report(record)
+            state = {"config": settings, **training.state()}
+            save_checkpoint(checkpoint, RETRAIN_KIND, state)
+    return _finish(config, training, data, out_dir, report)
 
 
 def _finish(
-    config: RetrainConfig,
-    model: nn.Module,
-    data: ImageData,
-    out_dir: Path,
-    train_accuracy: float,
-    seconds: float,
-    report: Report,
+    config: RetrainConfig, training: Training, data: ImageData, out_dir: Path, report: Report
 ) -> RetrainResult:
-    top1, top5 = topk_accuracy(model, data.test)
+    model: nn.Module = training.result
+    processes = training.processes
+    top1, top5 = topk_accuracy(model, data.test, processes)
     result = RetrainResult(
         model=config.model,
         test_top1=top1,
         test_top5=top5,
-        train_accuracy=train_accuracy,
+        train_accuracy=training.train_accuracy,
         num_params=sum(p.numel() for p in model.parameters()),
-        seconds=seconds,
+        seconds=training.seconds,
+        peak_memory_bytes=peak_memory(training.device),
     )
-    save_model(out_dir, model, data)
-    save_result(out_dir / "result.json", result)
-    report(result)
+    if processes.first:
+        save_model(out_dir, model, data)
+        save_result(out_dir / "result.json", result)
+        report(result)
+    processes.wait()
     return result
-
-
-def _train_epoch(
-    config: RetrainConfig,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    train: Split,
-    epoch: int,
-    device: torch.device,
-) -> RetrainEpoch:
-    started = time.perf_counter()
-    model.train()
-    steps = max(1, len(train) // config.batch_size)
-    params = [p for p in model.parameters() if p.requires_grad]
-    total_loss, correct = (torch.zeros((), device=device) for _ in range(2))
-    seen = count = 0
-    lr = config.lr
-    batches = train.batches(config.batch_size, seed=derive_seed(config.seed, "order", epoch))
-    for images, labels in batches:
-        lr = cosine_lr(
-            epoch * steps + count,
-            config.epochs * steps,
-            lr=config.lr,
-            warmup_steps=config.warmup_epochs * steps,
-            warmup_lr=config.warmup_lr,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        clip_gradients([p.grad for p in params if p.grad is not None], config.grad_clip)
-        optimizer.step()
-        total_loss += loss.detach()
-        correct += (logits.argmax(dim=1) == labels).sum()
-        seen += len(labels)
-        count += 1
-    train_loss = total_loss.item() / count
-    if not (math.isfinite(train_loss) and all_finite(params)):
-        raise FloatingPointError(
-            f"the training loss is {train_loss} in epoch {epoch}"
-            f"{' and the weights are not finite' if math.isfinite(train_loss) else ''}; "
-            "the last checkpoint is kept. "
-            "Try a smaller lr, a longer warmup_epochs, or grad_clip"
-        )
-    return RetrainEpoch(
-        epoch=epoch,
-        total_epochs=config.epochs,
-        train_loss=train_loss,
-        train_accuracy=correct.item() / seen,
-        lr=lr,
-        seconds=time.perf_counter() - started,
-    )

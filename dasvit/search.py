@@ -19,7 +19,7 @@ from dasvit.data import ImageData, check_data, load_data
 from dasvit.derive import derive
 from dasvit.environment import resolve_device
 from dasvit.files import first_line
-from dasvit.folder import check_folder, open_folder, read_settings
+from dasvit.folder import check_folder, note_skipped, open_folder, read_settings
 from dasvit.genotype import Genotype
 from dasvit.inherit import derived_network, inherit_weights
 from dasvit.metrics import (
@@ -91,6 +91,7 @@ def search(
         return load_search_result(out_dir / "result.json")
     data = load_data(config.data, where)
     open_folder(out_dir, KIND, settings)
+    note_skipped(out_dir, data.skipped)
     train, val = split_half(data.train, config.val_fraction, config.seed)
 
     run = _Run(config, data, where)

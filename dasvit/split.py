@@ -1,8 +1,8 @@
 """Lists of labelled images that yield batches on the device; same seeds, same batches.
 
 Small ones live on the device as one uint8 tensor and are augmented there in batches. Large ones
-stream from files. Both draw order and augmentation from the seed they are given, so that a restart
-repeats them.
+stream from files (`dasvit.stream`). Both draw order and augmentation from the seed they are given,
+so that a restart repeats them.
 """
 
 import itertools
@@ -12,17 +12,17 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
-from torchvision import datasets as tv
-from torchvision.transforms import v2
 
+from dasvit.augment import augment_batch
 from dasvit.batch import Batch
 from dasvit.config import DataConfig
-from dasvit.files import first_line
 from dasvit.seed import derive_seed, generator
 
-__all__ = ["FolderSplit", "Split", "TensorSplit", "endless", "split_half"]
+__all__ = ["ALONE", "Share", "Split", "TensorSplit", "endless", "split_half", "training_batches"]
+
+Share = tuple[int, int]
+"""Rank and number of processes that share each batch."""
+ALONE: Share = (0, 1)
 
 
 class Split(Protocol):
@@ -34,11 +34,23 @@ class Split(Protocol):
         """The images at `index`, in that order."""
         ...
 
-    def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
+    def normalised_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "Split":
+        """The same images under another normalisation."""
+        ...
+
+    def batches(
+        self, batch_size: int, *, seed: int | None = None, share: Share = ALONE
+    ) -> Iterator[Batch]:
         """Batches on the device: normalised float images and int64 labels.
 
         With a seed: shuffled and augmented by it, and an incomplete last batch is dropped unless
         it is the only one. Without: in order, not augmented, all of them.
+
+        Args:
+            batch_size: of the whole batch.
+            seed: of order and augmentation.
+            share: (rank, processes): every process gets its rows of the same batches, rank r those
+                numbered r, r + processes, …; together they are the whole batches.
         """
         ...
 
@@ -84,37 +96,27 @@ class TensorSplit:
             config=self._config,
         )
 
-    def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
+    def normalised_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "TensorSplit":
+        return TensorSplit(self.images, self.labels, mean=mean, std=std, config=self._config)
+
+    def batches(
+        self, batch_size: int, *, seed: int | None = None, share: Share = ALONE
+    ) -> Iterator[Batch]:
+        rank, processes = share
+        rows = slice(rank, None, processes)
         if seed is None:
             for images, labels in zip(
                 self.images.split(batch_size), self.labels.split(batch_size), strict=True
             ):
-                yield self._finish(images), labels
+                if len(labels[rows]):
+                    yield self._finish(images[rows]), labels[rows]
             return
         draw = generator(seed)
         order = torch.randperm(len(self), generator=draw).to(self.images.device)
-        for index in _training_batches(order, batch_size):
-            images = self._augment(self.images[index], draw)
-            yield self._finish(images), self.labels[index]
-
-    def _augment(self, images: Tensor, draw: torch.Generator) -> Tensor:
-        """Random translation by up to an eighth of the side (zeros come in), and flip."""
-        if self._config.augment == "none":
-            return images
-        batch, _, height, width = images.shape
-        reach = max(1, height // 8)
-        padded = F.pad(images, (reach, reach, reach, reach))
-        offsets = torch.randint(0, 2 * reach + 1, (2, batch, 1), generator=draw)
-        rows = (offsets[0] + torch.arange(height)).to(images.device)  # (batch, height)
-        columns = offsets[1] + torch.arange(width)  # (batch, width)
-        if self._config.augment == "crop_flip":
-            flip = torch.rand(batch, 1, generator=draw) < 0.5
-            columns = torch.where(flip, columns.flip(1), columns)
-        columns = columns.to(images.device)
-        which = torch.arange(batch, device=images.device)[:, None, None]
-        # Advanced indices around a slice put the channels last.
-        shifted = padded[which, :, rows[:, :, None], columns[:, None, :]]
-        return shifted.permute(0, 3, 1, 2).contiguous()
+        for index in training_batches(order, batch_size):
+            # All of a batch is augmented, on uint8, so that the draws are those of one process.
+            images = augment_batch(self.images[index], self._config.augment, draw)
+            yield self._finish(images[rows]), self.labels[index[rows]]
 
     def _finish(self, images: Tensor) -> Tensor:
         size = self._config.image_size
@@ -124,104 +126,11 @@ class TensorSplit:
         return out * self._scale - self._shift
 
 
-def _training_batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
+def training_batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """An order in pieces; an incomplete last one goes, unless it is the only one."""
     for index in order.split(batch_size):
         if len(index) == min(batch_size, len(order)):
             yield index
-
-
-class FolderSplit:
-    """Images that stream from files, decoded by worker processes.
-
-    Args:
-        samples: (path, label) each.
-        mean: per channel. std: per channel.
-        config: image size, augmentation, workers.
-        device: where the batches go.
-    """
-
-    def __init__(
-        self,
-        samples: list[tuple[str, int]],
-        *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        config: DataConfig,
-        device: torch.device,
-    ) -> None:
-        self._samples, self._mean, self._std = samples, mean, std
-        self._config, self._device = config, device
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def subset(self, index: Tensor) -> "FolderSplit":
-        return FolderSplit(
-            [self._samples[i] for i in index.tolist()],
-            mean=self._mean,
-            std=self._std,
-            config=self._config,
-            device=self._device,
-        )
-
-    def batches(self, batch_size: int, *, seed: int | None = None) -> Iterator[Batch]:
-        if seed is None:
-            index = list(torch.arange(len(self)).split(batch_size))
-        else:
-            order = torch.randperm(len(self), generator=generator(seed))
-            index = list(_training_batches(order, batch_size))
-        loader = DataLoader(
-            _FileDataset(self._samples, self._mean, self._std, self._config, seed),
-            batch_sampler=[i.tolist() for i in index],
-            num_workers=self._config.num_workers,
-            pin_memory=self._device.type == "cuda",
-        )
-        try:
-            for images, labels in loader:
-                yield (
-                    images.to(self._device, non_blocking=True),
-                    labels.to(self._device, non_blocking=True),
-                )
-        except _UnreadableImageError as error:  # a worker process puts its traceback before it
-            last = str(error).strip().splitlines()[-1]
-            raise ValueError(last.rpartition(f"{type(error).__name__}: ")[2]) from None
-
-
-class _UnreadableImageError(Exception):
-    pass
-
-
-class _FileDataset(TorchDataset[tuple[Tensor, int]]):
-    def __init__(
-        self,
-        samples: list[tuple[str, int]],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        config: DataConfig,
-        seed: int | None,
-    ) -> None:
-        size = config.image_size
-        steps: list[torch.nn.Module] = [v2.ToImage(), v2.Resize((size, size), antialias=True)]
-        if seed is not None and config.augment != "none":
-            steps.append(v2.RandomCrop(size, padding=max(1, size // 8)))
-        if seed is not None and config.augment == "crop_flip":
-            steps.append(v2.RandomHorizontalFlip())
-        steps += [v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-        self._transform = v2.Compose(steps)
-        self._samples, self._seed = samples, seed
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self._samples[index]
-        try:
-            image = tv.folder.default_loader(path)
-        except (OSError, SyntaxError) as error:  # Pillow's for some broken PNGs
-            raise _UnreadableImageError(
-                f"{path} is not a readable image ({first_line(error)}); fetch it again"
-            ) from None
-        # Seeded an image, not a worker: the number of workers does not change the batches.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self._seed or 0, "augment", index))
-            return self._transform(image), label
 
 
 def split_half(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:

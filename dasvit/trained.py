@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dasvit.config import RetrainConfig, config_from_dict
 from dasvit.data import ImageData, load_data
+from dasvit.distributed import Processes
 from dasvit.environment import resolve_device
 from dasvit.files import read_json, write_atomic
 from dasvit.folder import read_settings
@@ -49,16 +50,24 @@ def with_own_genotype(config: RetrainConfig, out_dir: Path) -> RetrainConfig:
 
 
 @torch.no_grad()
-def topk_accuracy(model: nn.Module, split: Split) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy (ratios; top-5 of min(5, classes))."""
+def topk_accuracy(
+    model: nn.Module, split: Split, processes: Processes | None = None
+) -> tuple[float, float]:
+    """Top-1 and top-5 accuracy (ratios; top-5 of min(5, classes)).
+
+    Args:
+        processes: those that share the images; by default this one alone.
+    """
+    processes = processes or Processes()
     model.eval()
     device = next(model.parameters()).device
     top1, top5 = torch.zeros((), device=device), torch.zeros((), device=device)
-    for images, labels in split.batches(EVAL_BATCH):
+    for images, labels in split.batches(EVAL_BATCH, share=processes.share):
         logits = model(images)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         top1 += best[:, 0].sum()
         top5 += best.any(dim=1).sum()
+    processes.add_up(top1, top5)
     return top1.item() / len(split), top5.item() / len(split)
 
 
@@ -107,9 +116,10 @@ def _model_facts(path: Path) -> tuple[int, int]:
     facts: Any = read_json(path, "trained model")
     try:
         in_channels, num_classes = facts["in_channels"], len(facts["class_names"])
-    except (KeyError, TypeError):
+        assert len(facts["mean"]) == len(facts["std"]) == in_channels
+    except (KeyError, TypeError, AssertionError):
         raise ValueError(
-            f"{path} lacks in_channels or class_names; it was not saved here"
+            f"{path} lacks in_channels, class_names, mean or std; it was not saved here"
         ) from None
     if in_channels not in (1, 3) or num_classes < 1:
         raise ValueError(f"{path} has in_channels={in_channels!r} and {num_classes} classes")
@@ -129,4 +139,11 @@ def evaluate(
     data_config = config.data
     if data_dir is not None:
         data_config = dataclasses.replace(data_config, data_dir=data_dir)
-    return topk_accuracy(model, load_data(data_config, where).test)
+    data = load_data(data_config, where)
+    facts: Any = read_json(Path(out_dir) / "model.json", "trained model")
+    if facts["class_names"] != list(data.class_names) or facts["in_channels"] != data.in_channels:
+        raise ValueError(
+            f"{out_dir} was trained on other classes or channels than {config.data.dataset} in "
+            f"{data_config.data_dir} has; give the --data-dir of its own data set"
+        )
+    return topk_accuracy(model, data.test.normalised_by(tuple(facts["mean"]), tuple(facts["std"])))

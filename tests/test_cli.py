@@ -438,7 +438,7 @@ def test_bad_input_is_one_line(
         raise AssertionError("training began")
 
     monkeypatch.setattr(dasvit.step, "weight_gradient", never)
-    monkeypatch.setattr(dasvit.retrain, "_train_epoch", never)
+    monkeypatch.setattr("dasvit.training.Training.epoch", never)
     done = call(*argv)
     assert done.code == 2
     assert done.err.startswith("error: ")

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import struct
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,11 +26,20 @@ from dasvit.data import (
     imagenet100_classes,
     load_data,
 )
-from dasvit.split import FolderSplit, Split
+from dasvit.split import Split
+from dasvit.stream import FolderSplit
 
 CPU = torch.device("cpu")
-IMAGENET = DataConfig(dataset="imagenet100", image_size=8, augment="none", num_workers=0)
+IMAGENET = DataConfig(
+    dataset="imagenet100", image_size=8, augment="none", num_workers=0, in_memory="no"
+)
 FASHION = DataConfig(dataset="fashion_mnist", image_size=28, augment="none")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of folders lie here, not at home."""
+    monkeypatch.setenv("DASVIT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +191,8 @@ def test_file_augmentation_is_a_move_and_a_flip(imagenet: Path) -> None:
     config = replace(IMAGENET, data_dir=str(imagenet), image_size=16, augment="crop_flip")
     split = load_data(config, CPU).train.subset(torch.arange(50))
     plain, _ = all_of(split)
-    mean = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
-    std = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
+    data = load_data(config, CPU)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     plain = plain * std + mean
     found, labels = all_of(split, 50, seed=0)
     found = found * std + mean
@@ -220,20 +230,23 @@ def test_a_missing_class_is_named(imagenet: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_image_is_named(imagenet: Path, tmp_path: Path, workers: int) -> None:
-    broken = tmp_path / "broken.png"
-    source = next((imagenet / "train").rglob("*.png"))
-    broken.write_bytes(source.read_bytes()[:60])
+def test_a_disk_that_is_gone_ends_the_run_in_one_line(
+    imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr("dasvit.stream.MOST_IN_A_ROW", 3)
     split = FolderSplit(
-        [(str(source), 0), (str(broken), 1)],
+        [(str(tmp_path / f"{i}.png"), 0) for i in range(9)],
+        channels=3,
         mean=(0.5,) * 3,
         std=(0.5,) * 3,
         config=replace(IMAGENET, num_workers=workers),
         device=CPU,
     )
-    with pytest.raises(ValueError, match="is not a readable image") as caught:
-        all_of(split)
-    assert str(caught.value).startswith(str(broken))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match="3 images in a row cannot be read any") as caught:
+            all_of(split)
+    assert "2.png" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -389,6 +402,13 @@ def test_a_corrupt_cifar_folder_is_named_and_not_unpickled(
 
 
 def test_unknown_data_sets_are_refused() -> None:
-    assert dataset_names() == ("digits", "fashion_mnist", "cifar10", "cifar100", "imagenet100")
+    assert dataset_names() == (
+        "digits",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "imagenet100",
+        "folder",
+    )
     with pytest.raises(ValueError, match="unknown data set 'MNIST'; known: digits, fashion_mnist"):
         check_data(replace(DIGITS, dataset="MNIST"))

@@ -14,7 +14,9 @@ BASES = ("digits", "cifar10", "imagenet100")
 
 
 def test_names() -> None:
-    assert list(PRESETS) == [name for base in BASES for name in (base, f"{base}_darts")]
+    darts = [name for base in BASES for name in (base, f"{base}_darts")]
+    modern = ["cifar10_modern", "imagenet100_modern"]
+    assert sorted(PRESETS) == sorted([*darts, *modern, "fashion_mnist"])
     assert PAPER_PRESET == "cifar10"
     assert all(get_preset(name).name == name for name in PRESETS)
     assert all(PRESETS[name].__doc__ for name in PRESETS)
@@ -34,7 +36,11 @@ def test_round_trip(name: str) -> None:
     assert preset == get_preset(name)
     assert config_from_dict(SearchConfig, config_to_dict(preset.search)) == preset.search
     assert config_from_dict(RetrainConfig, config_to_dict(preset.retrain)) == preset.retrain
-    assert preset.search.data.dataset == preset.retrain.data.dataset == name.partition("_")[0]
+    assert (
+        preset.search.data.dataset
+        == preset.retrain.data.dataset
+        == name.removesuffix("_darts").removesuffix("_modern")
+    )
 
 
 @pytest.mark.parametrize("base", ["cifar10", "imagenet100"])

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ __all__ = [
     "Demand",
     "check_address",
     "check_local_gpus",
+    "check_workers",
     "connect",
     "demand",
 ]
@@ -79,11 +80,17 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demand:
-    """What one trial takes, and how many run at a time."""
+    """What a worker of a trial takes, how many trials run at a time, and workers a trial."""
 
     cpus: int
     gpus: float
     concurrent: int
+    workers: int = 1
+
+    def with_workers(self, workers: int) -> "Demand":
+        """Trials of several workers each, and as many fewer at a time."""
+        concurrent = max(1, self.concurrent // workers)
+        return replace(self, workers=workers, concurrent=concurrent)
 
     @property
     def device(self) -> str:
@@ -119,6 +126,20 @@ def check_local_gpus(gpus_per_trial: float | None) -> None:
             f"--gpus-per-trial {gpus_per_trial:g}: this machine has {count} GPUs that PyTorch can "
             "use; ask for fewer, or name a cluster with --address"
         )
+
+
+def check_workers(cluster: "Cluster", need: Demand, workers: int) -> None:
+    """Refuse more workers a retraining than the cluster can hold at once.
+
+    Raises:
+        ValueError: naming what is asked for and what there is.
+    """
+    for kind, each, there in (("CPUs", need.cpus, cluster.cpus), ("GPUs", need.gpus, cluster.gpus)):
+        if workers > 1 and workers * each > there:
+            raise ValueError(
+                f"--workers {workers} take {workers * each:g} {kind}, and there are {there:g}; ask "
+                "for fewer"
+            )
 
 
 @contextmanager

@@ -22,7 +22,15 @@ from dasvit.presets import PAPER_PRESET
 from dasvit.progress import duration
 from dasvit.retrain import check_retrain
 from dasvit.search import check_search
-from tune.cluster import Cluster, Demand, check_address, check_local_gpus, connect, demand
+from tune.cluster import (
+    Cluster,
+    Demand,
+    check_address,
+    check_local_gpus,
+    check_workers,
+    connect,
+    demand,
+)
 from tune.folder import ResultFolder, open_folder
 from tune.leaderboard import table
 from tune.options import SweepOptions, parse_options
@@ -130,6 +138,7 @@ def _compute(
             max_concurrent=options.max_concurrent_trials,
             num_trials=options.num_trials,
         )
+        check_workers(cluster, need, options.workers)
         _print_machine(cluster, need)
         if warning := memory_warning(options, need):
             print(f"warning: {warning}", file=sys.stderr, flush=True)
@@ -194,7 +203,7 @@ def _retrain(
         genotypes_dir=folder.genotypes_dir,
         trials_dir=folder.retrain_dir,
         ray_dir=ray_dir,
-        demand=need,
+        demand=need.with_workers(options.workers),
     )
 
 

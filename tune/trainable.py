@@ -1,4 +1,4 @@
-"""One trial: a Ray Train run with one worker, inside a Tune trial.
+"""One trial: a Ray Train run inside a Tune trial, with one worker, or several for a retraining.
 
 The worker writes into the trial's folder on the shared storage and continues from there when it
 is started again, whether by Ray Train (the worker died), by Tune (this process died) or by the
@@ -99,7 +99,7 @@ def _train(job: Job) -> SearchResult | RetrainResult | None:
         resources["GPU"] = job.demand.gpus
     # Any: in Ray's annotations these classes are of its old or its new version.
     scaling: Any = train.ScalingConfig(
-        num_workers=1, use_gpu=job.demand.gpus > 0, resources_per_worker=resources
+        num_workers=job.demand.workers, use_gpu=job.demand.gpus > 0, resources_per_worker=resources
     )
     failures: Any = train.FailureConfig(max_failures=WORKER_RESTARTS)
     run: Any = train.RunConfig(

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+from ray import train
+
 from dasvit.config import SearchConfig, config_to_dict
 from dasvit.garbage import lasting_imports
+from dasvit.metrics import Event
 from tune.job import Job
 
 __all__ = ["work"]
@@ -27,11 +30,19 @@ def work(loop_config: dict[str, Any]) -> None:
             from dasvit.tensorboard import tensorboard_report
 
         torch.set_num_threads(job.demand.cpus)
-        report = tensorboard_report(job.folder, config_to_dict(job.config))
-        options: dict[str, Any] = {"report": report, "resume": True, "device": job.demand.device}
+        report, device = _nobody, job.demand.device
+        if job.demand.workers == 1 or train.get_context().get_world_rank() == 0:
+            report = tensorboard_report(job.folder, config_to_dict(job.config))
+        if job.demand.workers > 1 and job.demand.gpus:
+            device = str(train.torch.get_device())
+        options: dict[str, Any] = {"report": report, "resume": True, "device": device}
         if isinstance(job.config, SearchConfig):
             search(job.config, job.folder, **options)
         else:
             retrain(job.config, job.folder, **options)
     except (ValueError, FloatingPointError, ImportError) as error:
         job.record_failure(str(error))
+
+
+def _nobody(event: Event) -> None:
+    """Of several workers the first one reports."""

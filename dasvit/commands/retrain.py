@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dasvit.commands.console import interruptible
 from dasvit.config import RetrainConfig
+from dasvit.distributed import current_processes, launched_by_torchrun
 from dasvit.environment import resolve_device
 from dasvit.metrics import tee
 from dasvit.progress import ProgressReport
@@ -20,6 +21,7 @@ class RetrainArgs:
     """Train a network from scratch on the full training set and test it once.
 
     Example: python -m dasvit retrain --model runs/search-digits-seed0/genotype.json
+    On several GPUs: torchrun --nproc-per-node 4 -m dasvit retrain …
     """
 
     config: RetrainConfig
@@ -43,15 +45,20 @@ def run(args: RetrainArgs) -> None:
     out = Path(args.resume or args.out or f"runs/retrain-{args.preset}-{name}-seed{config.seed}")
     check_retrain(config)
     settings = {"model": config.model, "seed": config.seed, "lr": config.lr}
-    print(f"training {config.model} on {resolve_device(args.device)}, results in {out}", flush=True)
-    interruptible(
-        lambda: retrain(
-            config,
-            out,
-            report=tee(tensorboard_report(out, settings), ProgressReport()),
-            resume=args.resume is not None,
-            device=args.device,
-        ),
-        f"python -m dasvit retrain --resume {out}",
-    )
-    print(f"weights: {out / 'model.safetensors'}")
+    with launched_by_torchrun(resolve_device(args.device)) as device:
+        first = current_processes().first
+        if first:
+            print(f"training {config.model} on {device}, results in {out}", flush=True)
+        report = tee(tensorboard_report(out, settings), ProgressReport())
+        interruptible(
+            lambda: retrain(
+                config,
+                out,
+                report=report if first else lambda event: None,
+                resume=args.resume is not None,
+                device=str(device),
+            ),
+            f"python -m dasvit retrain --resume {out}",
+        )
+    if first:
+        print(f"weights: {out / 'model.safetensors'}")

@@ -28,8 +28,9 @@ class SearchArgs:
 
     config: SearchConfig
     preset: str = "digits"
-    """Where the settings start: digits, digits_darts, cifar10, cifar10_darts, imagenet100,
-    imagenet100_darts."""
+    """Where the settings start: digits, fashion_mnist, cifar10 or imagenet100; with _darts
+    searched by plain DARTS (not fashion_mnist), with _modern retrained by today's usual recipe
+    (cifar10 and imagenet100)."""
     out: str | None = None
     """Folder for the results (default: runs/search-PRESET-seedN)."""
     resume: str | None = None

@@ -1,6 +1,7 @@
 """Settings of training one network from scratch."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from dasvit.config.data import DataConfig
 from dasvit.setting import check_numbers, require
@@ -31,6 +32,10 @@ class RetrainConfig:
     dropout: float = 0.0
     """Dropout inside the operations. The paper names none."""
 
+    drop_path: float = 0.0
+    """Stochastic depth: an operation's output is dropped for an image with this probability in the
+    last layer, with less in those before. The paper names none."""
+
     epochs: int = 500
     """Epochs over the full training set (Section IV-A)."""
     warmup_epochs: int = 20
@@ -49,6 +54,23 @@ class RetrainConfig:
     """Largest gradient norm; 0 does not clip. The paper names no clipping."""
     label_smoothing: float = 0.0
     """Label smoothing. The paper names none."""
+    optimizer: str = "adamw"
+    """Name of a timm optimiser (Section IV-A: AdamW)."""
+    mixup: float = 0.0
+    """Alpha of mixup; 0 is off. The paper names none."""
+    cutmix: float = 0.0
+    """Alpha of CutMix, by turns with mixup; 0 is off. The paper names none."""
+    ema_decay: float = 0.0
+    """Decay of the weights' moving average, which is then what is tested and saved; 0 is off."""
+    accumulate: int = 1
+    """Parts in which a batch passes through the network: less memory, the same step (but for
+    batch norms)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 computes under bfloat16 autocast; weights and optimiser stay in fp32."""
+    compile: bool = False
+    """Compile the network with `torch.compile`."""
+    channels_last: bool = False
+    """Memory format of images and weights, faster for convolutions on a GPU."""
     seed: int = 0
     """Seed of initialisation and data order."""
 
@@ -81,5 +103,21 @@ class RetrainConfig:
             0 <= self.label_smoothing < 1,
             f"label_smoothing must lie in [0, 1), but got {self.label_smoothing}",
         )
-        for name in ("weight_decay", "grad_clip", "seed"):
+        for name in ("drop_path", "ema_decay"):
+            value = getattr(self, name)
+            require(0 <= value < 1, f"{name} must lie in [0, 1), but got {value}; 0 is off")
+        require(
+            self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
+            f"accumulate must divide batch_size, but got (accumulate={self.accumulate}, "
+            f"batch_size={self.batch_size})",
+        )
+        require(
+            not (self.mixup or self.cutmix) or self.batch_size % 2 == 0,
+            f"mixup and cutmix pair images: batch_size must be even, but got {self.batch_size}",
+        )
+        require(
+            self.precision in ("fp32", "bf16"),
+            f"precision must be fp32 or bf16, but got {self.precision!r}",
+        )
+        for name in ("weight_decay", "grad_clip", "seed", "mixup", "cutmix"):
             require(getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}")
