@@ -49,6 +49,7 @@ code { font: .84em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
 figure { margin: 1rem 0; } .grid figure { margin: 0; }
 figure img { display: block; width: 100%; height: auto; background: #fff; padding: .6rem;
   border: 1px solid var(--line); border-radius: 6px; }
+figure img { max-width: 42rem; }
 .grid img { height: 13rem; object-fit: contain; }
 figcaption { color: var(--soft); font-size: .86rem; margin-top: .35rem; }
 """

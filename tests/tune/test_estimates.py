@@ -49,7 +49,8 @@ def test_rank_correlation() -> None:
     noisy = rank_correlation(x, [0.3, 0.1, 0.2, 0.6, 0.4, 0.5])
     assert noisy is not None
     assert noisy.low is not None and noisy.high is not None
-    assert noisy.low < noisy.value == pytest.approx(7 / 15) < noisy.high
+    assert noisy.value == pytest.approx(7 / 15)
+    assert noisy.low < noisy.value < noisy.high
     assert rank_correlation(x[:2], x[:2]) is None
     assert rank_correlation([1, 1, 1], [1, 2, 3]) is None
 
