@@ -13,8 +13,9 @@ from tune.aggregate import ConfigSummary, EdgeVote, GenotypeSummary, ModelSummar
 from tune.outcome import VIT, Outcome
 from tune.space import is_plain_darts
 from tune.trials import RetrainTrial, SearchTrial
+from tune.worth import gain_sentence, score_sentence
 
-__all__ = ["markdown", "percent", "ray_seconds", "table", "table_csv", "wall_rows"]
+__all__ = ["config_rows", "markdown", "percent", "ray_seconds", "table", "table_csv", "wall_rows"]
 
 NO_CHOICE_ON_TEST = (
     "The test set is looked at once, at the end of each retraining, and no choice is made on it: "
@@ -24,8 +25,12 @@ NO_CHOICE_ON_TEST = (
 
 
 def table(outcome: Outcome, *, limit: int | None = None) -> list[list[str]]:
-    """The leaderboard as rows of text, a heading first: all encoders that were retrained, then
-    others by rank, then the baseline."""
+    """The leaderboard as rows of text, a heading first: the found encoders by rank, then those
+    drawn at random, then the plain ViT.
+
+    Args:
+        limit: found encoders to show.
+    """
     rows = [
         [
             "rank",
@@ -52,6 +57,11 @@ def table(outcome: Outcome, *, limit: int | None = None) -> list[list[str]]:
                 *_tested(model),
             ]
         )
+    ranked = {summary.hash for summary in outcome.ranking}
+    for genotype in outcome.random:
+        name = genotype.canonical_hash
+        if name not in ranked:
+            rows.append(["random", name, "–", "–", "–", "–", *_tested(models.get(name))])
     if VIT in models:
         rows.append(["–", "plain ViT", "–", "–", "–", "–", *_tested(models[VIT])])
     return rows
@@ -97,12 +107,15 @@ def markdown(
         "",
         *_markdown_table(table(outcome)),
         "",
+        f"{gain_sentence(outcome)} {score_sentence(outcome)}",
+        "",
         "## Encoders",
         "",
         *(
             f"{rank}. `{summary.hash}`: {summary.genotype}"
             for rank, summary in enumerate(ranking, start=1)
         ),
+        *(f"- `{genotype.canonical_hash}` (random): {genotype}" for genotype in outcome.random),
         "",
         "## Agreement by edge",
         "",
@@ -136,7 +149,7 @@ def markdown(
             if is_plain_darts(c.settings)
         ),
         "",
-        *_markdown_table(_config_rows(configs)),
+        *_markdown_table(config_rows(configs)),
         "",
         "## Wall time",
         "",
@@ -160,7 +173,7 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {line} |" for line in (head, rule, *body)]
 
 
-def _config_rows(configs: Sequence[ConfigSummary]) -> list[list[str]]:
+def config_rows(configs: Sequence[ConfigSummary]) -> list[list[str]]:
     names = list(configs[0].settings) if configs else []
     heading = ["configuration", "genotypes", "discretised %", "supernet %", "gap", *names]
     rows = [
@@ -224,13 +237,19 @@ def table_csv(outcome: Outcome, ranking: Sequence[GenotypeSummary]) -> str:
         }
         for name in ("discretised_accuracy", "supernet_accuracy", "gap"):
             row |= _spread_cells(name, getattr(summary, name))
-        rows.append(row | _model_cells(models.get(summary.hash)))
+        rows.append(row | {"origin": "search"} | _model_cells(models.get(summary.hash)))
+    ranked = {summary.hash for summary in ranking}
+    for genotype in outcome.random:
+        name = genotype.canonical_hash
+        if name not in ranked:
+            row = {"model": name, "encoder": str(genotype), "origin": "random"}
+            rows.append(row | _model_cells(models.get(name)))
     if VIT in models:
-        rows.append({"model": VIT, **_model_cells(models[VIT])})
+        rows.append({"model": VIT, "origin": "baseline", **_model_cells(models[VIT])})
     columns = ["rank", "model", "encoder", "found"]
     for name in ("discretised_accuracy", "supernet_accuracy", "gap", "test_top1", "test_top5"):
         columns += [f"{name}_mean", f"{name}_std"]
-    columns += ["retrain_seeds", "num_params", "retrain_seconds"]
+    columns += ["retrain_seeds", "num_params", "retrain_seconds", "origin"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()

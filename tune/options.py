@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from dasvit.arguments import parse, preset_from_argv
 from dasvit.config import DataConfig, RetrainConfig, SearchConfig
+from tune.plan import Plan, Strategy
 from tune.space import OUTER_NAMES, make_room
 
 __all__ = ["SweepOptions", "parse_options"]
@@ -32,6 +33,9 @@ class SweepOptions:
     """Where all settings start: digits, fashion_mnist, cifar10 or imagenet100; with _darts
     searched by plain DARTS (not fashion_mnist), with _modern retrained by today's usual recipe
     (cifar10 and imagenet100)."""
+    strategy: Annotated[Strategy, tyro.conf.arg(name="search")] = "gradient"
+    """gradient searches by the alphas; random draws num_samples encoders uniformly from the same
+    space and retrains them all: what a search has to beat."""
     num_samples: int = 16
     """Configurations to try; each is a trial on every seed."""
     seeds: int = 2
@@ -41,8 +45,14 @@ class SweepOptions:
     weights, or of the supernet."""
     retrain_top: int = 3
     """Distinct encoders to retrain from scratch, the best by the mean search score."""
+    random_baseline: int = 0
+    """Encoders to draw uniformly and retrain beside those of a gradient search; the report states
+    the gain of the best found one over them."""
     retrain_seeds: int | None = None
     """Seeds a retraining: --retrain.seed and the numbers after it (default: as --seeds)."""
+    space: str | None = None
+    """Your own outer space, FILE.py:function, called as `outer_space` in tune/space.py is
+    (docs/sweep.md)."""
 
     storage_path: str = "./runs"
     """Folder for results; on a cluster one that all nodes share."""
@@ -93,6 +103,16 @@ class SweepOptions:
             raise ValueError(
                 f"--retrain-seeds must be at most {MAX_TRIALS}, but got {self.retrain_seeds}"
             )
+        if not 0 <= self.random_baseline <= MAX_TRIALS:
+            raise ValueError(
+                f"--random-baseline must be 0 to {MAX_TRIALS}, but got {self.random_baseline}"
+            )
+        if self.strategy == "random" and (self.random_baseline or self.space):
+            flag = "--random-baseline" if self.random_baseline else "--space"
+            raise ValueError(
+                f"--search random takes no {flag}: it draws --num-samples encoders and searches "
+                "nothing; leave it away, or use --search gradient"
+            )
         if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial < float("inf"):
             raise ValueError(f"--gpus-per-trial must be 0 or more, but got {self.gpus_per_trial}")
 
@@ -113,6 +133,22 @@ class SweepOptions:
     def num_trials(self) -> int:
         return self.num_samples * self.seeds
 
+    def plan(self, space: str | None = None) -> Plan:
+        """What the sweep computes; `space` identifies the user's own outer space."""
+        return Plan(
+            search=self.search,
+            retrain=self.retrain,
+            fixed=self.fixed,
+            num_samples=self.num_samples,
+            seeds=self.seeds,
+            metric=self.metric,
+            retrain_top=self.retrain_top,
+            retrain_seeds=len(self.retraining_seeds),
+            strategy=self.strategy,
+            random_baseline=self.random_baseline,
+            space=space,
+        )
+
 
 def parse_options(argv: Sequence[str], prog: str = "run_search.py") -> SweepOptions:
     """The options of a command line.
@@ -132,6 +168,12 @@ def parse_options(argv: Sequence[str], prog: str = "run_search.py") -> SweepOpti
     )
     default = SweepOptions(preset=preset.name, search=search, retrain=preset.retrain)
     options = parse(SweepOptions, argv, default=default, prog=prog)
+    if "retrain_top" in given and options.retrain_top > options.num_trials:
+        raise ValueError(
+            f"--retrain-top {options.retrain_top}: {options.num_samples} configurations × "
+            f"{options.seeds} seeds find at most {options.num_trials} encoders; ask for fewer, or "
+            "raise --num-samples"
+        )
     search = dataclasses.replace(options.search, data=_absolute(options.search.data))
     follow = {n for n in ("dataset", "data_dir", "download") if f"retrain.data.{n}" not in given}
     data = {n: getattr(search.data, n) for n in follow & given | follow & {"data_dir"}}

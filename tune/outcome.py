@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from dasvit.genotype import Genotype
 from tune.aggregate import GenotypeSummary, ModelSummary, rank_genotypes, summarize_model
 from tune.trials import Failure, RetrainTrial, SearchTrial
 
@@ -22,6 +23,7 @@ class Outcome:
         edges_per_node: that its derivation keeps.
         search, retrained: finished trials.
         not_searched, not_retrained: the others.
+        random: encoders drawn at random, which were or will be retrained too.
         wall: seconds of all runs so far ("search", "retraining", "other", "total") and the
             trials at a time ("concurrent"); empty if unknown.
     """
@@ -36,6 +38,7 @@ class Outcome:
     not_searched: tuple[Failure, ...] = ()
     retrained: tuple[RetrainTrial, ...] = ()
     not_retrained: tuple[Failure, ...] = ()
+    random: tuple[Genotype, ...] = ()
     wall: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -44,7 +47,7 @@ class Outcome:
 
     @property
     def complete(self) -> bool:
-        return bool(self.search) and not self.failures
+        return bool(self.search or self.retrained) and not self.failures
 
     @property
     def search_interrupted(self) -> bool:
@@ -54,7 +57,7 @@ class Outcome:
     def interrupted(self) -> bool:
         """Trials are left that have not failed. Without a finished search there is nothing to
         retrain, so that retrainings are not waited for."""
-        left = self.failures if self.search else self.not_searched
+        left = self.not_searched if self.not_searched and not self.search else self.failures
         return any(failure.error is None for failure in left)
 
     @property

@@ -10,7 +10,7 @@ from dasvit.environment import environment
 from tune.cluster import Demand
 from tune.folder import ResultFolder
 
-__all__ = ["PHASES", "SweepRecord"]
+__all__ = ["PHASES", "SweepRecord", "wall_of"]
 
 PHASES = ("search", "retraining")
 
@@ -68,10 +68,15 @@ class SweepRecord:
             self._folder.write({k: v for k, v in self._values.items() if k != "schema"})
 
     def wall(self) -> dict[str, float]:
-        """Seconds of all runs together, and the last one's trials at a time."""
-        runs = [run for run in self._values["runs"] if "wall_seconds" in run]
-        if not runs:
-            return {}
-        parts = (*PHASES, "other", "total")
-        sums = {part: sum(run["wall_seconds"].get(part, 0.0) for run in runs) for part in parts}
-        return {**sums, "concurrent": runs[-1]["concurrent_trials"]}
+        """See `wall_of`."""
+        return wall_of(self._values["runs"])
+
+
+def wall_of(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of all runs together, and the last one's trials at a time."""
+    runs = [run for run in runs if "wall_seconds" in run]
+    if not runs:
+        return {}
+    parts = (*PHASES, "other", "total")
+    sums = {part: sum(run["wall_seconds"].get(part, 0.0) for run in runs) for part in parts}
+    return {**sums, "concurrent": runs[-1]["concurrent_trials"]}

@@ -1,143 +1,65 @@
-"""What a sweep leaves for people: leaderboard, genotypes, the best model. No Ray."""
+"""Rebuild a sweep's results from its trials: `python tune/report.py RUN_DIR`.
 
-import dataclasses
-import json
-import shutil
+Writes leaderboard.md, leaderboard.csv, genotypes.json, best/ and report.html anew, whatever state
+the sweep is in. Trains nothing and needs no running Ray.
+"""
+
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from dasvit.files import write_atomic
-from dasvit.genotype import Genotype
-from dasvit.metrics import edge_name
-from dasvit.plots import save_encoder
-from tune.aggregate import (
-    ConfigSummary,
-    EdgeVote,
-    GenotypeSummary,
-    ModelSummary,
-    rank_configs,
-    vote,
-)
-from tune.folder import ResultFolder
-from tune.leaderboard import markdown, table_csv
-from tune.outcome import VIT, Outcome, best_retraining
-from tune.trials import SearchTrial, retrain_dirname
-
-__all__ = ["save_genotypes", "write_report"]
-
-SCHEMA = "dasvit/genotypes/1"
+USAGE = "usage: python tune/report.py RUN_DIR"
 
 
-def save_genotypes(ranking: Sequence[GenotypeSummary], folder: ResultFolder) -> list[str]:
-    """Write each genotype as `genotypes/<hash>.json`, with where it came from; their hashes."""
-    folder.genotypes_dir.mkdir(parents=True, exist_ok=True)
-    for summary in ranking:
-        sources = [
-            {
-                "trial": trial.name,
-                "seed": trial.seed,
-                "settings": trial.settings,
-                "alpha_trace": f"search/{trial.name}/alpha.jsonl",
-            }
-            for trial in summary.trials
-        ]
-        genotype = Genotype(summary.genotype.nodes, {"sweep": folder.root.name, "trials": sources})
-        genotype.save(folder.genotypes_dir / f"{summary.hash}.json")
-    return [summary.hash for summary in ranking]
+def rebuild(root: Path) -> Path:
+    """Write the results of the sweep in `root` anew; the path of report.html.
+
+    Raises:
+        ValueError: no sweep there, one that is being run, or one without a finished trial.
+    """
+    from dasvit.arguments import preset_from_argv
+    from dasvit.ops import load_plugins
+    from tune.folder import ResultFolder
+    from tune.gather import gather
+    from tune.plan import Plan
+    from tune.record import wall_of
+    from tune.results import write_results
+
+    folder = ResultFolder(root.expanduser().resolve())
+    values = folder.read() if folder.root.is_dir() else None
+    if values is None:
+        raise ValueError(f"{root} holds no sweep (there is no sweep.json); give a sweep's folder")
+    plan = Plan.from_dict(values.get("settings", {}))
+    runs = values.get("runs", [])
+    command = shlex.split(runs[-1]["command"]) if runs else []
+    preset = preset_from_argv(command, "digits").name
+    load_plugins(plan.search.plugins)
+    with folder.lock():
+        outcome = gather(plan, folder, name=folder.root.name, wall=wall_of(runs))
+        if not (outcome.search or outcome.retrained):
+            raise ValueError(f"{root}: no trial of this sweep has finished yet")
+        write_results(plan, outcome, folder, preset=preset)
+    return folder.root / "report.html"
 
 
-def write_report(outcome: Outcome, folder: ResultFolder) -> None:
-    """Write leaderboard.md, leaderboard.csv, genotypes.json and best/."""
-    ranking = outcome.ranking
-    configs = rank_configs(outcome.search, outcome.metric)
-    votes = vote(
-        [trial.genotype for trial in outcome.search],
-        outcome.operations,
-        edges_per_node=outcome.edges_per_node,
-    )
-    write_atomic(folder.root / "leaderboard.md", markdown(outcome, ranking, configs, votes))
-    write_atomic(folder.root / "leaderboard.csv", table_csv(outcome, ranking))
-    values = _genotypes(outcome, ranking, configs, votes)
-    write_atomic(folder.root / "genotypes.json", json.dumps(values, indent=2) + "\n")
-    _copy_best(outcome, folder)
+def main(argv: Sequence[str]) -> int:
+    """Exit status: 0 written, 2 bad input."""
+    if list(argv) in (["-h"], ["--help"]):
+        print(f"{USAGE}\n\n{__doc__}")
+        return 0
+    if len(argv) != 1 or argv[0].startswith("-"):
+        print(f"error: one folder is needed; {USAGE}", file=sys.stderr)
+        return 2
+    try:
+        print(rebuild(Path(argv[0])))
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
 
 
-def _genotypes(
-    outcome: Outcome,
-    ranking: Sequence[GenotypeSummary],
-    configs: Sequence[ConfigSummary],
-    votes: Sequence[EdgeVote],
-) -> dict[str, Any]:
-    models = outcome.models
-    return {
-        "schema": SCHEMA,
-        "sweep": outcome.name,
-        "ranked_by": outcome.metric,
-        "genotypes": [
-            {
-                "rank": rank,
-                "hash": summary.hash,
-                "encoder": str(summary.genotype),
-                "genotype": summary.genotype.to_dict(),
-                "count": summary.count,
-                **_spreads(summary),
-                "trials": [_trial(trial) for trial in summary.trials],
-                "retrained": _model(models.get(summary.hash)),
-            }
-            for rank, summary in enumerate(ranking, start=1)
-        ],
-        "baseline": _model(models.get(VIT)),
-        "votes": [
-            {"edge": edge_name(v.source, v.node), "agreement": v.agreement, **dataclasses.asdict(v)}
-            for v in votes
-        ],
-        "configurations": [
-            {
-                "config_index": config.config_index,
-                "settings": config.settings,
-                **_spreads(config),
-                "genotypes": list(config.genotypes),
-            }
-            for config in configs
-        ],
-        "not_finished": [dataclasses.asdict(failure) for failure in outcome.failures],
-    }
-
-
-def _spreads(summary: GenotypeSummary | ConfigSummary) -> dict[str, Any]:
-    return {
-        name: dataclasses.asdict(getattr(summary, name))
-        for name in ("discretised_accuracy", "supernet_accuracy", "gap")
-    }
-
-
-def _trial(trial: SearchTrial) -> dict[str, Any]:
-    values = {f.name: getattr(trial, f.name) for f in dataclasses.fields(trial)}
-    values.pop("genotype")
-    return values | {"gap": trial.gap}
-
-
-def _model(model: ModelSummary | None) -> dict[str, Any] | None:
-    return None if model is None else dataclasses.asdict(model)
-
-
-def _copy_best(outcome: Outcome, folder: ResultFolder) -> None:
-    """best/ is whole or not there: `python -m dasvit evaluate` runs on it."""
-    best = best_retraining(outcome)
-    if best is None:
-        # An earlier report's best is of another encoder: none is better than a wrong one.
-        shutil.rmtree(folder.best_dir, ignore_errors=True)
-        return
-    source = folder.retrain_dir / retrain_dirname(best.model, best.seed)
-    fresh = folder.root / ".best.tmp"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    for path in ("config.json", "genotype.json", "model.json", "model.safetensors", "result.json"):
-        if (source / path).exists():
-            shutil.copyfile(source / path, fresh / path)
-    genotype = Genotype.load(source / "genotype.json")
-    save_encoder(genotype, fresh / "encoder", f"{outcome.name}: best encoder")
-    old: Path = folder.best_dir
-    shutil.rmtree(old, ignore_errors=True)
-    fresh.rename(old)
+if __name__ == "__main__":
+    # Python puts this file's folder first; `tune` and `dasvit` are imported from the root.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    sys.exit(main(sys.argv[1:]))

@@ -7,27 +7,12 @@ from ray import tune
 
 from dasvit.config import RetrainConfig
 from tune.cluster import Demand
+from tune.gather import gather_retrain
 from tune.progress import Progress
 from tune.sweep import fit
 from tune.trainable import RetrainSetup, make_trainable
-from tune.trials import Failure, RetrainTrial, load_retrain_trial, read_failure, retrain_dirname
 
-__all__ = ["gather_retrain", "run_retrain_trials"]
-
-
-def gather_retrain(
-    trials_dir: Path, *, models: Sequence[str], seeds: range
-) -> tuple[list[RetrainTrial], list[Failure]]:
-    """All retrainings, finished or not, from their folders."""
-    finished, failed = [], []
-    for model in models:
-        for seed in seeds:
-            trial = load_retrain_trial(trials_dir, model, seed)
-            if trial is not None:
-                finished.append(trial)
-            else:
-                failed.append(read_failure(trials_dir / retrain_dirname(model, seed)))
-    return finished, failed
+__all__ = ["run_retrain_trials"]
 
 
 def run_retrain_trials(

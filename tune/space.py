@@ -9,6 +9,7 @@ from ray import tune
 from dasvit.config import OUTER_SETTINGS, SearchConfig
 
 __all__ = [
+    "GAMMA_FRACTION",
     "OUTER_NAMES",
     "PLAIN_DARTS",
     "first_draws",
@@ -127,15 +128,21 @@ PLAIN_DARTS: dict[str, Any] = {
 the preset's (a preset `…_darts` has the single stage too)."""
 
 
-def first_draws(search: SearchConfig, *, fixed: Collection[str] = ()) -> list[dict[str, Any]]:
+def first_draws(
+    search: SearchConfig, names: Collection[str] | None = None, *, fixed: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """What every sweep begins with: `search` itself, and plain DARTS, its baseline.
 
-    Both may lie outside `outer_space`, where no weight is 0. Where a fixed setting keeps plain
-    DARTS from being expressed, or `search` is that already, there is one draw.
+    Both may lie outside `outer_space`, where no weight is 0. Where a setting that does not vary
+    keeps plain DARTS from being expressed, or `search` is that already, there is one draw.
+
+    Args:
+        names: of the domains; by default those of `outer_space`.
     """
     values = {name: getattr(search, name) for name in OUTER_NAMES if name != "gamma_max"}
     values[GAMMA_FRACTION] = (search.gamma_max - search.gamma_min) / (1.0 - search.gamma_min)
-    names = outer_space(search, fixed=fixed)
+    values["gamma_max"] = search.gamma_max
+    names = outer_space(search, fixed=fixed) if names is None else names
     own = {name: values[name] for name in names}
     plain = {name: PLAIN_DARTS.get(name, value) for name, value in own.items()}
     expressed = all(

@@ -8,36 +8,22 @@ from ray.tune.search import Searcher
 
 from dasvit.config import SearchConfig
 from tune.cluster import Demand
+from tune.gather import gather_search
 from tune.progress import Progress
 from tune.searcher import make_searcher
-from tune.space import first_draws, outer_space
+from tune.space import first_draws
 from tune.trainable import SearchSetup, make_trainable
-from tune.trials import Failure, SearchTrial, load_search_trial, read_failure, search_dirname
 
-__all__ = ["fit", "gather_search", "run_search_trials"]
+__all__ = ["fit", "run_search_trials"]
 
 DRIVER_RESTARTS = 3
-
-
-def gather_search(
-    trials_dir: Path, *, num_samples: int, seeds: range
-) -> tuple[list[SearchTrial], list[Failure]]:
-    """All trials of a sweep, finished or not, from their folders."""
-    finished, failed = [], []
-    for index in range(num_samples):
-        for seed in seeds:
-            trial = load_search_trial(trials_dir, index, seed)
-            if trial is not None:
-                finished.append(trial)
-            else:
-                failed.append(read_failure(trials_dir / search_dirname(index, seed)))
-    return finished, failed
 
 
 def run_search_trials(
     search: SearchConfig,
     *,
     fixed: frozenset[str],
+    space: dict[str, Any],
     num_samples: int,
     seeds: range,
     metric: str,
@@ -51,17 +37,20 @@ def run_search_trials(
 
     Finished trials are proposed again, in the same order, and pass their score to Optuna at once;
     unfinished ones continue from their last epoch.
+
+    Args:
+        space: Tune domains by name, see `tune.space`.
     """
     setup = SearchSetup(search=search, trials_dir=trials_dir, ray_dir=ray_dir, demand=demand)
     searcher = make_searcher(
-        outer_space(search, fixed=fixed),
+        space,
         metric=metric,
         num_samples=num_samples,
         num_seeds=len(seeds),
         seed=search.seed,
         lag=lag,
         told=trials_dir / "told.json",
-        first=first_draws(search, fixed=fixed),
+        first=first_draws(search, space, fixed=fixed),
     )
     finished, _ = gather_search(trials_dir, num_samples=num_samples, seeds=seeds)
     progress = Progress(

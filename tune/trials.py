@@ -73,6 +73,7 @@ class RetrainTrial:
         seed: of the retraining.
         test_top1, test_top5, train_accuracy: ratios.
         num_params: parameters.
+        peak_memory_bytes: as in `RetrainResult`.
         seconds, wall_seconds: as in `SearchTrial`.
     """
 
@@ -84,6 +85,7 @@ class RetrainTrial:
     train_accuracy: float
     num_params: int
     seconds: float
+    peak_memory_bytes: int | None = None
     wall_seconds: float | None = None
 
 

@@ -1,12 +1,14 @@
 """Values that the tests of the sweep share; skipped where Ray is not installed."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dasvit.config import DataConfig, SearchConfig
 from dasvit.genotype import Edge, Genotype
+from dasvit.presets import digits
 
 pytest.importorskip("ray")
 
@@ -89,3 +91,69 @@ def retrain_trial() -> Callable[..., Any]:
 @pytest.fixture
 def make_chain() -> Callable[..., Genotype]:
     return chain
+
+
+@pytest.fixture
+def outcome(make_chain, search_trial, retrain_trial) -> Any:
+    """Two encoders; the second by search score is the better one on the test set."""
+    from tune.outcome import Outcome
+
+    a, b = make_chain("msa_h2", "mlp_r3"), make_chain("identity", "mlp_r3")
+    ha, hb = a.canonical_hash, b.canonical_hash
+    return Outcome(
+        name="mine",
+        dataset="digits",
+        retrain_dataset="digits",
+        metric="discretised_accuracy",
+        operations=("zero", "identity", "msa_h2", "mlp_r3"),
+        search=(
+            search_trial(0, 0, a, 0.60, 0.70),
+            search_trial(0, 1, a, 0.64, 0.70),
+            search_trial(1, 0, b, 0.50, 0.80),
+        ),
+        retrained=(
+            retrain_trial(ha, 0, 0.90),
+            retrain_trial(ha, 1, 0.92),
+            retrain_trial(hb, 0, 0.99),
+            retrain_trial("vit", 0, 0.85),
+        ),
+        wall={"search": 40.0, "retraining": 90.0, "other": 10.0, "total": 140.0, "concurrent": 2},
+    )
+
+
+@pytest.fixture
+def plan() -> Any:
+    """What the made-up sweep was asked for."""
+    from tune.plan import Plan
+
+    preset = digits()
+    return Plan(
+        search=preset.search,
+        retrain=preset.retrain,
+        fixed=(),
+        num_samples=2,
+        seeds=2,
+        metric="discretised_accuracy",
+        retrain_top=2,
+        retrain_seeds=2,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, outcome: Any) -> Any:
+    """A result folder with the retrainings' files in it."""
+    from tune.folder import ResultFolder
+
+    folder = ResultFolder(tmp_path / "mine")
+    for trial in outcome.retrained:
+        path = folder.retrain_dir / trial.name
+        path.mkdir(parents=True)
+        for name in ("config.json", "model.json", "result.json"):
+            (path / name).write_text("{}")
+        (path / "model.safetensors").write_text(f"weights of {trial.name}")
+    for summary in outcome.ranking:
+        for seed in (0, 1):
+            path = folder.retrain_dir / f"{summary.hash}_seed_{seed}"
+            if path.exists():
+                summary.genotype.save(path / "genotype.json")
+    return folder

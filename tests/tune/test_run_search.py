@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from dasvit.genotype import Genotype
+from dasvit.random_genotype import distinct_random_genotypes
 from dasvit.trained import evaluate
 from tune.main import main
+from tune.options import parse_options
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tune" / "run_search.py"
@@ -59,6 +61,14 @@ def one_ray_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         ("--plugins no_such_module", "no_such_module"),
         # The settings of L2 do nothing while its weight is fixed at 0: nothing is left to vary.
         ("--token-ratio 1 --skip-weight 1 --type-weight 0 --xi 0", "nothing to sweep"),
+        ("--seeds 0", "--seeds must be at least 1, but got 0"),
+        ("--num-samples 2 --seeds 1 --retrain-top 3", "find at most 2 encoders; ask for fewer"),
+        ("--space nowhere.py:space", "--space nowhere.py:space: there is no file"),
+        ("--space own.py:space", "'lambda' is not a setting that a sweep varies; known: token_"),
+        (
+            "--search random --operations zero identity --stage-ops 2 2 2 --num-nodes 1",
+            "16 distinct random encoders were asked for",
+        ),
     ],
 )
 def test_bad_input(
@@ -66,6 +76,10 @@ def test_bad_input(
 ) -> None:
     """One line with the value, exit status 2, before Ray starts; nothing made or changed."""
     Path("file").write_text("not a folder")
+    Path("own.py").write_text(
+        "from ray import tune\ndef space(search, fixed):\n"
+        "    return {'lambda': tune.uniform(0.1, 0.9)}\n"
+    )
     Path("other/thesis").mkdir(parents=True)
     Path("other/thesis/text.tex").write_text("mine")
     Path("corrupt/cifar-10-batches-py").mkdir(parents=True)
@@ -185,6 +199,29 @@ def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
     assert (root / "leaderboard.md").read_text() == leaderboard
     assert main([*TINY, "--seed", "5"]) == 2
     assert (root / "leaderboard.md").read_text() == leaderboard
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("one_ray_at_a_time")
+def test_a_random_search_retrains_what_it_draws(tmp_path: Path) -> None:
+    done = command(*TINY, "--search", "random", "--num-samples", "2")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 random encoders and a plain ViT" in done.stdout
+    root = tmp_path / "runs" / "tiny"
+    drawn = distinct_random_genotypes(parse_options(TINY).search, 2, seed=0)
+    rows = list(csv.DictReader((root / "leaderboard.csv").read_text().splitlines()))
+    assert [(row["origin"], row["model"]) for row in rows] == [
+        *(("random", genotype.canonical_hash) for genotype in drawn),
+        ("baseline", "vit"),
+    ]
+    for row, genotype in zip(rows, drawn, strict=False):
+        folder = root / "retrain" / f"{genotype.canonical_hash}_seed_0"
+        result = json.loads((folder / "result.json").read_text())
+        assert result["test_top1"] == float(row["test_top1_mean"])
+        assert Genotype.load(folder / "genotype.json") == genotype
+    assert not (root / "search").exists() and not (root / "best").exists()
+    assert (root / "report.html").exists()
+    assert main([*TINY, "--search", "random", "--num-samples", "3"]) == 2
 
 
 @pytest.mark.slow

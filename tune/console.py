@@ -1,0 +1,97 @@
+"""What the sweep prints: its plan before it starts, its best at the end."""
+
+import shlex
+import sys
+from collections.abc import Collection
+
+from dasvit.presets import PAPER_PRESET
+from dasvit.progress import duration
+from tune.cluster import Cluster, Demand
+from tune.folder import ResultFolder
+from tune.leaderboard import table
+from tune.outcome import Outcome
+from tune.plan import Plan
+from tune.space import GAMMA_FRACTION
+
+__all__ = ["print_end", "print_machine", "print_plan", "print_results"]
+
+SHOWN_ROWS = 8
+
+
+def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[str]) -> None:
+    search, retrain = plan.search, plan.retrain
+    names = ("gamma_max" if name == GAMMA_FRACTION else name for name in space)
+    drawn = f"{plan.num_random} random encoders" if plan.num_random else ""
+    if plan.num_searches:
+        print(
+            f"preset {preset}: search on {search.data.dataset}, {plan.num_configs} "
+            f"configurations × {plan.seeds} seeds = {plan.num_searches} trials of "
+            f"{search.total_epochs} epochs, over {', '.join(names)}"
+        )
+        best = f"the best {plan.retrain_top} encoders"
+        found = f"{best}, {drawn}" if drawn else best
+        models = f"then {found} and a plain ViT"
+    else:
+        models = f"preset {preset}: {drawn} and a plain ViT"
+    print(
+        f"{models} × {plan.retrain_seeds} seeds on "
+        f"{retrain.data.dataset}, {retrain.epochs} epochs each\nresults in {folder.root}"
+    )
+    if preset != PAPER_PRESET:
+        print(
+            f"the paper's setting (one GPU a trial): python tune/run_search.py --preset "
+            f"{PAPER_PRESET} --data-dir DIR --num-samples {plan.num_samples}"
+        )
+    print("starting Ray …", flush=True)
+
+
+def print_machine(cluster: Cluster, need: Demand) -> None:
+    where = "this machine" if cluster.is_local else f"{cluster.nodes} nodes at {cluster.address}"
+    gpus = f" and {need.gpus:g} GPUs" if need.gpus else ""
+    print(
+        f"device {need.device}: {need.concurrent} trials at a time, {need.cpus} CPUs{gpus} each, "
+        f"on {where} ({cluster.cpus:g} CPUs, {cluster.gpus:g} GPUs)",
+        flush=True,
+    )
+
+
+def print_results(outcome: Outcome) -> None:
+    """The first rows of the leaderboard."""
+    rows = table(outcome, limit=SHOWN_ROWS)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    print()
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+    hidden = len(outcome.ranking) - SHOWN_ROWS
+    print(f"and {hidden} more encoders in leaderboard.md" if hidden > 0 else "")
+
+
+def print_end(plan: Plan, folder: ResultFolder, outcome: Outcome, command: str) -> int:
+    """Where the results are, and what is missing; the exit status."""
+    print(f"results:     {folder.root}")
+    # One command each: the HParams tab shows the settings of one kind of trial.
+    for trials in (folder.search_dir, folder.retrain_dir):
+        if trials.exists():
+            print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(trials))}")
+    if outcome.complete:
+        print(f"report:      {folder.root / 'report.html'}")
+        print(f"wall time:   {duration(outcome.wall.get('total', 0.0))}")
+        return 0
+    sys.stdout.flush()
+    failed = [f for f in (*outcome.not_searched, *outcome.not_retrained) if f.error]
+    if failed and not outcome.interrupted:
+        print(
+            f"error: {len(failed)} trial(s) failed; the first is {failed[0].name}: "
+            f"{failed[0].error}; the same command tries again from their last epoch, or from the "
+            "start if their folders are deleted",
+            file=sys.stderr,
+        )
+        return 1
+    print(
+        f"error: interrupted with {len(outcome.search)} of {plan.num_searches} searches and "
+        f"{len(outcome.retrained)} retrainings finished; continue with: {command}",
+        file=sys.stderr,
+    )
+    return 130

@@ -1,0 +1,86 @@
+"""A sweep's outcome, from the trials' folders. No Ray."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from tune.folder import ResultFolder
+from tune.outcome import Outcome
+from tune.plan import Plan
+from tune.trials import (
+    Failure,
+    RetrainTrial,
+    SearchTrial,
+    load_retrain_trial,
+    load_search_trial,
+    read_failure,
+    retrain_dirname,
+    search_dirname,
+)
+
+__all__ = ["gather", "gather_retrain", "gather_search"]
+
+
+def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float]) -> Outcome:
+    """The state of a sweep.
+
+    Args:
+        name: of the sweep.
+        wall: see `Outcome`.
+
+    Raises:
+        ValueError: a malformed result file.
+    """
+    searched, not_searched = gather_search(
+        folder.search_dir, num_samples=plan.num_configs, seeds=plan.search_seeds
+    )
+    outcome = Outcome(
+        name=name,
+        dataset=plan.search.data.dataset,
+        retrain_dataset=plan.retrain.data.dataset,
+        metric=plan.metric,
+        operations=plan.search.operations,
+        edges_per_node=plan.search.edges_per_node,
+        search=tuple(searched),
+        not_searched=tuple(not_searched),
+        random=plan.random_genotypes(),
+        wall=wall,
+    )
+    retrained, not_retrained = gather_retrain(
+        folder.retrain_dir,
+        models=plan.models(outcome.ranking, outcome.random),
+        seeds=plan.retraining_seeds,
+    )
+    return dataclasses.replace(
+        outcome, retrained=tuple(retrained), not_retrained=tuple(not_retrained)
+    )
+
+
+def gather_search(
+    trials_dir: Path, *, num_samples: int, seeds: range
+) -> tuple[list[SearchTrial], list[Failure]]:
+    """All search trials of a sweep, finished or not, from their folders."""
+    finished, failed = [], []
+    for index in range(num_samples):
+        for seed in seeds:
+            trial = load_search_trial(trials_dir, index, seed)
+            if trial is not None:
+                finished.append(trial)
+            else:
+                failed.append(read_failure(trials_dir / search_dirname(index, seed)))
+    return finished, failed
+
+
+def gather_retrain(
+    trials_dir: Path, *, models: Sequence[str], seeds: range
+) -> tuple[list[RetrainTrial], list[Failure]]:
+    """All retrainings, finished or not, from their folders."""
+    finished, failed = [], []
+    for model in models:
+        for seed in seeds:
+            trial = load_retrain_trial(trials_dir, model, seed)
+            if trial is not None:
+                finished.append(trial)
+            else:
+                failed.append(read_failure(trials_dir / retrain_dirname(model, seed)))
+    return finished, failed

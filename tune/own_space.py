@@ -1,0 +1,144 @@
+"""An outer space of one's own: `--space FILE.py:function`, loaded and checked before any trial."""
+
+import hashlib
+import importlib.util
+import inspect
+import itertools
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import sample
+
+from dasvit.config import SearchConfig
+from dasvit.files import first_line
+from tune.space import GAMMA_FRACTION, OUTER_NAMES, to_search_config
+
+__all__ = ["check_space", "identify_space", "load_space"]
+
+_KNOWN = (*OUTER_NAMES, GAMMA_FRACTION)
+_FORM = "FILE.py:function"
+
+
+def load_space(where: str, search: SearchConfig, *, fixed: Collection[str]) -> dict[str, Any]:
+    """The domains that the user's function returns, without those of settings that are fixed.
+
+    The function is called as `outer_space` is: `function(search, fixed=fixed)`. The file is the
+    user's own program and runs as one.
+
+    Args:
+        where: `FILE.py:function`.
+        search: the settings that the sweep starts from.
+        fixed: names of settings given on the command line.
+
+    Raises:
+        ValueError: one line: no such file or function, an error in it, or what `check_space`
+            refuses.
+    """
+    path, function = _parts(where)
+    spec = importlib.util.spec_from_file_location(f"outer_space_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        made = getattr(module, function, None)
+        if not callable(made):
+            raise ValueError(f"{path} has no function {function}")
+        inspect.signature(made).bind(search, fixed=fixed)
+        space = made(search, fixed=fixed)
+    except Exception as error:
+        reason = first_line(error)
+        raise ValueError(
+            f"--space {where}: {type(error).__name__}: {reason}; the function takes (search, *, "
+            "fixed) and returns a Tune domain by name"
+        ) from None
+    if not isinstance(space, dict):
+        raise ValueError(
+            f"--space {where}: returned {type(space).__name__}, not a dictionary of Tune domains"
+        )
+    space = {name: domain for name, domain in space.items() if name not in fixed}
+    if "gamma_max" in fixed:
+        space.pop(GAMMA_FRACTION, None)
+    check_space(space, search, where=where)
+    return space
+
+
+def identify_space(where: str) -> str:
+    """`FILE.py:function` with the absolute path and the file's hash: other contents, other sweep.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    path, function = _parts(where)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    return f"{path}:{function} sha256={digest}"
+
+
+def _parts(where: str) -> tuple[Path, str]:
+    file, colon, function = where.rpartition(":")
+    if not colon or not file.endswith(".py") or not function.isidentifier():
+        raise ValueError(f"--space {where}: must be {_FORM}")
+    path = Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise ValueError(f"--space {where}: there is no file {path}")
+    return path, function
+
+
+def check_space(space: dict[str, Any], search: SearchConfig, *, where: str) -> None:
+    """Refuse a space of which some draw could not run.
+
+    Every end of every domain must give a `SearchConfig`; gamma_min with gamma_max or
+    gamma_fraction in every combination.
+
+    Raises:
+        ValueError: an empty space, a name that is no outer setting, a value that is no domain, or
+            an end that a search refuses; one line that names it.
+    """
+    if not space:
+        raise ValueError(
+            f"--space {where}: nothing is left to vary; known names: {', '.join(_KNOWN)}"
+        )
+    for name in space:
+        if name not in _KNOWN:
+            raise ValueError(
+                f"--space {where}: {name!r} is not a setting that a sweep varies; known: "
+                f"{', '.join(_KNOWN)}"
+            )
+    if {"gamma_max", GAMMA_FRACTION} <= set(space):
+        raise ValueError(f"--space {where}: give gamma_max or {GAMMA_FRACTION}, not both")
+    ends = {name: _ends(name, domain, where) for name, domain in space.items()}
+    if GAMMA_FRACTION in ends:
+        low, high = min(ends[GAMMA_FRACTION]), max(ends[GAMMA_FRACTION])
+        if not 0 < low <= high <= 1:
+            raise ValueError(
+                f"--space {where}: {GAMMA_FRACTION} must lie in (0, 1], but its domain reaches "
+                f"from {low:g} to {high:g}"
+            )
+    together = [n for n in ("gamma_min", "gamma_max", GAMMA_FRACTION) if n in ends]
+    draws = [
+        dict(zip(together, values, strict=True))
+        for values in itertools.product(*(ends[name] for name in together))
+    ]
+    draws += [{name: end} for name in ends if name not in together for end in ends[name]]
+    for draw in draws:
+        try:
+            to_search_config(search, draw, search.seed)
+        except (ValueError, TypeError) as error:
+            drawn = ", ".join(f"{name}={value!r}" for name, value in draw.items())
+            raise ValueError(f"--space {where}: the draw {drawn}: {first_line(error)}") from None
+
+
+def _ends(name: str, domain: Any, where: str) -> list[Any]:
+    """The values of a choice, or both ends of a range (the upper one is where it stops)."""
+    if isinstance(domain, sample.Categorical):
+        return list(domain.categories)
+    if isinstance(domain, sample.Float | sample.Integer):
+        low, high = domain.lower, domain.upper
+        if math.isfinite(low) and math.isfinite(high):
+            return [float(low), float(high)]
+        raise ValueError(f"--space {where}: {name} has no bounds; use tune.uniform(low, high)")
+    raise ValueError(
+        f"--space {where}: {name} is {type(domain).__name__}, not a range or choice of Tune such "
+        "as tune.uniform(0.25, 1.0)"
+    )

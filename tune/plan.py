@@ -1,0 +1,132 @@
+"""What a sweep computes, as a value that sweep.json keeps. No Ray."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dasvit.config import RetrainConfig, SearchConfig, config_from_dict, config_to_dict
+from dasvit.genotype import Genotype
+from dasvit.models import VIT
+from dasvit.random_genotype import distinct_random_genotypes
+from tune.aggregate import GenotypeSummary
+
+__all__ = ["Plan", "Strategy"]
+
+Strategy = Literal["gradient", "random"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a sweep computes.
+
+    Attributes:
+        search, retrain: where all trials start.
+        fixed: outer settings that stay as they are.
+        num_samples: configurations; with the random strategy, encoders drawn.
+        seeds, retrain_seeds: trials a configuration, retrainings a network.
+        metric: that ranks.
+        retrain_top: encoders to retrain.
+        strategy: gradient (searches, by their alphas) or random (encoders drawn uniformly).
+        random_baseline: encoders to draw beside a gradient search.
+        space: the user's own outer space: its file, function and content hash; None for ours.
+    """
+
+    search: SearchConfig
+    retrain: RetrainConfig
+    fixed: tuple[str, ...]
+    num_samples: int
+    seeds: int
+    metric: str
+    retrain_top: int
+    retrain_seeds: int
+    strategy: Strategy = "gradient"
+    random_baseline: int = 0
+    space: str | None = None
+
+    @property
+    def num_configs(self) -> int:
+        """Configurations of the search: none in a random search."""
+        return self.num_samples if self.strategy == "gradient" else 0
+
+    @property
+    def num_searches(self) -> int:
+        return self.num_configs * self.seeds
+
+    @property
+    def num_random(self) -> int:
+        """Encoders drawn at random."""
+        return self.num_samples if self.strategy == "random" else self.random_baseline
+
+    @property
+    def num_retrainings(self) -> int:
+        """At most: a found encoder may be drawn too, and a search may find few."""
+        found = min(self.retrain_top, self.num_searches)
+        return (found + self.num_random + 1) * self.retrain_seeds
+
+    @property
+    def search_seeds(self) -> range:
+        return range(self.search.seed, self.search.seed + self.seeds)
+
+    @property
+    def retraining_seeds(self) -> range:
+        return range(self.retrain.seed, self.retrain.seed + self.retrain_seeds)
+
+    def random_genotypes(self) -> tuple[Genotype, ...]:
+        """The encoders drawn at random; the search's seed decides.
+
+        Raises:
+            ValueError: the space does not hold that many.
+        """
+        return distinct_random_genotypes(self.search, self.num_random, seed=self.search.seed)
+
+    def models(
+        self, ranking: Sequence[GenotypeSummary], random: Sequence[Genotype]
+    ) -> tuple[str, ...]:
+        """What is retrained, each once: the best by search score, the drawn ones, the plain ViT."""
+        found = [summary.hash for summary in ranking[: self.retrain_top]]
+        drawn = [genotype.canonical_hash for genotype in random]
+        return tuple(dict.fromkeys([*found, *drawn, VIT]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready. What is as always is left out, so that a folder of an earlier version with
+        the same meaning stays the same sweep's."""
+        retrain = config_to_dict(self.retrain)
+        del retrain["model"]  # each retraining has its own
+        values: dict[str, Any] = {
+            "search": config_to_dict(self.search),
+            "retrain": retrain,
+            "fixed": list(self.fixed),
+            "num_samples": self.num_samples,
+            "seeds": self.seeds,
+            "metric": self.metric,
+            "retrain_top": self.retrain_top,
+            "retrain_seeds": self.retrain_seeds,
+        }
+        if self.strategy != "gradient":
+            values["strategy"] = self.strategy
+        if self.random_baseline:
+            values["random_baseline"] = self.random_baseline
+        if self.space is not None:
+            values["space"] = self.space
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Plan":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a key that is missing or unknown, or a value that fails the checks.
+        """
+        try:
+            return cls(
+                **values
+                | {
+                    "search": config_from_dict(SearchConfig, values["search"]),
+                    "retrain": config_from_dict(RetrainConfig, {**values["retrain"], "model": VIT}),
+                    "fixed": tuple(values["fixed"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"sweep.json: malformed settings ({type(error).__name__}: {error})"
+            ) from None

@@ -1,0 +1,83 @@
+"""What a sweep's search is worth: its best beside random encoders, its score beside the test. Pure.
+
+The test accuracies are read here to judge the search. Nothing is chosen by them.
+"""
+
+from tune.estimates import Estimate, mean_difference, rank_correlation
+from tune.outcome import Outcome
+
+__all__ = ["gain_over_random", "gain_sentence", "score_correlation", "score_sentence"]
+
+
+def gain_over_random(outcome: Outcome) -> Estimate | None:
+    """Test accuracy of the encoder that ranks first minus the random mean (ratios).
+
+    One side are the retrainings of that encoder, one value a seed; the other the random
+    encoders, one value each: its mean over its seeds. Welch's 95 % interval; `count` is the number
+    of random encoders. None without either side.
+    """
+    models = outcome.models
+    ranking = outcome.ranking
+    if not ranking:
+        return None
+    best = [t.test_top1 for t in outcome.retrained if t.model == ranking[0].hash]
+    drawn = [
+        models[g.canonical_hash].test_top1.mean
+        for g in outcome.random
+        if g.canonical_hash in models
+    ]
+    return mean_difference(best, drawn)
+
+
+def gain_sentence(outcome: Outcome) -> str:
+    """`gain_over_random` in words, in percentage points."""
+    gain = gain_over_random(outcome)
+    if gain is None:
+        return (
+            "No random encoder was retrained beside a found one, so what the search adds is not "
+            "measured (--random-baseline K draws K encoders)."
+        )
+    best = outcome.ranking[0].hash
+    seeds = sum(t.model == best for t in outcome.retrained)
+    text = (
+        f"The encoder that ranks first ({best}, {_count(seeds, 'seed')}) tests "
+        f"{100 * gain.value:+.1f} points from the mean of {_count(gain.count, 'random encoder')}"
+    )
+    if gain.low is None or gain.high is None:
+        return f"{text}; an interval needs two seeds and two random encoders."
+    return f"{text}; 95 % interval {_points(gain.low)} to {_points(gain.high)} (Welch's t)."
+
+
+def score_correlation(outcome: Outcome) -> Estimate | None:
+    """Kendall's τ of search score and test accuracy over the encoders that have both; None with
+    fewer than three."""
+    models = outcome.models
+    pairs = [
+        (getattr(summary, outcome.metric).mean, models[summary.hash].test_top1.mean)
+        for summary in outcome.ranking
+        if summary.hash in models
+    ]
+    return rank_correlation([x for x, _ in pairs], [y for _, y in pairs])
+
+
+def score_sentence(outcome: Outcome) -> str:
+    """`score_correlation` in words."""
+    tau = score_correlation(outcome)
+    words = outcome.metric.replace("_", " ")
+    if tau is None:
+        return (
+            f"Kendall's τ between {words} and test accuracy needs three retrained encoders of "
+            "different scores (--retrain-top)."
+        )
+    text = f"Kendall's τ between {words} and test accuracy is {tau.value:+.2f} (n = {tau.count}"
+    if tau.low is None or tau.high is None:
+        return f"{text}; too few for an interval)."
+    return f"{text}, 95 % bootstrap interval {tau.low:+.2f} to {tau.high:+.2f})."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _points(ratio: float) -> str:
+    return f"{100 * ratio:+.1f}"
