@@ -80,7 +80,7 @@ def print_end(plan: Plan, folder: ResultFolder, outcome: Outcome, command: str) 
         print(f"wall time:   {duration(outcome.wall.get('total', 0.0))}")
         return 0
     sys.stdout.flush()
-    failed = [f for f in (*outcome.not_searched, *outcome.not_retrained) if f.error]
+    failed = [f for f in outcome.failures if f.error]
     if failed and not outcome.interrupted:
         print(
             f"error: {len(failed)} trial(s) failed; the first is {failed[0].name}: "

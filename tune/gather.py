@@ -1,9 +1,10 @@
 """A sweep's outcome, from the trials' folders. No Ray."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tune.aggregate import ConfigSummary
 from tune.folder import ResultFolder
 from tune.outcome import Outcome
 from tune.plan import Plan
@@ -18,7 +19,7 @@ from tune.trials import (
     search_dirname,
 )
 
-__all__ = ["gather", "gather_retrain", "gather_search"]
+__all__ = ["gather", "gather_checks", "gather_retrain", "gather_search"]
 
 
 def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float]) -> Outcome:
@@ -46,13 +47,20 @@ def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float
         random=plan.random_genotypes(),
         wall=wall,
     )
+    checked, not_checked = gather_checks(
+        folder.search_dir, configs=outcome.best_configs(plan.retrain_top), seeds=plan.fresh_seeds
+    )
     retrained, not_retrained = gather_retrain(
         folder.retrain_dir,
         models=plan.models(outcome.ranking, outcome.random),
         seeds=plan.retraining_seeds,
     )
     return dataclasses.replace(
-        outcome, retrained=tuple(retrained), not_retrained=tuple(not_retrained)
+        outcome,
+        checked=tuple(checked),
+        not_checked=tuple(not_checked),
+        retrained=tuple(retrained),
+        not_retrained=tuple(not_retrained),
     )
 
 
@@ -60,8 +68,21 @@ def gather_search(
     trials_dir: Path, *, num_samples: int, seeds: range
 ) -> tuple[list[SearchTrial], list[Failure]]:
     """All search trials of a sweep, finished or not, from their folders."""
+    return _gather_searches(trials_dir, range(num_samples), seeds)
+
+
+def gather_checks(
+    trials_dir: Path, *, configs: Sequence[ConfigSummary], seeds: range
+) -> tuple[list[SearchTrial], list[Failure]]:
+    """The searches of the best configurations on fresh seeds, finished or not."""
+    return _gather_searches(trials_dir, [config.config_index for config in configs], seeds)
+
+
+def _gather_searches(
+    trials_dir: Path, indices: Iterable[int], seeds: range
+) -> tuple[list[SearchTrial], list[Failure]]:
     finished, failed = [], []
-    for index in range(num_samples):
+    for index in indices:
         for seed in seeds:
             trial = load_search_trial(trials_dir, index, seed)
             if trial is not None:

@@ -13,7 +13,7 @@ from tune.aggregate import ConfigSummary, EdgeVote, GenotypeSummary, ModelSummar
 from tune.outcome import VIT, Outcome
 from tune.space import is_plain_darts
 from tune.trials import RetrainTrial, SearchTrial
-from tune.worth import gain_sentence, score_sentence
+from tune.worth import check_rows, gain_sentence, score_sentence
 
 __all__ = ["config_rows", "markdown", "percent", "ray_seconds", "table", "table_csv", "wall_rows"]
 
@@ -21,6 +21,12 @@ NO_CHOICE_ON_TEST = (
     "The test set is looked at once, at the end of each retraining, and no choice is made on it: "
     "encoders are ranked, and the best model is chosen, by the search score on validation images; "
     "test accuracy is only shown beside it."
+)
+
+
+CHECK = (
+    "The best configurations searched again on seeds that had no part in choosing them. The best "
+    "of many noisy scores is optimistic; the fresh ones are not, and change no rank."
 )
 
 
@@ -151,6 +157,7 @@ def markdown(
         "",
         *_markdown_table(config_rows(configs)),
         "",
+        *_check(outcome),
         "## Wall time",
         "",
         *_markdown_table([["part", "time"], *wall_rows(outcome)]),
@@ -161,6 +168,11 @@ def markdown(
             f"- `{f.name}`: {f.error or 'not started, or interrupted'}" for f in outcome.failures
         ]
     return "\n".join(lines) + "\n"
+
+
+def _check(outcome: Outcome) -> list[str]:
+    rows = check_rows(outcome)
+    return ["## Check on fresh seeds", "", CHECK, "", *_markdown_table(rows), ""] if rows else []
 
 
 def _words(metric: str) -> str:
@@ -205,7 +217,10 @@ def wall_rows(outcome: Outcome) -> list[list[str]]:
         return []
     concurrent = max(1.0, wall.get("concurrent", 1.0))
     parts = []
-    for phase, trials in (("search", outcome.search), ("retraining", outcome.retrained)):
+    phases = {"search": outcome.search, "check": outcome.checked, "retraining": outcome.retrained}
+    for phase, trials in phases.items():
+        if phase == "check" and not wall.get(phase):
+            continue
         training = min(sum(t.seconds for t in trials) / concurrent, wall.get(phase, 0.0))
         parts.append([f"{phase}: training", duration(training)])
         parts.append([f"{phase}: Ray's overhead", duration(wall.get(phase, 0.0) - training)])

@@ -19,6 +19,7 @@ from dasvit.models import VIT
 from dasvit.ops import build_operation
 from dasvit.retrain import check_retrain
 from dasvit.search import check_search
+from tune.check_best import run_check_trials
 from tune.cluster import (
     Cluster,
     Demand,
@@ -163,6 +164,12 @@ def _compute(run: _Run, cluster: Cluster) -> None:
     outcome = run.state()
     if plan.num_searches and (not outcome.search or outcome.search_interrupted):
         return
+    if outcome.not_checked:
+        with run.record.phase("check"):
+            _check_best(run, ray_dir / "check", need, outcome)
+        outcome = run.state()
+        if any(failure.error is None for failure in outcome.not_checked):
+            return
     with run.record.phase("retraining"):
         _retrain(run, ray_dir / "retrain", need, outcome)
 
@@ -196,6 +203,21 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
         ray_dir=ray_dir,
         demand=need,
         then=f", then {plan.num_retrainings} retrainings",
+    )
+
+
+def _check_best(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
+    plan = run.plan
+    best = outcome.best_configs(plan.retrain_top)
+    print(f"\nchecking {len(best)} configurations on {plan.check_seeds} fresh seeds", flush=True)
+    run_check_trials(
+        plan.search,
+        configs=best,
+        seeds=plan.fresh_seeds,
+        metric=plan.metric,
+        trials_dir=run.folder.search_dir,
+        ray_dir=ray_dir,
+        demand=need,
     )
 
 

@@ -48,6 +48,9 @@ class SweepOptions:
     random_baseline: int = 0
     """Encoders to draw uniformly and retrain beside those of a gradient search; the report states
     the gain of the best found one over them."""
+    check_seeds: int = 0
+    """Fresh seeds on which the best retrain_top configurations are searched again at the end; the
+    report shows their score before and after. The ranking stays."""
     retrain_seeds: int | None = None
     """Seeds a retraining: --retrain.seed and the numbers after it (default: as --seeds)."""
     space: str | None = None
@@ -107,8 +110,15 @@ class SweepOptions:
             raise ValueError(
                 f"--random-baseline must be 0 to {MAX_TRIALS}, but got {self.random_baseline}"
             )
-        if self.strategy == "random" and (self.random_baseline or self.space):
-            flag = "--random-baseline" if self.random_baseline else "--space"
+        if not 0 <= self.check_seeds <= MAX_TRIALS:
+            raise ValueError(f"--check-seeds must be 0 to {MAX_TRIALS}, but got {self.check_seeds}")
+        searching = {
+            "--random-baseline": self.random_baseline,
+            "--check-seeds": self.check_seeds,
+            "--space": self.space,
+        }
+        flag = next((name for name, value in searching.items() if value), None)
+        if self.strategy == "random" and flag:
             raise ValueError(
                 f"--search random takes no {flag}: it draws --num-samples encoders and searches "
                 "nothing; leave it away, or use --search gradient"
@@ -146,6 +156,7 @@ class SweepOptions:
             retrain_seeds=len(self.retraining_seeds),
             strategy=self.strategy,
             random_baseline=self.random_baseline,
+            check_seeds=self.check_seeds,
             space=space,
         )
 

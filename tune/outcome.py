@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 
 from dasvit.genotype import Genotype
-from tune.aggregate import GenotypeSummary, ModelSummary, rank_genotypes, summarize_model
+from tune.aggregate import (
+    ConfigSummary,
+    GenotypeSummary,
+    ModelSummary,
+    rank_configs,
+    rank_genotypes,
+    summarize_model,
+)
 from tune.trials import Failure, RetrainTrial, SearchTrial
 
 __all__ = ["VIT", "Outcome", "best_retraining"]
@@ -23,6 +30,7 @@ class Outcome:
         edges_per_node: that its derivation keeps.
         search, retrained: finished trials.
         not_searched, not_retrained: the others.
+        checked, not_checked: searches of the best configurations on fresh seeds; no rank.
         random: encoders drawn at random, which were or will be retrained too.
         wall: seconds of all runs so far ("search", "retraining", "other", "total") and the
             trials at a time ("concurrent"); empty if unknown.
@@ -38,12 +46,14 @@ class Outcome:
     not_searched: tuple[Failure, ...] = ()
     retrained: tuple[RetrainTrial, ...] = ()
     not_retrained: tuple[Failure, ...] = ()
+    checked: tuple[SearchTrial, ...] = ()
+    not_checked: tuple[Failure, ...] = ()
     random: tuple[Genotype, ...] = ()
     wall: dict[str, float] = field(default_factory=dict)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        return (*self.not_searched, *self.not_retrained)
+        return (*self.not_searched, *self.not_checked, *self.not_retrained)
 
     @property
     def complete(self) -> bool:
@@ -63,6 +73,10 @@ class Outcome:
     @property
     def ranking(self) -> list[GenotypeSummary]:
         return rank_genotypes(self.search, self.metric)
+
+    def best_configs(self, count: int) -> list[ConfigSummary]:
+        """The configurations of the highest mean score, best first."""
+        return rank_configs(self.search, self.metric)[:count]
 
     @property
     def models(self) -> dict[str, ModelSummary]:

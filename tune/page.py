@@ -17,7 +17,7 @@ from tune.page_parts import Html, bar, code, document, picture, prose, section, 
 from tune.plan import Plan
 from tune.reproduce import retrain_command, search_command
 from tune.space import is_plain_darts
-from tune.worth import gain_sentence, score_sentence
+from tune.worth import check_rows, gain_sentence, score_sentence
 
 __all__ = ["write_page"]
 
@@ -132,6 +132,8 @@ def _worth(outcome: Outcome) -> Html:
                 "Everything retrained, by size; the line is the Pareto front.",
             )
         )
+    if rows := check_rows(outcome):
+        parts += [prose(leaderboard.CHECK), table(rows)]
     return section("worth", "What the search is worth", *parts)
 
 

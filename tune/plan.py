@@ -28,6 +28,7 @@ class Plan:
         retrain_top: encoders to retrain.
         strategy: gradient (searches, by their alphas) or random (encoders drawn uniformly).
         random_baseline: encoders to draw beside a gradient search.
+        check_seeds: fresh seeds on which the best `retrain_top` configurations are searched again.
         space: the user's own outer space: its file, function and content hash; None for ours.
     """
 
@@ -41,6 +42,7 @@ class Plan:
     retrain_seeds: int
     strategy: Strategy = "gradient"
     random_baseline: int = 0
+    check_seeds: int = 0
     space: str | None = None
 
     @property
@@ -66,6 +68,12 @@ class Plan:
     @property
     def search_seeds(self) -> range:
         return range(self.search.seed, self.search.seed + self.seeds)
+
+    @property
+    def fresh_seeds(self) -> range:
+        """Of the check: those after the search's."""
+        first = self.search_seeds.stop
+        return range(first, first + self.check_seeds)
 
     @property
     def retraining_seeds(self) -> range:
@@ -106,6 +114,8 @@ class Plan:
             values["strategy"] = self.strategy
         if self.random_baseline:
             values["random_baseline"] = self.random_baseline
+        if self.check_seeds:
+            values["check_seeds"] = self.check_seeds
         if self.space is not None:
             values["space"] = self.space
         return values

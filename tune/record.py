@@ -12,7 +12,7 @@ from tune.folder import ResultFolder
 
 __all__ = ["PHASES", "SweepRecord", "wall_of"]
 
-PHASES = ("search", "retraining")
+PHASES = ("search", "check", "retraining")
 
 
 class SweepRecord:

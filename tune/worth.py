@@ -3,10 +3,11 @@
 The test accuracies are read here to judge the search. Nothing is chosen by them.
 """
 
+from tune.aggregate import Spread, rank_configs
 from tune.estimates import Estimate, mean_difference, rank_correlation
 from tune.outcome import Outcome
 
-__all__ = ["gain_over_random", "gain_sentence", "score_correlation", "score_sentence"]
+__all__ = ["check_rows", "gain_over_random", "gain_sentence", "score_correlation", "score_sentence"]
 
 
 def gain_over_random(outcome: Outcome) -> Estimate | None:
@@ -48,6 +49,22 @@ def gain_sentence(outcome: Outcome) -> str:
     return f"{text}; 95 % interval {_points(gain.low)} to {_points(gain.high)} (Welch's t)."
 
 
+def check_rows(outcome: Outcome) -> list[list[str]]:
+    """A checked configuration each, best first: its score in the search, which chose it, and on
+    fresh seeds; in percent, under a heading. Empty without a check."""
+    again = {c.config_index: c for c in rank_configs(outcome.checked, outcome.metric)}
+    rows = [["configuration", "score that chose it, %", "on fresh seeds, %", "change"]]
+    for config in rank_configs(outcome.search, outcome.metric):
+        if config.config_index in again:
+            before = getattr(config, outcome.metric)
+            after = getattr(again[config.config_index], outcome.metric)
+            change = f"{_points(after.mean - before.mean)}"
+            rows.append(
+                [str(config.config_index), _score(before), _score(after), change],
+            )
+    return rows if len(rows) > 1 else []
+
+
 def score_correlation(outcome: Outcome) -> Estimate | None:
     """Kendall's τ of search score and test accuracy over the encoders that have both; None with
     fewer than three."""
@@ -73,6 +90,12 @@ def score_sentence(outcome: Outcome) -> str:
     if tau.low is None or tau.high is None:
         return f"{text}; too few for an interval)."
     return f"{text}, 95 % bootstrap interval {tau.low:+.2f} to {tau.high:+.2f})."
+
+
+def _score(values: Spread) -> str:
+    mean = f"{100 * values.mean:.1f}"
+    std = "" if values.std is None else f" ± {100 * values.std:.1f}"
+    return f"{mean}{std} ({_count(values.count, 'seed')})"
 
 
 def _count(number: int, noun: str) -> str:

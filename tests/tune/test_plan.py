@@ -11,7 +11,9 @@ def test_a_plan_survives_the_file(plan: Plan) -> None:
     for changed in (
         plan,
         dataclasses.replace(plan, strategy="random"),
-        dataclasses.replace(plan, random_baseline=3, space="/a.py:f sha256=0", fixed=("xi",)),
+        dataclasses.replace(
+            plan, random_baseline=3, check_seeds=2, space="/a.py:f sha256=0", fixed=("xi",)
+        ),
     ):
         assert Plan.from_dict(json.loads(json.dumps(changed.to_dict()))) == dataclasses.replace(
             changed, retrain=dataclasses.replace(changed.retrain, model="vit")
@@ -41,6 +43,12 @@ def test_counts(plan: Plan) -> None:
     assert random.random_genotypes()[:5] == beside.random_genotypes()
 
 
+def test_fresh_seeds_come_after_those_of_the_search(plan: Plan) -> None:
+    checking = dataclasses.replace(plan, check_seeds=3)
+    assert (checking.search_seeds, checking.fresh_seeds) == (range(2), range(2, 5))
+    assert len(plan.fresh_seeds) == 0 and "check_seeds" not in plan.to_dict()
+
+
 def test_every_model_is_retrained_once(plan: Plan, outcome) -> None:
     first, second = (summary.genotype for summary in outcome.ranking)
     other = dataclasses.replace(plan, random_baseline=1).random_genotypes()
@@ -64,6 +72,8 @@ def test_the_command_line_makes_the_plan() -> None:
         ("--random-baseline -1", "--random-baseline must be 0 to 100000, but got -1"),
         ("--search random --random-baseline 2", "--search random takes no --random-baseline"),
         ("--search random --space a.py:f", "--search random takes no --space"),
+        ("--search random --check-seeds 2", "--search random takes no --check-seeds"),
+        ("--check-seeds -1", "--check-seeds must be 0 to 100000, but got -1"),
         ("--search grid", "search"),
         ("--num-samples 1 --seeds 2 --retrain-top 3", "--retrain-top 3: 1 configurations × 2 "),
     ],

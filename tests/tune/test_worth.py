@@ -2,7 +2,14 @@ import dataclasses
 
 import pytest
 
-from tune.worth import gain_over_random, gain_sentence, score_correlation, score_sentence
+from tune.trials import Failure
+from tune.worth import (
+    check_rows,
+    gain_over_random,
+    gain_sentence,
+    score_correlation,
+    score_sentence,
+)
 
 
 @pytest.fixture
@@ -57,3 +64,20 @@ def test_score_correlation(measured) -> None:
     few = dataclasses.replace(measured, search=measured.search[:2])
     assert score_correlation(few) is None
     assert "needs three retrained encoders" in score_sentence(few)
+
+
+def test_scores_before_and_after_the_check(measured, search_trial) -> None:
+    assert check_rows(measured) == []
+    genotype = measured.ranking[0].genotype
+    fresh = (search_trial(0, 1, genotype, 0.7, 0.9), search_trial(0, 2, genotype, 0.8, 0.9))
+    checked = dataclasses.replace(measured, checked=fresh)
+    [_, row] = check_rows(checked)
+    assert row == ["0", "90.0 (1 seed)", "75.0 ± 7.1 (2 seeds)", "-15.0"]
+    assert [s.hash for s in checked.ranking] == [s.hash for s in measured.ranking]
+    assert checked.ranking[0].discretised_accuracy.mean == 0.9
+
+
+def test_an_unfinished_check_is_no_complete_sweep(measured) -> None:
+    missing = dataclasses.replace(measured, not_checked=(Failure("config_000_seed_2", "boom"),))
+    assert measured.complete and not missing.complete
+    assert [failure.name for failure in missing.failures] == ["config_000_seed_2"]
