@@ -23,7 +23,13 @@ from dasvit.optim import adamw, all_finite, clip_gradients, cosine_lr, norms_and
 from dasvit.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
 from dasvit.split import Split
 from dasvit.trace import JsonLinesReport, load_retrain_result, save_result
-from dasvit.trained import RETRAIN_KIND, save_model, topk_accuracy, with_own_genotype
+from dasvit.trained import (
+    RETRAIN_KIND,
+    save_deployable,
+    save_model,
+    topk_accuracy,
+    with_own_genotype,
+)
 
 __all__ = ["check_retrain", "retrain"]
 
@@ -51,7 +57,8 @@ def retrain(
     """Train on the full training set, then look at the test set once.
 
     Writes into `out_dir`: config.json, checkpoint.pt (every epoch), train.jsonl (a line an
-    epoch), model.safetensors, genotype.json (of a derived network) and result.json.
+    epoch), model.safetensors, genotype.json (of a derived network), model/ (the folder that timm
+    loads) and result.json.
 
     Args:
         config: what to train and how.
@@ -141,6 +148,7 @@ def _finish(
         seconds=seconds,
     )
     save_model(out_dir, model, data)
+    save_deployable(out_dir, model, config, result)
     save_result(out_dir / "result.json", result)
     report(result)
     return result

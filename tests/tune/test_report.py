@@ -51,6 +51,8 @@ def folder(tmp_path: Path, outcome: Outcome) -> ResultFolder:
         for name in ("config.json", "model.json", "result.json"):
             (path / name).write_text("{}")
         (path / "model.safetensors").write_text(f"weights of {trial.name}")
+        (path / "model").mkdir()
+        (path / "model" / "README.md").write_text(f"card of {trial.name}")
     for summary in outcome.ranking:
         for seed in (0, 1):
             path = folder.retrain_dir / f"{summary.hash}_seed_{seed}"
@@ -123,6 +125,7 @@ def test_best_folder(outcome: Outcome, folder: ResultFolder) -> None:
     write_report(outcome, folder)  # again, as a sweep that is continued does
     best = outcome.ranking[0].hash
     assert (folder.best_dir / "model.safetensors").read_text() == f"weights of {best}_seed_0"
+    assert (folder.best_dir / "model" / "README.md").read_text() == f"card of {best}_seed_0"
     assert Genotype.load(folder.best_dir / "genotype.json") == outcome.ranking[0].genotype
     names = {path.name for path in folder.best_dir.iterdir()}
     assert {"encoder.png", "encoder.svg", "config.json", "model.json"} <= names
