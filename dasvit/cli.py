@@ -1,5 +1,5 @@
-"""The command line: `python -m dasvit search | retrain | evaluate | complexity | table1 |
-draw | memory`."""
+"""The command line: `python -m dasvit search | retrain | evaluate | export | predict |
+complexity | table1 | draw | memory`."""
 
 import sys
 import warnings
@@ -9,7 +9,17 @@ from typing import Annotated, Any, TextIO
 import tyro
 
 from dasvit.arguments import parse, preset_from_argv
-from dasvit.commands import complexity, draw, evaluate, memory, retrain, search, table1
+from dasvit.commands import (
+    complexity,
+    draw,
+    evaluate,
+    export,
+    memory,
+    predict,
+    retrain,
+    search,
+    table1,
+)
 from dasvit.commands.console import fail
 from dasvit.folder import SkippedImagesWarning
 from dasvit.presets import Preset
@@ -23,6 +33,8 @@ _RUN: dict[type, Callable[[Any], None]] = {
     search.SearchArgs: search.run,
     retrain.RetrainArgs: retrain.run,
     evaluate.EvaluateArgs: evaluate.run,
+    export.ExportArgs: export.run,
+    predict.PredictArgs: predict.run,
     complexity.ComplexityArgs: complexity.run,
     table1.Table1Args: table1.run,
     draw.DrawArgs: draw.run,

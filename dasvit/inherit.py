@@ -94,7 +94,7 @@ def derived_network(supernet: SuperNet, genotype: Genotype) -> DASViT:
             num_classes=supernet.head.out_features,
             embed_dim=supernet.dim,
             depth=supernet.num_layers,
-            drop_rate=supernet.dropout,
+            proj_drop_rate=supernet.dropout,
             token_ratio=supernet.token_ratio,
             token_where=supernet.token_where,
         ).to(supernet.alpha)

@@ -51,7 +51,7 @@ def build_model(config: RetrainConfig, *, in_channels: int, num_classes: int) ->
             **common,
             embed_dim=config.dim,
             depth=config.depth,
-            drop_rate=config.dropout,
+            proj_drop_rate=config.dropout,
             drop_path_rate=config.drop_path,
         )
     if not timm.is_model(config.model):

@@ -19,7 +19,13 @@ from dasvit.ops import load_plugins
 from dasvit.recipe import check_optimizer
 from dasvit.seed import derive_seed, seed_everything
 from dasvit.trace import JsonLinesReport, load_retrain_result, save_result
-from dasvit.trained import RETRAIN_KIND, save_model, topk_accuracy, with_own_genotype
+from dasvit.trained import (
+    RETRAIN_KIND,
+    save_deployable,
+    save_model,
+    topk_accuracy,
+    with_own_genotype,
+)
 from dasvit.training import Training, peak_memory
 
 __all__ = ["check_retrain", "retrain"]
@@ -49,7 +55,8 @@ def retrain(
     """Train on the full training set, then look at the test set once.
 
     Writes into `out_dir`: config.json, checkpoint.pt (every epoch), train.jsonl (a line an
-    epoch), model.safetensors, genotype.json (of a derived network) and result.json.
+    epoch), model.safetensors, genotype.json (of a derived network), model/ (the folder that timm
+    loads) and result.json.
 
     In every process of a process group (`torch.distributed`) at once it trains one network with all
     of them: each takes its rows of every batch, the first writes the files and reports.
@@ -136,6 +143,7 @@ def _finish(
     )
     if processes.first:
         save_model(out_dir, model, data)
+        save_deployable(out_dir, model, config, result)
         save_result(out_dir / "result.json", result)
         report(result)
     processes.wait()

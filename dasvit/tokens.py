@@ -16,13 +16,20 @@ class TokenEmbedding(nn.Module):
     """Images to `Z_0`: linear patch embedding, CLS prepended, learned positions added.
 
     Args:
-        image_size: side in pixels; a multiple of `patch_size`.
+        image_size: side in pixels, or (height, width); multiples of `patch_size`.
         patch_size: side of a patch in pixels.
         in_channels: 1 for grey images, 3 for RGB.
         dim: embedding dimension C.
     """
 
-    def __init__(self, *, image_size: int, patch_size: int, in_channels: int, dim: int) -> None:
+    def __init__(
+        self,
+        *,
+        image_size: int | tuple[int, int],
+        patch_size: int,
+        in_channels: int,
+        dim: int,
+    ) -> None:
         super().__init__()
         self.patches = PatchEmbed(image_size, patch_size, in_channels, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
@@ -46,7 +53,13 @@ class TokenEmbedding(nn.Module):
         """`(batch, channels, height, width)` to `(batch, 1 + N, dim)`."""
         tokens = self.patches(images)
         tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        return tokens + self.positions
+        return tokens + self.positions_of(images)
+
+    def positions_of(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "1 tokens dim"]:
+        """What is added to the images' tokens."""
+        return self.positions
 
 
 def check_selection(token_ratio: float, token_where: str) -> None:

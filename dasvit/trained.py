@@ -7,7 +7,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dasvit.config import RetrainConfig, config_from_dict
 from dasvit.data import ImageData, load_data
@@ -15,15 +15,30 @@ from dasvit.distributed import Processes
 from dasvit.environment import resolve_device
 from dasvit.files import read_json, write_atomic
 from dasvit.folder import read_settings
+from dasvit.metrics import RetrainResult
+from dasvit.model_card import model_card
+from dasvit.model_folder import (
+    ModelFacts,
+    describe,
+    is_model_folder,
+    load_model_folder,
+    load_weights,
+    save_model_folder,
+    tensors_of,
+)
 from dasvit.models import build_model
 from dasvit.ops import load_plugins
 from dasvit.split import Split
+from dasvit.trace import load_retrain_result
 
 __all__ = [
     "RETRAIN_KIND",
+    "Trained",
     "evaluate",
     "load_model",
     "load_retrain_config",
+    "open_trained",
+    "save_deployable",
     "save_model",
     "topk_accuracy",
     "with_own_genotype",
@@ -31,6 +46,8 @@ __all__ = [
 
 RETRAIN_KIND = "dasvit/retrain/1"
 """What a retraining writes into its folder's config.json."""
+MODEL_DIR = "model"
+"""The model folder inside a retraining's."""
 EVAL_BATCH = 256
 
 
@@ -73,7 +90,7 @@ def topk_accuracy(
 
 def save_model(out_dir: Path, model: nn.Module, data: ImageData) -> None:
     """Weights as model.safetensors, and what is needed to use them as model.json."""
-    write_atomic(out_dir / "model.safetensors", safetensors.torch.save(_tensors(model)))
+    write_atomic(out_dir / "model.safetensors", safetensors.torch.save(tensors_of(model)))
     facts = {
         "class_names": list(data.class_names),
         "in_channels": data.in_channels,
@@ -83,8 +100,81 @@ def save_model(out_dir: Path, model: nn.Module, data: ImageData) -> None:
     write_atomic(out_dir / "model.json", json.dumps(facts, indent=2) + "\n")
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def save_deployable(
+    out_dir: Path, model: nn.Module, config: RetrainConfig, result: RetrainResult
+) -> None:
+    """The folder `model/` that timm and the Hugging Face Hub load, with its card.
+
+    After `save_model`: the weights are the same file where the file system can link them.
+    """
+    facts = _describe(out_dir, model, config)
+    save_model_folder(
+        out_dir / MODEL_DIR,
+        model,
+        facts,
+        model_card(facts, config, result),
+        weights=out_dir / "model.safetensors",
+    )
+
+
+def _describe(out_dir: Path, model: nn.Module, config: RetrainConfig) -> ModelFacts:
+    path = out_dir / "model.json"
+    facts: Any = read_json(path, "trained model")
+    try:
+        return describe(
+            model,
+            config.model,
+            class_names=tuple(map(str, facts["class_names"])),
+            in_channels=facts["in_channels"],
+            image_size=config.data.image_size,
+            mean=tuple(map(float, facts["mean"])),
+            std=tuple(map(float, facts["std"])),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} lacks what a trained model needs ({type(error).__name__}: {error}); "
+            "it was not saved here"
+        ) from None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained network in evaluation mode, and what is known of it.
+
+    Attributes:
+        config: of its training. result: likewise. Both None for a model folder on its own.
+    """
+
+    model: nn.Module
+    facts: ModelFacts
+    config: RetrainConfig | None = None
+    result: RetrainResult | None = None
+
+
+def open_trained(folder: str | Path, device: torch.device) -> Trained:
+    """The network of a model folder, of a retraining, or of a sweep's best/.
+
+    Raises:
+        ValueError: the folder holds none, or one whose files do not fit each other.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; give a retraining's or a model's")
+    if is_model_folder(folder):
+        return Trained(*load_model_folder(folder, device))
+    if not (folder / "config.json").exists():
+        raise ValueError(
+            f"{folder} holds no model: it has no config.json; give a retraining's folder, a "
+            "sweep's best/, or what export --to safetensors wrote"
+        )
+    model, config = load_model(folder, device)
+    result = folder / "result.json"
+    return Trained(
+        model,
+        _describe(folder, model, config),
+        config,
+        load_retrain_result(result) if result.exists() else None,
+    )
 
 
 def load_model(out_dir: str | Path, device: torch.device) -> tuple[nn.Module, RetrainConfig]:
@@ -100,15 +190,7 @@ def load_model(out_dir: str | Path, device: torch.device) -> tuple[nn.Module, Re
     in_channels, num_classes = _model_facts(out_dir / "model.json")
     named = with_own_genotype(config, out_dir)
     model = build_model(named, in_channels=in_channels, num_classes=num_classes)
-    path = out_dir / "model.safetensors"
-    try:
-        tensors = safetensors.torch.load_file(path)
-        model.load_state_dict(tensors)
-    except FileNotFoundError:
-        raise ValueError(f"there are no weights {path}; is the retraining finished?") from None
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
-        first = str(error).splitlines()[0]
-        raise ValueError(f"{path} does not fit its config.json or is truncated ({first})") from None
+    load_weights(model, out_dir / "model.safetensors", "config.json")
     return model.to(device).eval(), config
 
 

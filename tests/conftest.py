@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from trained_runs import own, trained_encoder  # noqa: F401
 
 from dasvit.seed import seed_everything
 from dasvit.supernet import SuperNet

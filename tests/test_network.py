@@ -125,10 +125,17 @@ def test_no_classes_from_the_start(make_batch: Callable) -> None:
     assert model(make_batch()[0]).shape == (3, model.num_features)
 
 
-def test_drop_rate_reaches_the_operations() -> None:
-    model = timm.create_model("dasvit", genotype=TINY, drop_rate=0.3, **TINY_SIZE)
-    rates = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
-    assert rates == {0.3}
+def test_dropout_in_the_operations_and_before_the_head() -> None:
+    rates = {"drop_rate": 0.2, "proj_drop_rate": 0.3}
+    model = timm.create_model("dasvit", genotype=TINY, **rates, **TINY_SIZE)
+    assert model.head_drop.p == 0.2
+    assert {m.p for m in model.cells.modules() if isinstance(m, torch.nn.Dropout)} == {0.3}
+
+
+def test_a_genotype_as_its_dictionary() -> None:
+    assert resolve_genotype(TINY.to_dict()) == TINY
+    with pytest.raises(ValueError, match="genotype is not a genotype"):
+        resolve_genotype({})
 
 
 def test_unknown_genotypes_are_errors(tmp_path: Path) -> None:

@@ -310,8 +310,9 @@ def test_round_trip(kind: str, encoder: str, tmp_path: Path) -> None:
     config = retrain_config(**changes)
     result = retrain(config, tmp_path)
     assert result == load_retrain_result(tmp_path / "result.json")
-    expected = {"config.json", "checkpoint.pt", "train.jsonl", "model.json", "model.safetensors"}
-    expected |= {"result.json"} | ({"genotype.json"} if kind == "encoder" else set())
+    expected = {"config.json", "checkpoint.pt", "train.jsonl", "model", "model.json"}
+    expected |= {"model.safetensors", "result.json"}
+    expected |= {"genotype.json"} if kind == "encoder" else set()
     assert set(names_in(tmp_path)) == expected
     assert load_retrain_config(tmp_path) == config
 

@@ -740,7 +740,7 @@ def test_fused_and_literal_searches_find_the_same(seed: int, xi: float, tmp_path
     (left, first), (right, second) = ((result, epochs(events)) for result, events in found)
     for name in ("train_loss", "val_loss", "fair_loss"):
         values = [[getattr(e, name) for e in records] for records in (first, second)]
-        assert values[0] == pytest.approx(values[1], rel=0.01), name
+        assert values[0] == pytest.approx(values[1], rel=0.03), name
     assert [e.edge_ops for e in first] == [e.edge_ops for e in second]
     assert left.genotype == right.genotype
 

@@ -164,6 +164,8 @@ def _copy_best(outcome: Outcome, folder: ResultFolder) -> None:
     for path in ("config.json", "genotype.json", "model.json", "model.safetensors", "result.json"):
         if (source / path).exists():
             shutil.copyfile(source / path, fresh / path)
+    if (source / "model").is_dir():
+        shutil.copytree(source / "model", fresh / "model")
     genotype = Genotype.load(source / "genotype.json")
     save_encoder(genotype, fresh / "encoder", f"{outcome.name}: best encoder")
     old: Path = folder.best_dir

@@ -151,6 +151,8 @@ def folder(tmp_path: Path, outcome: Any) -> Any:
         for name in ("config.json", "model.json", "result.json"):
             (path / name).write_text("{}")
         (path / "model.safetensors").write_text(f"weights of {trial.name}")
+        (path / "model").mkdir()
+        (path / "model" / "README.md").write_text(f"card of {trial.name}")
     for summary in outcome.ranking:
         for seed in (0, 1):
             path = folder.retrain_dir / f"{summary.hash}_seed_{seed}"

@@ -1,0 +1,45 @@
+"""`export`: write a trained network for others to run."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from dasvit.export import TOLERANCE, export
+from dasvit.ops import load_plugins
+
+__all__ = ["ExportArgs", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportArgs:
+    """Write a trained network as ONNX, as a model folder, or as a PyTorch program.
+
+    Its logits are compared with the network's before anything is written.
+
+    Example: python -m dasvit export runs/digits/best --to onnx
+    """
+
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
+    """Folder of a finished retraining, a sweep's best/, or a model folder."""
+    to: Literal["onnx", "safetensors", "torch-export", "torchscript"]
+    """onnx; safetensors (the folder that timm and the Hugging Face Hub load); torch-export (.pt2);
+    torchscript."""
+    out: str | None = None
+    """File, or folder for safetensors; by default beside FOLDER, under its name."""
+    force: bool = False
+    """Replace what an earlier export wrote there."""
+    tolerance: float = TOLERANCE
+    """Largest difference of a logit, in units of max(1, the largest logit)."""
+    plugins: tuple[str, ...] = ()
+    """Python modules to import first; they may register operations of their own."""
+
+
+def run(args: ExportArgs) -> None:
+    load_plugins(args.plugins)
+    done = export(args.folder, args.to, args.out, force=args.force, tolerance=args.tolerance)
+    print(
+        f"largest difference of a logit: {done.max_difference:.2e} (largest logit "
+        f"{done.max_logit:.2e})"
+    )
+    print(f"{args.to}: {done.path} ({done.size / 2**20:.1f} MiB)")
