@@ -24,6 +24,7 @@ from tune.leaderboard import markdown, table_csv
 from tune.outcome import VIT, Outcome, best_retraining
 from tune.page import write_page
 from tune.plan import Plan
+from tune.study import JOURNAL_FILE, write_study
 from tune.trials import SearchTrial, retrain_dirname
 
 __all__ = ["save_genotypes", "save_random_genotypes", "write_results"]
@@ -57,7 +58,8 @@ def save_random_genotypes(genotypes: Sequence[Genotype], folder: ResultFolder) -
 
 
 def write_results(plan: Plan, outcome: Outcome, folder: ResultFolder, *, preset: str) -> None:
-    """Write leaderboard.md, leaderboard.csv, genotypes.json, genotypes/, best/ and report.html.
+    """Write leaderboard.md, leaderboard.csv, genotypes.json, genotypes/, optuna.journal, best/ and
+    report.html.
 
     Args:
         plan: what the sweep computes.
@@ -78,6 +80,8 @@ def write_results(plan: Plan, outcome: Outcome, folder: ResultFolder, *, preset:
     write_atomic(folder.root / "leaderboard.csv", table_csv(outcome, ranking))
     values = _genotypes(outcome, ranking, configs, votes)
     write_atomic(folder.root / "genotypes.json", json.dumps(values, indent=2) + "\n")
+    if configs:
+        write_study(folder.root / JOURNAL_FILE, configs, outcome.metric, name=outcome.name)
     _copy_best(outcome, folder)
     write_page(plan, outcome, folder, preset=preset)
 
