@@ -135,6 +135,7 @@ class RetrainResult:
         seconds: wall time of all epochs.
         peak_memory_bytes: the most held at once: on a GPU by PyTorch's tensors, else by the whole
             process; None where a result was made without measuring it.
+        num_processes: that trained it together.
     """
 
     model: str
@@ -144,6 +145,7 @@ class RetrainResult:
     num_params: int
     seconds: float
     peak_memory_bytes: int | None = None
+    num_processes: int = 1
 
 
 Event = SearchEpoch | StageEnd | SearchResult | RetrainEpoch | RetrainResult

@@ -140,6 +140,7 @@ def _finish(
         num_params=sum(p.numel() for p in model.parameters()),
         seconds=training.seconds,
         peak_memory_bytes=peak_memory(training.device),
+        num_processes=processes.count,
     )
     if processes.first:
         save_model(out_dir, model, data)

@@ -30,7 +30,7 @@ from dasvit.optim import cosine_lr
 from dasvit.presets import get_preset, modern
 from dasvit.recipe import make_average, make_mixing, make_optimizer, make_schedule
 from dasvit.retrain import check_retrain, retrain
-from dasvit.trace import read_trace
+from dasvit.trace import load_retrain_result, read_trace
 from dasvit.training import Training
 
 ROOT = Path(__file__).parents[1]
@@ -285,6 +285,10 @@ def test_two_processes_train_what_one_trains(encoder: str, tmp_path: Path) -> No
     one = retrain(config, tmp_path / "one")
     said = two_processes(config, tmp_path / "two", tmp_path / "store")
     assert said[0] == said[1]  # reduced over both
+    counts = [
+        load_retrain_result(tmp_path / n / "result.json").num_processes for n in ("one", "two")
+    ]
+    assert counts == [1, 2]
     torch.testing.assert_close(
         weights(tmp_path / "one"), weights(tmp_path / "two"), rtol=1e-4, atol=1e-5
     )

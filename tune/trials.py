@@ -73,7 +73,7 @@ class RetrainTrial:
         seed: of the retraining.
         test_top1, test_top5, train_accuracy: ratios.
         num_params: parameters.
-        peak_memory_bytes: as in `RetrainResult`.
+        peak_memory_bytes, num_processes: as in `RetrainResult`.
         seconds, wall_seconds: as in `SearchTrial`.
     """
 
@@ -86,6 +86,7 @@ class RetrainTrial:
     num_params: int
     seconds: float
     peak_memory_bytes: int | None = None
+    num_processes: int = 1
     wall_seconds: float | None = None
 
 

@@ -13,9 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from dasvit.genotype import Genotype
 from dasvit.random_genotype import distinct_random_genotypes
+from dasvit.trace import load_retrain_result
 from dasvit.trained import evaluate
 from tune.main import main
 from tune.options import parse_options
@@ -291,3 +294,18 @@ def test_workers_collect_garbage_less_often() -> None:
     code = WORKER.format(root=str(ROOT))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["100000"]
+
+
+@pytest.mark.slow
+def test_two_workers_retrain_what_one_retrains(tmp_path: Path) -> None:
+    """Through Ray Train, with plain descent: Adam makes steps of rounding where a gradient is 0."""
+    weights = []
+    for workers in (1, 2):
+        storage = tmp_path / str(workers)
+        options = ["--workers", str(workers), "--retrain.optimizer", "sgd", "--seeds", "1"]
+        done = command(*TINY, *options, "--storage-path", str(storage))
+        assert done.returncode == 0, done.stderr
+        [folder] = (storage / "tiny" / "retrain").glob("vit_seed_*")
+        assert load_retrain_result(folder / "result.json").num_processes == workers
+        weights.append(safetensors.torch.load_file(folder / "model.safetensors"))
+    torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
