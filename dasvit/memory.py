@@ -26,6 +26,7 @@ __all__ = [
     "device_memory",
     "heaviest_operations",
     "largest_batch",
+    "measure_stage",
     "peak_of",
     "plan_search",
     "plan_stage",
@@ -105,32 +106,58 @@ def heaviest_operations(config: SearchConfig, count: int) -> tuple[str, ...]:
     return tuple(name for name in config.operations if name in kept)
 
 
+def _stage_step(config: SearchConfig, stage: int) -> Callable[[], object]:
+    """A step of a stage on the default device, with empty images."""
+    names = heaviest_operations(config, config.stage_ops[stage])
+    model = build_supernet(
+        config,
+        tuple(names for _ in edge_list(config.num_nodes)),
+        num_layers=config.stage_layers[stage],
+        in_channels=CHANNELS,
+        num_classes=CLASSES,
+    )
+    step = BilevelStep(config, model)
+    size = config.data.image_size
+    batches = [
+        (
+            torch.zeros(config.batch_size, CHANNELS, size, size),
+            torch.zeros(config.batch_size, dtype=torch.long),
+        )
+        for _ in range(2)
+    ]
+    return lambda: step(*batches, weight_lr=config.weight_lr)
+
+
 def plan_stage(config: SearchConfig, stage: int) -> StagePlan:
     """The plan of one stage's step: first or second order as `config.xi` says."""
-    names = heaviest_operations(config, config.stage_ops[stage])
-    edge_ops = tuple(names for _ in edge_list(config.num_nodes))
-    size = config.data.image_size
-
-    def make() -> Callable[[], object]:
-        model = build_supernet(
-            config,
-            edge_ops,
-            num_layers=config.stage_layers[stage],
-            in_channels=CHANNELS,
-            num_classes=CLASSES,
-        )
-        step = BilevelStep(config, model)
-        batches = [
-            (
-                torch.empty(config.batch_size, CHANNELS, size, size),
-                torch.zeros(config.batch_size, dtype=torch.long),
-            )
-            for _ in range(2)
-        ]
-        return lambda: step(*batches, weight_lr=config.weight_lr)
-
-    resident, peak = peak_of(make)
+    resident, peak = peak_of(lambda: _stage_step(config, stage))
     return StagePlan(stage=stage, resident=resident, peak=peak)
+
+
+def measure_stage(config: SearchConfig, stage: int, device: torch.device) -> int | None:
+    """What a stage's step really takes at its peak, run twice on a device: by PyTorch's allocator
+    on a GPU, elsewhere by what operations return. None if the device has too little memory."""
+    if device.type != "cuda":
+        with torch.random.fork_rng(devices=[]), LiveMemory(BLOCK) as memory:
+            step = _stage_step(config, stage)
+            step()
+            memory.peak = memory.live
+            step()
+            return memory.peak
+    gc.collect()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(device)
+    try:
+        with torch.device(device):
+            step = _stage_step(config, stage)
+        step()
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        step()
+        torch.cuda.synchronize(device)
+    except torch.cuda.OutOfMemoryError:
+        return None
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def plan_search(config: SearchConfig) -> list[StagePlan]:

@@ -207,3 +207,18 @@ def test_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
         main(["memory", "--budget", "lots"])
     assert error.value.code == 2
     assert capsys.readouterr().err.startswith("error: --budget must be like 24GiB")
+
+
+def test_check_states_the_plans_error(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["memory", *TINY, "--check", "--device", "cpu", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["device"] == "cpu"
+    assert [row["stage"] for row in told["stages"]] == [0]
+    for row in told["stages"]:
+        assert row["measured"] > 0 and abs(row["error"]) < 0.01
+    main(["memory", *TINY, "--check", "--device", "cpu"])
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].startswith("| stage | planned (GiB)") and len(table) == 3
+    with pytest.raises(SystemExit) as stop:
+        main(["memory", *TINY, "--check", "--device", "cuda:99"])
+    assert stop.value.code == 2

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dasvit.config import SearchConfig
-from dasvit.memory import what_fits
+from dasvit.environment import resolve_device
+from dasvit.memory import measure_stage, plan_stage, what_fits
 from dasvit.memory_report import (
     figure_1,
     format_table,
@@ -37,14 +38,44 @@ class MemoryArgs:
     """Memory of the device, 24GiB say: which batches and settings fit."""
     plot: str | None = None
     """Draw memory against batch size (the paper's Figure 1) to this path, as PNG and SVG."""
+    check: bool = False
+    """Compare with steps that are really run on --device, at the configured λ and order; on a GPU
+    with PyTorch's own peak."""
+    device: str = "auto"
+    """Of --check: auto, cpu, cuda or cuda:N."""
     json: bool = False
     """Print JSON."""
+
+
+def _check(args: MemoryArgs) -> None:
+    """Planned and measured peaks of every stage, and the plan's error."""
+    config, device = args.config, resolve_device(args.device)
+    rows: list[tuple[int, int, int | None]] = []
+    for stage in range(len(config.stage_ops)):
+        print(f"stage {stage} on {device} …", file=sys.stderr, flush=True)
+        measured = measure_stage(config, stage, device)
+        rows.append((stage, plan_stage(config, stage).peak, measured))
+    if args.json:
+        values = [
+            {"stage": s, "planned": p, "measured": m, "error": p / m - 1 if m else None}
+            for s, p, m in rows
+        ]
+        print(json.dumps({"device": str(device), "stages": values}))
+        return
+    print("| stage | planned (GiB) | measured (GiB) | error |\n| --- | --- | --- | --- |")
+    for stage, planned, measured in rows:
+        found = f"{measured / 2**30:.3f}" if measured else "out of memory"
+        error = f"{100 * (planned / measured - 1):+.1f} %" if measured else "–"
+        print(f"| {stage} | {planned / 2**30:.3f} | {found} | {error} |")
 
 
 def run(args: MemoryArgs) -> None:
     config = args.config
     budget = parse_bytes(args.budget) if args.budget else None
     check_supernet(config)
+    if args.check:
+        _check(args)
+        return
 
     def progress(line: str) -> None:
         print(f"{line} …", file=sys.stderr, flush=True)
