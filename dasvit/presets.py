@@ -100,7 +100,7 @@ def fashion_mnist() -> Preset:
             data=data,
             dim=96,
             patch_size=7,
-            epochs=4,
+            epochs=2,
             batch_size=64,
         ),
     )
