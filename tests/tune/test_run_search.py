@@ -61,6 +61,8 @@ def one_ray_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         ("--plugins no_such_module", "no_such_module"),
         # The settings of L2 do nothing while its weight is fixed at 0: nothing is left to vary.
         ("--token-ratio 1 --skip-weight 1 --type-weight 0 --xi 0", "nothing to sweep"),
+        ("--resume", "--resume: "),
+        ("--resume --fresh", "give one of them"),
         ("--seeds 0", "--seeds must be at least 1, but got 0"),
         ("--num-samples 2 --seeds 1 --retrain-top 3", "find at most 2 encoders; ask for fewer"),
         ("--space nowhere.py:space", "--space nowhere.py:space: there is no file"),
