@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
         reason = error.strerror or str(error)
         if error.filename:
             reason = f"{error.filename}: {reason}"
-        print(f"error: {reason}; then continue with: {_command(argv)}", file=sys.stderr)
+        print(f"error: {reason}; after that, continue with: {_command(argv)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nerror: interrupted; continue with: {_command(argv)}", file=sys.stderr)

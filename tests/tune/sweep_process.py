@@ -151,7 +151,6 @@ def results(root: Path) -> dict[str, Any]:
 
 def _timeless(values: dict[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in values.items() if "second" not in k and "memory" not in k}
-    kept.pop("settings", None)
     if isinstance(kept.get("genotype"), dict):
         kept["genotype"] = {k: v for k, v in kept["genotype"].items() if k != "provenance"}
     return kept
