@@ -151,6 +151,8 @@ def results(root: Path) -> dict[str, Any]:
 
 def _timeless(values: dict[str, Any]) -> dict[str, Any]:
     kept = {k: v for k, v in values.items() if "second" not in k and "memory" not in k}
+    if "model" in kept:  # the genotype's file, in the folder of the sweep
+        kept["model"] = Path(kept["model"]).name
     if isinstance(kept.get("genotype"), dict):
         kept["genotype"] = {k: v for k, v in kept["genotype"].items() if k != "provenance"}
     return kept
