@@ -19,6 +19,7 @@ __all__ = [
     "Spread",
     "rank_configs",
     "rank_genotypes",
+    "seed_count",
     "spread",
     "summarize_model",
     "vote",
@@ -45,6 +46,13 @@ def spread(values: Iterable[float]) -> Spread:
     numbers = list(values)
     std = statistics.stdev(numbers) if len(numbers) > 1 else None
     return Spread(statistics.fmean(numbers), std, len(numbers))
+
+
+def seed_count(finished: int, asked: int) -> str:
+    """`2 seeds`; `1 of 2 seeds` where a mean lacks some that were asked for (0: unknown)."""
+    if asked > finished:
+        return f"{finished} of {asked} seeds"
+    return f"{finished} seed" + ("" if finished == 1 else "s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

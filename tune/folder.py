@@ -8,14 +8,17 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from dasvit.files import read_json, write_atomic
 
-__all__ = ["SCHEMA", "ResultFolder", "open_folder"]
+__all__ = ["SCHEMA", "ResultFolder", "open_folder", "set_aside"]
 
 SCHEMA = "dasvit/sweep/1"
+
+SHOWN_DIFFERENCES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ class ResultFolder:
                 yield
             finally:
                 # A run that was refused before it computed anything leaves nothing behind.
-                if list(self.root.iterdir()) == [path]:
+                if self.root.is_dir() and list(self.root.iterdir()) == [path]:
                     path.unlink()
                     self.root.rmdir()
 
@@ -94,30 +97,27 @@ class ResultFolder:
         shutil.rmtree(self.ray_root, ignore_errors=True)
 
 
-def open_folder(storage_path: str, name: str, settings: dict[str, Any]) -> ResultFolder:
+def open_folder(
+    storage_path: str, name: str, settings: dict[str, Any], *, resume: bool = False
+) -> ResultFolder:
     """The folder of a sweep: empty, or the same sweep's from before. Nothing in it is changed.
 
     Args:
         storage_path: made if missing; must be shared by all nodes of a cluster.
         name: of the folder inside.
         settings: what the sweep computes, JSON-ready; a folder with others is refused.
+        resume: insist that the sweep is there.
 
     Raises:
-        ValueError: cannot write there, or it holds something else.
+        ValueError: cannot write there, or it holds something else, or nothing to resume.
     """
-    if "://" in storage_path:
-        raise ValueError(
-            f"--storage-path {storage_path}: checkpoints need a folder that all nodes share (NFS, "
-            "EFS, FSx); mount it, and copy the results to a bucket afterwards"
-        )
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError(
-            f"--name {name!r} must be one folder name of letters, digits, '.', '_' and '-'"
-        )
-    folder = ResultFolder(Path(storage_path).expanduser().resolve() / name)
-    if folder.root.exists() and not folder.root.is_dir():
-        raise ValueError(f"{folder.root} is a file; choose another --name or --storage-path")
+    folder = _folder(storage_path, name)
     saved = folder.read()
+    if saved is None and resume:
+        raise ValueError(
+            f"--resume: {folder.root} holds no sweep; check --name and --storage-path, or leave "
+            "--resume away to start one"
+        )
     if saved is None and folder.root.is_dir():
         others = sorted(p.name for p in folder.root.iterdir() if p.name != ".lock")
         if others:
@@ -131,6 +131,43 @@ def open_folder(storage_path: str, name: str, settings: dict[str, Any]) -> Resul
     return folder
 
 
+def set_aside(storage_path: str, name: str) -> Path | None:
+    """Rename a sweep's folder to its name and the time; the new path, or None without a sweep.
+
+    Raises:
+        ValueError: a run is writing there, or it cannot be renamed.
+    """
+    folder = _folder(storage_path, name)
+    if folder.read() is None:
+        return None
+    aside = folder.root.with_name(f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}")
+    try:
+        if aside.exists():
+            raise FileExistsError(0, f"{aside} exists")
+        with folder.lock():
+            folder.root.rename(aside)
+    except OSError as error:
+        raise ValueError(f"--fresh: cannot move {folder.root} aside ({error.strerror})") from None
+    return aside
+
+
+def _folder(storage_path: str, name: str) -> ResultFolder:
+    """A sweep's folder by its name; refused where it can be none."""
+    if "://" in storage_path:
+        raise ValueError(
+            f"--storage-path {storage_path}: checkpoints need a folder that all nodes share (NFS, "
+            "EFS, FSx); mount it, and copy the results to a bucket afterwards"
+        )
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError(
+            f"--name {name!r} must be one folder name of letters, digits, '.', '_' and '-'"
+        )
+    folder = ResultFolder(Path(storage_path).expanduser().resolve() / name)
+    if folder.root.exists() and not folder.root.is_dir():
+        raise ValueError(f"{folder.root} is a file; choose another --name or --storage-path")
+    return folder
+
+
 def _check_same(saved: dict[str, Any], settings: dict[str, Any], root: Path) -> None:
     old, new = dict(_flat(saved)), dict(_flat(json.loads(json.dumps(settings))))
     differences = [
@@ -139,10 +176,12 @@ def _check_same(saved: dict[str, Any], settings: dict[str, Any], root: Path) -> 
         if old.get(key) != new.get(key)
     ]
     if differences:
-        shown = "; ".join(differences[:4]) + ("; …" if len(differences) > 4 else "")
+        shown = "; ".join(differences[:SHOWN_DIFFERENCES])
+        if (more := len(differences) - SHOWN_DIFFERENCES) > 0:
+            shown += f"; and {more} more"
         raise ValueError(
             f"{root} holds a sweep with other settings ({shown}); repeat its command to continue "
-            "it, or choose another --name"
+            "it, choose another --name, or set it aside by --fresh"
         )
 
 

@@ -9,13 +9,29 @@ from typing import Any
 
 from dasvit.metrics import edge_name
 from dasvit.progress import duration
-from tune.aggregate import ConfigSummary, EdgeVote, GenotypeSummary, ModelSummary, Spread
+from tune.aggregate import (
+    ConfigSummary,
+    EdgeVote,
+    GenotypeSummary,
+    ModelSummary,
+    Spread,
+    seed_count,
+)
 from tune.outcome import VIT, Outcome
 from tune.space import is_plain_darts
 from tune.trials import RetrainTrial, SearchTrial
 from tune.worth import check_rows, gain_sentence, score_sentence
 
-__all__ = ["config_rows", "markdown", "percent", "ray_seconds", "table", "table_csv", "wall_rows"]
+__all__ = [
+    "config_rows",
+    "failed_words",
+    "markdown",
+    "percent",
+    "ray_seconds",
+    "table",
+    "table_csv",
+    "wall_rows",
+]
 
 NO_CHOICE_ON_TEST = (
     "The test set is looked at once, at the end of each retraining, and no choice is made on it: "
@@ -49,7 +65,7 @@ def table(outcome: Outcome, *, limit: int | None = None) -> list[list[str]]:
             "parameters",
         ]
     ]
-    models = outcome.models
+    models, asked = outcome.models, outcome.retrain_seeds
     for rank, summary in enumerate(outcome.ranking[:limit], start=1):
         model = models.get(summary.hash)
         rows.append(
@@ -60,16 +76,16 @@ def table(outcome: Outcome, *, limit: int | None = None) -> list[list[str]]:
                 percent(summary.discretised_accuracy),
                 percent(summary.supernet_accuracy),
                 percent(summary.gap),
-                *_tested(model),
+                *_tested(model, asked),
             ]
         )
     ranked = {summary.hash for summary in outcome.ranking}
     for genotype in outcome.random:
         name = genotype.canonical_hash
         if name not in ranked:
-            rows.append(["random", name, "–", "–", "–", "–", *_tested(models.get(name))])
+            rows.append(["random", name, "–", "–", "–", "–", *_tested(models.get(name), asked)])
     if VIT in models:
-        rows.append(["–", "plain ViT", "–", "–", "–", "–", *_tested(models[VIT])])
+        rows.append(["–", "plain ViT", "–", "–", "–", "–", *_tested(models[VIT], asked)])
     return rows
 
 
@@ -79,11 +95,10 @@ def percent(spread: Spread) -> str:
     return mean if spread.std is None else f"{mean} ± {100 * spread.std:.1f}"
 
 
-def _tested(model: ModelSummary | None) -> list[str]:
+def _tested(model: ModelSummary | None, asked: int) -> list[str]:
     if model is None:
         return ["–", "–"]
-    tested = percent(model.test_top1)
-    tested += f" ({model.test_top1.count} seeds)" if model.test_top1.count > 1 else " (1 seed)"
+    tested = f"{percent(model.test_top1)} ({seed_count(model.test_top1.count, asked)})"
     return [tested, f"{model.num_params / 1e6:.2f} M"]
 
 
@@ -101,7 +116,7 @@ def markdown(
         "",
         f"Searched on {outcome.dataset}, retrained on {outcome.retrain_dataset}. "
         f"{trials[0]} of {trials[1]} search trials and {models[0]} of {models[1]} retrainings "
-        f"finished; {len(ranking)} distinct encoders.",
+        f"finished{failed_words(outcome)}; {len(ranking)} distinct encoders.",
         "",
         f"Ranked by the mean {_words(outcome.metric)} over all trials that gave the encoder. "
         f"{NO_CHOICE_ON_TEST}",
@@ -146,8 +161,9 @@ def markdown(
         "## Configurations",
         "",
         "Each with its mean over its finished seeds ± the sample standard deviation (n - 1) over "
-        "them; a single seed has no ±. *Genotypes*: what its seeds derived, by the names above, "
-        "with their number where it is more than one."
+        "them; a single seed has no ±. *Seeds*: that the mean is over, and how many were asked "
+        "for; one that failed is in no mean. *Genotypes*: what its seeds derived, by the names "
+        "above, with their number where it is more than one."
         + "".join(
             f" Configuration {c.config_index} is plain DARTS in first order: all tokens, "
             "no fairness."
@@ -155,7 +171,7 @@ def markdown(
             if is_plain_darts(c.settings)
         ),
         "",
-        *_markdown_table(config_rows(configs)),
+        *_markdown_table(config_rows(outcome, configs)),
         "",
         *_check(outcome),
         "## Wall time",
@@ -185,12 +201,20 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {line} |" for line in (head, rule, *body)]
 
 
-def config_rows(configs: Sequence[ConfigSummary]) -> list[list[str]]:
+def failed_words(outcome: Outcome) -> str:
+    """`, 2 failed (reasons below)`, or nothing."""
+    return f", {len(outcome.failed)} failed (reasons below)" if outcome.failed else ""
+
+
+def config_rows(outcome: Outcome, configs: Sequence[ConfigSummary]) -> list[list[str]]:
+    """The configurations as rows, a heading first; those without a score last."""
     names = list(configs[0].settings) if configs else []
-    heading = ["configuration", "genotypes", "discretised %", "supernet %", "gap", *names]
+    scores = ["discretised %", "supernet %", "gap"]
+    heading = ["configuration", "seeds", "genotypes", *scores, *names]
     rows = [
         [
             str(config.config_index),
+            _of(config.discretised_accuracy.count, outcome.seeds),
             ", ".join(
                 name if count == 1 else f"{name} {count}×"
                 for name, count in Counter(config.genotypes).items()
@@ -202,7 +226,13 @@ def config_rows(configs: Sequence[ConfigSummary]) -> list[list[str]]:
         ]
         for config in configs
     ]
-    return [heading, *rows]
+    unknown = ["–"] * (len(heading) - 2)
+    without = [[str(i), _of(0, outcome.seeds), *unknown] for i in outcome.configs_without_score]
+    return [heading, *rows, *without]
+
+
+def _of(finished: int, asked: int) -> str:
+    return f"{finished} of {asked}" if asked else str(finished)
 
 
 def _short(value: Any) -> str:

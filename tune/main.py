@@ -30,7 +30,7 @@ from tune.cluster import (
     demand,
 )
 from tune.console import print_end, print_machine, print_plan, print_results
-from tune.folder import ResultFolder, open_folder
+from tune.folder import ResultFolder, open_folder, set_aside
 from tune.gather import gather
 from tune.options import SweepOptions, parse_options
 from tune.outcome import Outcome
@@ -54,13 +54,21 @@ def main(argv: Sequence[str]) -> int:
     except ValueError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # Ray's own messages go on over many lines, the system's reason among them.
+        reason = error.strerror or str(error)
+        if error.filename:
+            reason = f"{error.filename}: {reason}"
+        print(f"error: {reason}; after that, continue with: {_command(argv)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"\nerror: interrupted; continue with: {_command(argv)}", file=sys.stderr)
         return 130
 
 
 def _command(argv: Sequence[str]) -> str:
-    return shlex.join(["python", "tune/run_search.py", *argv])
+    """The command that continues: `--fresh` would begin again."""
+    return shlex.join(["python", "tune/run_search.py", *(a for a in argv if a != "--fresh")])
 
 
 @contextlib.contextmanager
@@ -80,7 +88,10 @@ def _run(options: SweepOptions, command: str) -> int:
     space = _space(options)
     plan = options.plan(identify_space(options.space) if options.space else None)
     _check(plan)
-    folder = open_folder(options.storage_path, options.folder_name, plan.to_dict())
+    place = (options.storage_path, options.folder_name)
+    if options.fresh and (aside := set_aside(*place)):
+        print(f"the sweep that was there is now {aside}\n", flush=True)
+    folder = open_folder(*place, plan.to_dict(), resume=options.resume)
     with folder.lock():
         record = SweepRecord(folder, plan.to_dict(), command)
 

@@ -61,6 +61,10 @@ class SweepOptions:
     """Folder for results; on a cluster one that all nodes share."""
     name: str | None = None
     """Folder of this sweep in it (default: the preset's name). The same command continues it."""
+    resume: bool = False
+    """Continue, as the same command does anyway, and refuse to start where nothing is."""
+    fresh: bool = False
+    """Start anew: a sweep of that name is moved aside, never deleted."""
 
     address: str | None = None
     """Ray cluster to use: auto, or HOST:PORT (default: RAY_ADDRESS, else one on this machine)."""
@@ -85,6 +89,8 @@ class SweepOptions:
     """Outer settings that the sweep leaves alone (from the command line)."""
 
     def __post_init__(self) -> None:
+        if self.resume and self.fresh:
+            raise ValueError("--resume continues a sweep and --fresh starts one: give one of them")
         for name in ("num_samples", "seeds", "retrain_top", "workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{_flag(name)} must be at least 1, but got {getattr(self, name)}")

@@ -11,7 +11,7 @@ from tune.aggregate import (
     rank_genotypes,
     summarize_model,
 )
-from tune.trials import Failure, RetrainTrial, SearchTrial
+from tune.trials import Failure, RetrainTrial, SearchTrial, config_index
 
 __all__ = ["VIT", "Outcome", "best_retraining"]
 
@@ -31,6 +31,7 @@ class Outcome:
         search, retrained: finished trials.
         not_searched, not_retrained: the others.
         checked, not_checked: searches of the best configurations on fresh seeds; no rank.
+        seeds, check_seeds, retrain_seeds: that each of them was asked for; 0 if unknown.
         random: encoders drawn at random, which were or will be retrained too.
         wall: seconds of all runs so far ("search", "retraining", "other", "total") and the
             trials at a time ("concurrent"); empty if unknown.
@@ -48,12 +49,27 @@ class Outcome:
     not_retrained: tuple[Failure, ...] = ()
     checked: tuple[SearchTrial, ...] = ()
     not_checked: tuple[Failure, ...] = ()
+    seeds: int = 0
+    check_seeds: int = 0
+    retrain_seeds: int = 0
     random: tuple[Genotype, ...] = ()
     wall: dict[str, float] = field(default_factory=dict)
 
     @property
     def failures(self) -> tuple[Failure, ...]:
         return (*self.not_searched, *self.not_checked, *self.not_retrained)
+
+    @property
+    def failed(self) -> tuple[Failure, ...]:
+        """Those that ended with an error; the other failures have not run to an end."""
+        return tuple(failure for failure in self.failures if failure.error is not None)
+
+    @property
+    def configs_without_score(self) -> list[int]:
+        """Configurations none of whose seeds has finished."""
+        scored = {trial.config_index for trial in self.search}
+        indices = {config_index(failure.name) for failure in self.not_searched}
+        return sorted(indices - scored)
 
     @property
     def complete(self) -> bool:

@@ -71,7 +71,8 @@ def _head(outcome: Outcome) -> Html:
         Html(f"<h1>Sweep {code(outcome.name)}</h1>")
         + prose(
             f"Searched on {outcome.dataset}, retrained on {outcome.retrain_dataset}. {searched} "
-            f"searches and {retrained} retrainings finished; {found}{drawn}.",
+            f"searches and {retrained} retrainings finished{leaderboard.failed_words(outcome)}; "
+            f"{found}{drawn}.",
             soft=True,
         )
     )
@@ -184,7 +185,7 @@ def _settings(outcome: Outcome, configs: Sequence[ConfigSummary]) -> Html:
         else []
     )
     return section(
-        "settings", "Settings", words, part, *note, table(leaderboard.config_rows(configs))
+        "settings", "Settings", words, part, *note, table(leaderboard.config_rows(outcome, configs))
     )
 
 

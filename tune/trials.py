@@ -15,6 +15,7 @@ __all__ = [
     "Failure",
     "RetrainTrial",
     "SearchTrial",
+    "config_index",
     "load_retrain_trial",
     "load_search_trial",
     "read_failure",
@@ -101,6 +102,11 @@ class Failure:
 def search_dirname(config_index: int, seed: int) -> str:
     """Folder of a search trial: `config_003_seed_1`."""
     return f"config_{config_index:03d}_seed_{seed}"
+
+
+def config_index(dirname: str) -> int:
+    """The configuration of a search trial, from its folder's name."""
+    return int(dirname.removeprefix("config_").partition("_")[0])
 
 
 def retrain_dirname(model: str, seed: int) -> str:

@@ -3,7 +3,7 @@
 The test accuracies are read here to judge the search. Nothing is chosen by them.
 """
 
-from tune.aggregate import Spread, rank_configs
+from tune.aggregate import Spread, rank_configs, seed_count
 from tune.estimates import Estimate, mean_difference, rank_correlation
 from tune.outcome import Outcome
 
@@ -41,7 +41,7 @@ def gain_sentence(outcome: Outcome) -> str:
     best = outcome.ranking[0].hash
     seeds = sum(t.model == best for t in outcome.retrained)
     text = (
-        f"The encoder that ranks first ({best}, {_count(seeds, 'seed')}) tests "
+        f"The encoder that ranks first ({best}, {seed_count(seeds, outcome.retrain_seeds)}) tests "
         f"{100 * gain.value:+.1f} points from the mean of {_count(gain.count, 'random encoder')}"
     )
     if gain.low is None or gain.high is None:
@@ -60,7 +60,12 @@ def check_rows(outcome: Outcome) -> list[list[str]]:
             after = getattr(again[config.config_index], outcome.metric)
             change = f"{_points(after.mean - before.mean)}"
             rows.append(
-                [str(config.config_index), _score(before), _score(after), change],
+                [
+                    str(config.config_index),
+                    _score(before, outcome.seeds),
+                    _score(after, outcome.check_seeds),
+                    change,
+                ],
             )
     return rows if len(rows) > 1 else []
 
@@ -92,10 +97,10 @@ def score_sentence(outcome: Outcome) -> str:
     return f"{text}, 95 % bootstrap interval {tau.low:+.2f} to {tau.high:+.2f})."
 
 
-def _score(values: Spread) -> str:
+def _score(values: Spread, asked: int) -> str:
     mean = f"{100 * values.mean:.1f}"
     std = "" if values.std is None else f" ± {100 * values.std:.1f}"
-    return f"{mean}{std} ({_count(values.count, 'seed')})"
+    return f"{mean}{std} ({seed_count(values.count, asked)})"
 
 
 def _count(number: int, noun: str) -> str:

@@ -46,9 +46,9 @@ def test_configurations_name_their_genotypes(
     write_results(plan, more, folder, preset="digits")
     text = (folder.root / "leaderboard.md").read_text()
     a, b = (summary.hash for summary in outcome.ranking)
-    assert "| configuration | genotypes | discretised % |" in text
-    assert f"| 0 | {a} 2× | 62.0 ± 2.8 |" in text
-    assert f"| 1 | {b}, {a} | 45.0 ± 7.1 |" in text  # 0.50 and 0.40: 7.1 with n - 1, 5.0 with n
+    assert "| configuration | seeds | genotypes | discretised % |" in text
+    assert f"| 0 | 2 | {a} 2× | 62.0 ± 2.8 |" in text
+    assert f"| 1 | 2 | {b}, {a} | 45.0 ± 7.1 |" in text  # 0.50 and 0.40: 7.1 with n - 1, 5.0 with n
     assert "sample standard deviation (n - 1)" in text
 
 

@@ -1,6 +1,7 @@
 """The whole command: bad input, and one sweep with a real Ray."""
 
 import csv
+import errno
 import fcntl
 import json
 import os
@@ -20,6 +21,7 @@ from dasvit.genotype import Genotype
 from dasvit.random_genotype import distinct_random_genotypes
 from dasvit.trace import load_retrain_result
 from dasvit.trained import evaluate
+from tune.folder import open_folder
 from tune.main import main
 from tune.options import parse_options
 
@@ -64,6 +66,8 @@ def one_ray_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         ("--plugins no_such_module", "no_such_module"),
         # The settings of L2 do nothing while its weight is fixed at 0: nothing is left to vary.
         ("--token-ratio 1 --skip-weight 1 --type-weight 0 --xi 0", "nothing to sweep"),
+        ("--resume", "--resume: "),
+        ("--resume --fresh", "give one of them"),
         ("--seeds 0", "--seeds must be at least 1, but got 0"),
         ("--num-samples 2 --seeds 1 --retrain-top 3", "find at most 2 encoders; ask for fewer"),
         ("--space nowhere.py:space", "--space nowhere.py:space: there is no file"),
@@ -95,6 +99,31 @@ def test_bad_input(
     left = [path for path in sorted(tmp_path.rglob("*")) if path not in before]
     assert [path for path in left if path.is_file()] == []
     assert Path("other/thesis/text.tex").read_text() == "mine"
+
+
+def test_fresh_sets_the_old_sweep_aside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a disk that is full is one line, with the command that continues the new sweep."""
+
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
+
+    monkeypatch.setattr("tune.main.connect", full)
+    root = tmp_path / "runs" / "digits"
+    folder = open_folder("runs", "digits", {"other": 1})
+    folder.write({"settings": {"other": 1}})
+    assert main(["--num-samples", "2"]) == 2
+    assert "other: 1 there, None now" in capsys.readouterr().err
+    assert main(["--num-samples", "2", "--fresh"]) == 1
+    shown = capsys.readouterr()
+    (aside,) = root.parent.iterdir()
+    assert aside.name.startswith("digits-") and (aside / "sweep.json").exists()
+    assert f"the sweep that was there is now {aside}" in shown.out
+    assert shown.err == (
+        "error: file: No space left on device; after that, continue with: python "
+        "tune/run_search.py --num-samples 2\n"
+    )
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tune.folder import ResultFolder, open_folder
+from tune.folder import ResultFolder, open_folder, set_aside
 
 SETTINGS = {"search": {"dim": 8, "operations": ("a", "b")}, "seeds": 2}
 
@@ -25,6 +25,43 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     other = {"search": {"dim": 16, "operations": ("a", "b")}, "seeds": 2}
     with pytest.raises(ValueError, match=r"other settings \(search.dim: 8 there, 16 now\)"):
         open_folder(str(tmp_path), "mine", other)
+
+
+def test_every_difference_is_named(tmp_path: Path) -> None:
+    open_folder(str(tmp_path), "mine", SETTINGS).write({"settings": {"a": 1, "b": {"c": 2}}})
+    with pytest.raises(ValueError, match="other settings") as refused:
+        open_folder(str(tmp_path), "mine", {"a": 2, "b": {"c": 3}, "d": 4})
+    for words in ("a: 1 there, 2 now", "b.c: 2 there, 3 now", "d: None there, 4 now", "--fresh"):
+        assert words in str(refused.value)
+
+
+def test_resume_insists(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--resume: .*mine holds no sweep"):
+        open_folder(str(tmp_path), "mine", SETTINGS, resume=True)
+    assert list(tmp_path.iterdir()) == []
+    open_folder(str(tmp_path), "mine", SETTINGS).write({"settings": SETTINGS})
+    open_folder(str(tmp_path), "mine", SETTINGS, resume=True)
+
+
+def test_fresh_moves_a_sweep_aside(tmp_path: Path) -> None:
+    assert set_aside(str(tmp_path), "mine") is None
+    folder = open_folder(str(tmp_path), "mine", SETTINGS)
+    folder.write({"settings": SETTINGS})
+    with folder.lock(), pytest.raises(ValueError, match="another run is writing"):
+        set_aside(str(tmp_path), "mine")
+    aside = set_aside(str(tmp_path), "mine")
+    assert aside is not None and aside.name.startswith("mine-20")
+    assert ResultFolder(aside).read() is not None
+    assert list(tmp_path.iterdir()) == [aside]
+    assert open_folder(str(tmp_path), "mine", {"other": 1}).read() is None
+
+
+def test_fresh_leaves_something_else_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("text")
+    assert set_aside(str(tmp_path), "mine") is None
+    with pytest.raises(ValueError, match="holds something else"):
+        open_folder(str(tmp_path), "mine", SETTINGS)
 
 
 def test_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""A whole sweep in a process of its own, watched, and hurt on purpose."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "tune" / "run_search.py"
+
+
+class SweepProcess:
+    """`tune/run_search.py` running in `folder`; every process under it is remembered."""
+
+    def __init__(self, folder: Path, argv: Sequence[str], **environment: str) -> None:
+        self._log, self._err = folder / "sweep.log", folder / "sweep.err"
+        with self._log.open("w") as log, self._err.open("w") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, str(SCRIPT), *argv],
+                cwd=folder,
+                stdout=log,
+                stderr=err,
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+                start_new_session=True,
+            )
+        self._seen: dict[int, str] = {}
+
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
+        """The condition's first true value."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            self._look()
+            if value := condition():
+                return value
+            time.sleep(0.02)
+        self.kill()
+        raise AssertionError(f"it did not come to that: {self.output} {self.error}")
+
+    def wait(self, seconds: float = 400) -> int:
+        """The exit status."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
+            self._look()
+            time.sleep(0.2)
+        if self.process.poll() is None:
+            self.kill()
+            raise AssertionError(f"not ended in {seconds} s: {self.output} {self.error}")
+        return self.process.returncode
+
+    def interrupt(self) -> None:
+        """Ctrl-C, as a terminal does it: to all of the group."""
+        self._look()
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def kill(self) -> int:
+        """SIGKILL to the main process alone."""
+        self._look()
+        self.process.kill()
+        return self.process.wait()
+
+    def kill_one(self, title: str) -> str:
+        """SIGKILL to a process under it whose title begins so; the title."""
+        pid = self.wait_until(lambda: self._titled(title))
+        os.kill(pid, signal.SIGKILL)
+        return title
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def error(self) -> str:
+        return self._err.read_text()
+
+    def left_behind(self, seconds: float = 30) -> list[str]:
+        """What still runs of all that ever ran under it, once it had time to end."""
+        deadline = time.monotonic() + seconds
+        assert len(self._seen) > 0
+        while True:
+            alive = [
+                _title(pid) or str(pid)
+                for pid, started in self._seen.items()
+                if _stat(pid)[1:] == [started] and _stat(pid)[0] != "Z"
+            ]
+            if not alive or time.monotonic() > deadline:
+                return alive
+            time.sleep(0.5)
+
+    def _look(self) -> None:
+        for pid in _under(self.process.pid):
+            if pid not in self._seen and (stat := _stat(pid)):
+                self._seen[pid] = stat[1]
+
+    def _titled(self, title: str) -> int | None:
+        return next((p for p in _under(self.process.pid) if _title(p).startswith(title)), None)
+
+
+def _stat(pid: int) -> list[str]:
+    """State and start time; empty if it is gone. (A number can be given to another process.)"""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+    return [fields[0], fields[19]]
+
+
+def _title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
+def _under(root: int) -> list[int]:
+    """All processes that descend from one."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(path.name))
+    found, todo = [], [root]
+    while todo:
+        todo += (below := children.get(todo.pop(), []))
+        found += below
+    return found
+
+
+def results(root: Path) -> dict[str, Any]:
+    """All that a sweep computed, by trial, without the times: results, epochs, and the ranking."""
+    found: dict[str, Any] = {}
+    for path in sorted(root.glob("*/*/result.json")):
+        name = f"{path.parts[-3]}/{path.parts[-2]}"
+        epochs = [
+            _timeless(json.loads(line))
+            for trace in ("alpha.jsonl", "train.jsonl")
+            if (path.parent / trace).exists()
+            for line in (path.parent / trace).read_text().splitlines()
+        ]
+        found[name] = (_timeless(json.loads(path.read_text())), epochs)
+    with (root / "leaderboard.csv").open() as file:
+        return found | {"ranking": [row["model"] for row in csv.DictReader(file)]}
+
+
+def _timeless(values: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: v for k, v in values.items() if "second" not in k and "memory" not in k}
+    if "model" in kept:  # the genotype's file, in the folder of the sweep
+        kept["model"] = Path(kept["model"]).name
+    if isinstance(kept.get("genotype"), dict):
+        kept["genotype"] = {k: v for k, v in kept["genotype"].items() if k != "provenance"}
+    return kept
