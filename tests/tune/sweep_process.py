@@ -32,7 +32,7 @@ class SweepProcess:
         self._seen: dict[int, str] = {}
         self._looked = 0.0
 
-    def wait_until(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 600) -> Any:
         """The condition's first true value."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -44,7 +44,7 @@ class SweepProcess:
         self.kill()
         raise AssertionError(f"it did not come to that: {self.output} {self.error}")
 
-    def wait(self, seconds: float = 400) -> int:
+    def wait(self, seconds: float = 900) -> int:
         """The exit status."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < deadline:
