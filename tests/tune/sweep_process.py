@@ -30,23 +30,25 @@ class SweepProcess:
                 start_new_session=True,
             )
         self._seen: dict[int, str] = {}
+        self._looked = 0.0
 
-    def wait_until(self, condition: Callable[[], Any], seconds: float = 240) -> Any:
+    def wait_until(self, condition: Callable[[], Any], seconds: float = 600) -> Any:
         """The condition's first true value."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
-            self._look()
             if value := condition():
+                self._look()
                 return value
-            time.sleep(0.02)
+            self._look(every=1.0)
+            time.sleep(0.05)
         self.kill()
         raise AssertionError(f"it did not come to that: {self.output} {self.error}")
 
-    def wait(self, seconds: float = 400) -> int:
+    def wait(self, seconds: float = 900) -> int:
         """The exit status."""
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < deadline:
-            self._look()
+            self._look(every=1.0)
             time.sleep(0.2)
         if self.process.poll() is None:
             self.kill()
@@ -92,7 +94,11 @@ class SweepProcess:
                 return alive
             time.sleep(0.5)
 
-    def _look(self) -> None:
+    def _look(self, every: float = 0.0) -> None:
+        """Remember what runs, unless it is less than `every` seconds ago."""
+        if time.monotonic() - self._looked < every:
+            return
+        self._looked = time.monotonic()
         for pid in _under(self.process.pid):
             if pid not in self._seen and (stat := _stat(pid)):
                 self._seen[pid] = stat[1]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sweep_process import ROOT, SweepProcess, results
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 SMALL = [
     *("--name", "small", "--num-samples", "1", "--seeds", "2", "--dim", "12"),
@@ -177,7 +177,7 @@ def test_trials_that_fail(tmp_path: Path) -> None:
     environment = {"FAULTS_WHILE": str(faults), "PYTHONPATH": f"{Path(__file__).parent}:{ROOT}"}
     root = tmp_path / "runs" / "small"
     sweep = SweepProcess(tmp_path, argv, **environment)
-    assert sweep.wait(900) == 1
+    assert sweep.wait() == 1
     assert "4 trial(s) failed" in sweep.error
     assert sweep.left_behind() == []
     values = json.loads((root / "genotypes.json").read_text())
@@ -195,7 +195,7 @@ def test_trials_that_fail(tmp_path: Path) -> None:
 
     faults.unlink()
     sweep = SweepProcess(tmp_path, argv, **environment)
-    assert sweep.wait(900) == 0, sweep.error
+    assert sweep.wait() == 0, sweep.error
     values = json.loads((root / "genotypes.json").read_text())
     assert values["not_finished"] == []
     assert [c["discretised_accuracy"]["count"] for c in values["configurations"]] == [5]
