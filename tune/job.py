@@ -3,9 +3,10 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dasvit.config import RetrainConfig, SearchConfig
-from dasvit.files import write_atomic
+from dasvit.files import read_json, write_atomic
 from dasvit.metrics import RetrainResult, SearchResult
 from dasvit.trace import load_retrain_result, load_search_result
 from tune.cluster import Demand
@@ -14,6 +15,7 @@ from tune.trials import ERROR_FILE, TIMES_FILE
 __all__ = ["Job"]
 
 _SEARCH_TRACE, _RETRAIN_TRACE = "alpha.jsonl", "train.jsonl"
+_MARKS_FILE = "worker_times.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +66,26 @@ class Job:
         text = json.dumps({"error": message}, indent=2) + "\n"
         write_atomic(self.folder / ERROR_FILE, text)
 
-    def record_times(self, *, wall_seconds: float, seconds: float) -> None:
-        """Keep how long the whole trial took, and how long its epochs."""
-        times = {"wall_seconds": wall_seconds, "seconds": seconds}
+    def record_worker(self, *, began: float, imported: float, ended: float) -> None:
+        """Keep when the worker began, had imported what it runs, and ended (`time.time()`)."""
+        marks = {"began": began, "imported": imported, "ended": ended}
+        write_atomic(self.folder / _MARKS_FILE, json.dumps(marks) + "\n")
+
+    def record_times(self, *, started: float, ended: float, seconds: float) -> None:
+        """Keep how long the whole trial took, its epochs, and the parts of what is beyond them.
+
+        Args:
+            started, ended: of the trial (`time.time()`).
+            seconds: of its epochs.
+        """
+        times: dict[str, Any] = {"wall_seconds": ended - started, "seconds": seconds}
+        path = self.folder / _MARKS_FILE
+        if path.exists():
+            worker = read_json(path, "worker's times")
+            times["parts"] = {
+                "start": worker["began"] - started,
+                "import": worker["imported"] - worker["began"],
+                "other": worker["ended"] - worker["imported"] - seconds,
+                "end": ended - worker["ended"],
+            }
         write_atomic(self.folder / TIMES_FILE, json.dumps(times, indent=2) + "\n")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from dasvit.config import SearchConfig
@@ -80,7 +81,7 @@ def fit(
     name: str,
     ray_dir: Path,
     demand: Demand,
-    progress: Progress,
+    progress: Callback,
     param_space: dict[str, Any],
     num_trials: int = 1,
     searcher: Searcher | None = None,
@@ -89,6 +90,7 @@ def fit(
     what has finished must be looked up in the trials' folders.
 
     Args:
+        progress: is told of each trial.
         num_trials: with a searcher; a grid in `param_space` counts itself.
     """
     tune.Tuner(

@@ -92,7 +92,7 @@ def _trial(sampled: dict[str, Any], setup: SearchSetup | RetrainSetup) -> None:
 
 
 def _train(job: Job) -> SearchResult | RetrainResult | None:
-    started = time.monotonic()
+    started = time.time()  # the worker's clock too, which may be another machine's
     job.forget_failure()
     resources = {"CPU": float(job.demand.cpus)}
     if job.demand.gpus:
@@ -117,7 +117,7 @@ def _train(job: Job) -> SearchResult | RetrainResult | None:
         job.record_failure(_root_cause(error))
     result = _wait_for_result(job)
     if result is not None:
-        job.record_times(wall_seconds=time.monotonic() - started, seconds=result.seconds)
+        job.record_times(started=started, ended=time.time(), seconds=result.seconds)
     return result
 
 

@@ -1,5 +1,6 @@
 """What a Ray Train worker does: one search or one retraining, from its last epoch on."""
 
+import time
 from typing import Any
 
 from ray import train
@@ -20,6 +21,7 @@ def work(loop_config: dict[str, Any]) -> None:
     Train: the epochs are in the trial's folder, from where `tune.relay` takes them.
     """
     job: Job = loop_config["job"]
+    began = time.time()
     try:
         # Not at the top: the processes that only pass this function on need none of it.
         with lasting_imports():
@@ -29,9 +31,11 @@ def work(loop_config: dict[str, Any]) -> None:
             from dasvit.search import search
             from dasvit.tensorboard import tensorboard_report
 
+        imported = time.time()
         torch.set_num_threads(job.demand.cpus)
         report, device = _nobody, job.demand.device
-        if job.demand.workers == 1 or train.get_context().get_world_rank() == 0:
+        first = job.demand.workers == 1 or train.get_context().get_world_rank() == 0
+        if first:
             report = tensorboard_report(job.folder, config_to_dict(job.config))
         if job.demand.workers > 1 and job.demand.gpus:
             device = str(train.torch.get_device())
@@ -40,6 +44,8 @@ def work(loop_config: dict[str, Any]) -> None:
             search(job.config, job.folder, **options)
         else:
             retrain(job.config, job.folder, **options)
+        if first:
+            job.record_worker(began=began, imported=imported, ended=time.time())
     except (ValueError, FloatingPointError, ImportError) as error:
         job.record_failure(str(error))
 

@@ -1,3 +1,4 @@
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -54,9 +55,17 @@ def test_the_worker_leaves_a_trial(search_job: Job, tmp_path: Path) -> None:
     assert trial.genotype == result.genotype
     assert (trial.config_index, trial.seed, trial.settings["seed"]) == (3, 1, 1)
     assert trial.wall_seconds is None
-    search_job.record_times(wall_seconds=30.0, seconds=20.0)
+    marks = json.loads((search_job.folder / "worker_times.json").read_text())
+    search_job.record_times(
+        started=marks["began"] - 5.0, ended=marks["ended"] + 2.0, seconds=result.seconds
+    )
     again = load_search_trial(tmp_path, 3, 1)
-    assert again is not None and again.wall_seconds == 30.0
+    assert again is not None and again.wall_seconds is not None
+    times = json.loads((search_job.folder / "times.json").read_text())
+    parts = times["parts"]
+    assert (parts["start"], parts["end"]) == (pytest.approx(5.0), pytest.approx(2.0))
+    assert min(parts.values()) >= 0.0
+    assert sum(parts.values()) + result.seconds == pytest.approx(again.wall_seconds)
     assert list(search_job.folder.glob("events.out.tfevents.*"))
 
 
