@@ -1,8 +1,8 @@
 """What Ray costs a sweep: the parts of a trial, the head's throughput, slots against wall time.
 
-    python benchmarks/sweep_cost.py parts --run runs/digits --out parts.json
     python benchmarks/sweep_cost.py trivial --trials 1000 --out trivial.json
     python benchmarks/sweep_cost.py slots --out slots.json
+    python benchmarks/sweep_cost.py parts --run runs/slots2 --out parts.json
 
 Each writes JSON with machine, versions and commit. docs/scaling.md states the results.
 """
@@ -139,24 +139,32 @@ class Slots:
     counts: tuple[int, ...] = (1, 2)
     num_samples: int = 3
     """Configurations on two seeds each, in first order."""
+    runs: Path = Path("runs")
+    """Where the sweeps go, as slots1, slots2, ...; `parts` reads them."""
     out: Path = Path("slots.json")
 
     def measure(self) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as folder:
-            return {str(count): self._sweep(folder, count) for count in self.counts}
+        return {str(count): self._sweep(self.runs.resolve(), count) for count in self.counts}
 
-    def _sweep(self, folder: str, count: int) -> dict[str, float]:
+    def _sweep(self, folder: Path, count: int) -> dict[str, float]:
         name = f"slots{count}"
         subprocess.run(
             [
-                *(sys.executable, "tune/run_search.py", "--storage-path", folder, "--name", name),
+                *(
+                    sys.executable,
+                    "tune/run_search.py",
+                    "--storage-path",
+                    str(folder),
+                    "--name",
+                    name,
+                ),
                 *("--num-samples", str(self.num_samples), "--xi", "0", "--retrain-top", "1"),
                 *("--max-concurrent-trials", str(count)),
             ],
             cwd=ROOT,
             check=True,
         )
-        record = json.loads((Path(folder) / name / "sweep.json").read_text())
+        record = json.loads((folder / name / "sweep.json").read_text())
         return record["runs"][0]["wall_seconds"]
 
 
