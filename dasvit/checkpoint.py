@@ -10,7 +10,7 @@ import torch
 
 from dasvit.files import first_line, write_atomic
 
-__all__ = ["check_same_settings", "load_checkpoint", "restore", "save_checkpoint"]
+__all__ = ["check_same_settings", "is_due", "load_checkpoint", "restore", "save_checkpoint"]
 
 
 def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
@@ -28,6 +28,11 @@ def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
             f"cannot write {path} ({error.strerror or error}); the last whole checkpoint is kept: "
             "make room, then resume"
         ) from None
+
+
+def is_due(epochs_done: int, every: int, last: int) -> bool:
+    """Whether a checkpoint follows an epoch: each `every`-th, and the `last`."""
+    return epochs_done % every == 0 or epochs_done == last
 
 
 def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from dasvit.checkpoint import restore, save_checkpoint
+from dasvit.checkpoint import is_due, restore, save_checkpoint
 from dasvit.complexity import check_num_params
 from dasvit.config import RetrainConfig, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
@@ -121,8 +121,9 @@ def retrain(
         record = training.epoch()
         if processes.first:
             report(record)
-            state = {"config": settings, **training.state()}
-            save_checkpoint(checkpoint, RETRAIN_KIND, state)
+            if is_due(training.epochs_done, config.checkpoint_epochs, config.epochs):
+                state = {"config": settings, **training.state()}
+                save_checkpoint(checkpoint, RETRAIN_KIND, state)
     return _finish(config, training, data, out_dir, report)
 
 

@@ -1,6 +1,6 @@
 """Algorithm 1: the progressive bilevel search, from a configuration to a genotype.
 
-Every epoch ends in an atomic checkpoint; a run that is killed and resumed ends as one that was
+Epochs end in an atomic checkpoint; a run that is killed and resumed ends as one that was
 not, bit for bit on CPU.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dasvit.checkpoint import restore, save_checkpoint
+from dasvit.checkpoint import is_due, restore, save_checkpoint
 from dasvit.complexity import check_num_params
 from dasvit.config import OUTER_SETTINGS, SearchConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
@@ -67,8 +67,8 @@ def search(
 ) -> SearchResult:
     """Run Algorithm 1 and derive the encoder.
 
-    Writes into `out_dir`: config.json, checkpoint.pt (every epoch), alpha.jsonl (a line an
-    epoch), genotype.json and result.json.
+    Writes into `out_dir`: config.json, checkpoint.pt (every `checkpoint_epochs`), alpha.jsonl (a
+    line an epoch), genotype.json and result.json.
 
     Args:
         config: what to compute.
@@ -104,7 +104,8 @@ def search(
         while run.epoch < run.stage_end:
             report(run.train_epoch(train, val))
             # After the report: a crash between the two repeats the epoch, and loses nothing.
-            save_checkpoint(checkpoint, KIND, run.state_dict())
+            if is_due(run.epoch, config.checkpoint_epochs, run.stage_end):
+                save_checkpoint(checkpoint, KIND, run.state_dict())
         kept = run.next_candidates()
         report(run.stage_report(kept))
         if kept is None:

@@ -124,6 +124,22 @@ def test_killed_in_every_epoch_and_resumed(
 
 
 @pytest.mark.usefixtures("few")
+def test_killed_between_sparse_checkpoints_and_resumed(tmp_path: Path) -> None:
+    config = retrain_config(model="vit", epochs=3, checkpoint_epochs=2)
+    retrain(config, tmp_path / "whole")
+    folder = tmp_path / "killed"
+    for epoch, kept in [(0, None), (1, None), (2, 2)]:
+        crash = runs.crash_at(lambda e, n=epoch: isinstance(e, RetrainEpoch) and e.epoch == n)
+        with pytest.raises(CrashError):
+            retrain(config, folder, report=crash, resume=True)
+        assert (folder / "checkpoint.pt").exists() == (kept is not None)
+        if kept is not None:
+            assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == kept
+    retrain(config, folder, resume=True)
+    assert_same_run(folder, tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("few")
 def test_killed_before_the_result_and_resumed(
     encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

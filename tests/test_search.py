@@ -215,6 +215,25 @@ def test_killed_in_every_epoch_and_resumed(
 
 
 @pytest.mark.usefixtures("few")
+def test_killed_between_sparse_checkpoints_and_resumed(tmp_path: Path) -> None:
+    """Of stages of 3 epochs: checkpoints after the 2nd, the 3rd (a stage's last), the 4th, ..."""
+    config = search_config(stage_epochs=3, checkpoint_epochs=2)
+    search(config, tmp_path / "whole")
+    folder = tmp_path / "killed"
+    for epoch, kept in [(0, None), (1, None), (2, 2), (3, 3), (4, 4), (5, 4)]:
+        crash = runs.crash_at(lambda e, n=epoch: isinstance(e, SearchEpoch) and e.epoch == n)
+        with pytest.raises(CrashError):
+            search(config, folder, report=crash, resume=True)
+        assert (folder / "checkpoint.pt").exists() == (kept is not None)
+        if kept is not None:
+            assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == kept
+    run(config, folder, resume=True)
+    assert_same_run(folder, tmp_path / "whole")
+    rows = read_trace(folder / "alpha.jsonl")
+    assert [row["epoch"] for row in rows] == list(range(config.total_epochs))
+
+
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("kind", [StageEnd, SearchResult])
 def test_killed_at_the_end_of_a_stage_or_of_the_run(
     kind: type, whole: Callable[[str], Path], tmp_path: Path

@@ -71,6 +71,9 @@ class RetrainConfig:
     """Compile the network with `torch.compile`."""
     channels_last: bool = False
     """Memory format of images and weights, faster for convolutions on a GPU."""
+    checkpoint_epochs: int = 1
+    """Epochs from one checkpoint to the next; the last epoch has one too. A run that is killed
+    repeats what came after, to the same end."""
     seed: int = 0
     """Seed of initialisation and data order."""
 
@@ -86,7 +89,8 @@ class RetrainConfig:
             f"patch_size must divide image_size, but got patch_size={self.patch_size}, "
             f"image_size={self.data.image_size}",
         )
-        require(self.epochs >= 1, f"epochs must be >= 1, but got {self.epochs}")
+        for name in ("epochs", "checkpoint_epochs"):
+            require(getattr(self, name) >= 1, f"{name} must be >= 1, but got {getattr(self, name)}")
         require(
             0 <= self.warmup_epochs < self.epochs,
             f"0 <= warmup_epochs < epochs must hold, but got (warmup_epochs={self.warmup_epochs}, "

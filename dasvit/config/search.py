@@ -136,6 +136,9 @@ class SearchConfig:
     recompute: bool = False
     """Keep only the inputs of each node's edges for the backward pass and compute them anew
     there: less memory, more time. Needs `fused`."""
+    checkpoint_epochs: int = 1
+    """Epochs from one checkpoint to the next; each stage's last epoch has one too. A run that is
+    killed repeats what came after, to the same end."""
     seed: int = 0
     """Seed of initialisation, split and data order."""
 
@@ -253,7 +256,8 @@ class SearchConfig:
             f"stage_ops must end at 2 or more while zero is ranked like the others, but got {ops}: "
             "an edge could be left with zero alone; use prune_zero=first or keep 2",
         )
-        require(self.stage_epochs >= 1, f"stage_epochs must be >= 1, but got {self.stage_epochs}")
+        for name in ("stage_epochs", "checkpoint_epochs"):
+            require(getattr(self, name) >= 1, f"{name} must be >= 1, but got {getattr(self, name)}")
         require(
             self.prune_zero in ("ranked", "first"),
             f"prune_zero must be ranked or first, but got {self.prune_zero!r}",
