@@ -5,6 +5,7 @@ Train (`tune`) or by torchrun; each has the whole network and its rows of every 
 """
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,13 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["Processes", "current_processes", "launched_by_torchrun"]
+
+LAST_WORDS_SECONDS = 10.0
+"""What the first process to fail has for its message, before another one ends."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,11 +69,18 @@ def current_processes() -> Processes:
 def launched_by_torchrun(device: torch.device) -> Iterator[torch.device]:
     """A process group for the length of the block if torchrun started this process.
 
+    Where one process fails, all do, at once: the others cannot complete a sum without it. The first
+    to fail raises its error; the others end without a word, since theirs is the same error or
+    follows from it.
+
     Args:
         device: what was asked for.
 
     Yields:
         The device of this process: with GPUs, the one numbered as the process is on its machine.
+
+    Raises:
+        SystemExit: status 1, after another process failed.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield device
@@ -76,8 +88,24 @@ def launched_by_torchrun(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, rank, count = next(rendezvous("env://"))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=count)
     try:
         yield device
-    finally:
-        dist.destroy_process_group()
+    except BaseException as error:
+        first, group = _first_to_fail(store), dist.group.WORLD
+        assert group is not None
+        group.abort()  # to destroy it could wait for the others
+        if first or not isinstance(error, Exception):
+            raise
+        time.sleep(LAST_WORDS_SECONDS)  # torchrun ends all processes as soon as one has ended
+        raise SystemExit(1) from None
+    dist.destroy_process_group()
+
+
+def _first_to_fail(store: dist.Store) -> bool:
+    try:
+        return store.add("dasvit/failed", 1) == 1
+    except RuntimeError:  # the process that held the store is gone, and its message with it
+        return True

@@ -22,7 +22,7 @@ from dasvit.cell import DerivedCell
 from dasvit.checkpoint import save_checkpoint
 from dasvit.config import RetrainConfig, config_to_dict
 from dasvit.data import load_data
-from dasvit.distributed import Processes, current_processes
+from dasvit.distributed import Processes
 from dasvit.files import check_free_space
 from dasvit.metrics import Event, RetrainEpoch
 from dasvit.models import build_model
@@ -296,15 +296,6 @@ def test_two_processes_train_what_one_trains(encoder: str, tmp_path: Path) -> No
     for left, right in zip(*rows, strict=True):
         assert left["train_loss"] == pytest.approx(right["train_loss"], rel=1e-4)
     assert abs(one.test_top1 - json.loads(said[0])[0]) <= 2 / 360
-
-
-def test_one_process_is_alone() -> None:
-    assert current_processes() == Processes(rank=0, count=1)
-    model = nn.Linear(1, 1)
-    assert Processes().wrap(model, CPU) is model
-    total = torch.ones(1)
-    Processes().add_up(total)
-    assert total.item() == 1
 
 
 def test_a_batch_that_the_processes_cannot_share(

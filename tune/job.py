@@ -12,10 +12,14 @@ from dasvit.trace import load_retrain_result, load_search_result
 from tune.cluster import Demand
 from tune.trials import ERROR_FILE, TIMES_FILE
 
-__all__ = ["Job"]
+__all__ = ["Job", "JobError"]
 
 _SEARCH_TRACE, _RETRAIN_TRACE = "alpha.jsonl", "train.jsonl"
 _MARKS_FILE = "worker_times.json"
+
+
+class JobError(Exception):
+    """A job's failure that would come again: no restart helps."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,11 +15,11 @@ from ray import train, tune
 from dasvit.config import RetrainConfig, SearchConfig
 from dasvit.metrics import RetrainResult, SearchResult, scalars
 from tune.cluster import Demand
-from tune.job import Job
+from tune.job import Job, JobError
 from tune.relay import EpochRelay
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.space import to_search_config
-from tune.trainer import OwnDataTrainer
+from tune.trainer import JobTrainer
 from tune.trials import model_file, retrain_dirname, retrain_settings, search_dirname
 from tune.worker import work
 
@@ -31,6 +31,9 @@ DRIVER_RESOURCES = {"cpu": 0, "node:__internal_head__": 0.001}
 
 WORKER_RESTARTS = 3
 FILES_APPEAR_SECONDS = 60.0
+
+BROKEN_OFF = ("Connection closed by peer", "Connection reset by peer", "NCCL")
+"""In the messages of gloo and NCCL where another process is gone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +110,7 @@ def _train(job: Job) -> SearchResult | RetrainResult | None:
         storage_path=str(job.ray_dir / job.name),
         failure_config=failures,
     )
-    trainer = OwnDataTrainer(
+    trainer = JobTrainer(
         work, train_loop_config={"job": job}, scaling_config=scaling, run_config=run
     )
     try:
@@ -136,8 +139,18 @@ def _wait_for_result(job: Job) -> SearchResult | RetrainResult | None:
 
 
 def _root_cause(error: BaseException) -> str:
-    """The last line of the innermost failure, without Ray's wrapping."""
-    failures = getattr(error, "worker_failures", None)
-    cause = next(iter(failures.values())) if failures else error
+    """The last line of the innermost failure, without Ray's wrapping. Of several workers, of the
+    one that failed by itself."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    cause = min(failures, key=_distance, default=error)
+    if isinstance(cause, JobError):
+        return str(cause)
     lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
     return lines[-1] if lines else type(cause).__name__
+
+
+def _distance(failure: BaseException) -> int:
+    """From the cause: a worker whose sum with the others broke off tells of their end only."""
+    if isinstance(failure, JobError):
+        return 0
+    return 2 if any(words in str(failure) for words in BROKEN_OFF) else 1

@@ -8,7 +8,7 @@ from ray import train
 from dasvit.config import SearchConfig, config_to_dict
 from dasvit.garbage import lasting_imports
 from dasvit.metrics import Event
-from tune.job import Job
+from tune.job import Job, JobError
 
 __all__ = ["work"]
 
@@ -16,9 +16,12 @@ __all__ = ["work"]
 def work(loop_config: dict[str, Any]) -> None:
     """Run the "job" of `loop_config`.
 
-    Errors that would come again are recorded in the trial's folder; others are raised: Ray Train
-    then starts the worker anew, and it continues from its last epoch. Nothing is reported to Ray
-    Train: the epochs are in the trial's folder, from where `tune.relay` takes them.
+    After any error Ray Train ends all workers of the trial. It starts them anew, to continue from
+    the last epoch, unless the error would come again. Nothing is reported to Ray Train: the epochs
+    are in the trial's folder, from where `tune.relay` takes them.
+
+    Raises:
+        JobError: an error that would come again; its message is the reason for the report.
     """
     job: Job = loop_config["job"]
     began = time.time()
@@ -47,7 +50,7 @@ def work(loop_config: dict[str, Any]) -> None:
         if first:
             job.record_worker(began=began, imported=imported, ended=time.time())
     except (ValueError, FloatingPointError, ImportError) as error:
-        job.record_failure(str(error))
+        raise JobError(str(error)) from error
 
 
 def _nobody(event: Event) -> None:

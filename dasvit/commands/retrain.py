@@ -43,9 +43,9 @@ def run(args: RetrainArgs) -> None:
         config.model if not is_file else path.parent.name if path.stem == "genotype" else path.stem
     )
     out = Path(args.resume or args.out or f"runs/retrain-{args.preset}-{name}-seed{config.seed}")
-    check_retrain(config)
     settings = {"model": config.model, "seed": config.seed, "lr": config.lr}
     with launched_by_torchrun(resolve_device(args.device)) as device:
+        check_retrain(config)  # several processes refuse with one line
         first = current_processes().first
         if first:
             print(f"training {config.model} on {device}, results in {out}", flush=True)
