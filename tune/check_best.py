@@ -17,7 +17,7 @@ from tune.job import Job
 from tune.progress import Progress
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.sweep import fit
-from tune.trainable import SearchSetup, make_trainable
+from tune.trainable import SearchSetup, failure_recorder, make_trainable
 
 __all__ = ["CheckSetup", "draws", "run_check_trials"]
 
@@ -63,6 +63,7 @@ def run_check_trials(
         concurrent=demand.concurrent,
         done_before=frozenset(trial.name for trial in finished),
         name=lambda sampled: setup.job(sampled).name,
+        failed=failure_recorder(setup),
         metric=metric,
     )
     fit(

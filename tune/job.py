@@ -12,7 +12,7 @@ from dasvit.trace import load_retrain_result, load_search_result
 from tune.cluster import Demand
 from tune.trials import ERROR_FILE, TIMES_FILE
 
-__all__ = ["Job", "JobError"]
+__all__ = ["Job", "JobError", "last_line"]
 
 _SEARCH_TRACE, _RETRAIN_TRACE = "alpha.jsonl", "train.jsonl"
 _MARKS_FILE = "worker_times.json"
@@ -93,3 +93,13 @@ class Job:
                 "end": ended - worker["ended"],
             }
         write_atomic(self.folder / TIMES_FILE, json.dumps(times, indent=2) + "\n")
+
+
+def last_line(message: str, kind: type[BaseException] | None = None) -> str:
+    """The last line of an error's text, which holds what happened; with the name of one of
+    Python's own kinds, whose text alone may say little."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    if kind is not None and (kind.__module__ == "builtins" or not last):
+        return ": ".join(filter(None, (kind.__name__, last)))
+    return last

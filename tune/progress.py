@@ -4,6 +4,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 from ray.tune import Callback
@@ -28,6 +29,8 @@ class Progress(Callback):
         name: of a trial, from its configuration.
         metric: the score that is shown, or None for none (the test set's is not looked at here).
         then: what follows the phase, for the line.
+        failed: is told of a trial whose driver itself failed, more often than it is restarted:
+            its configuration, and the error's text.
         out: where to print.
         now: a clock in seconds.
     """
@@ -42,11 +45,13 @@ class Progress(Callback):
         name: Callable[[dict[str, Any]], str],
         metric: str | None = None,
         then: str = "",
+        failed: Callable[[dict[str, Any], str], None] | None = None,
         out: TextIO | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._phase, self._total, self._concurrent = phase, total, concurrent
         self._done_before, self._name, self._metric, self._then = done_before, name, metric, then
+        self._tell = failed
         # Not sys.stdout itself: Tune pickles its callbacks.
         self._given, self._now = out, now
         self._terminal = self._out.isatty()
@@ -82,6 +87,9 @@ class Progress(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         self._end(self._name(trial.config), failed=True)
+        kept = Path(trial.error_file) if trial.error_file else None
+        if self._tell is not None and kept is not None and kept.exists():
+            self._tell(trial.config, kept.read_text(errors="replace"))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         wait = TERMINAL_SECONDS if self._terminal else LOG_SECONDS

@@ -10,7 +10,7 @@ from tune.cluster import Demand
 from tune.gather import gather_retrain
 from tune.progress import Progress
 from tune.sweep import fit
-from tune.trainable import RetrainSetup, make_trainable
+from tune.trainable import RetrainSetup, failure_recorder, make_trainable
 
 __all__ = ["run_retrain_trials"]
 
@@ -45,6 +45,7 @@ def run_retrain_trials(
         concurrent=demand.concurrent,
         done_before=frozenset(trial.name for trial in finished),
         name=lambda sampled: setup.job(sampled).name,
+        failed=failure_recorder(setup),
     )
     fit(
         make_trainable(setup),

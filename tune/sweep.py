@@ -1,5 +1,6 @@
 """The search phase: every proposed configuration on every seed."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tune.gather import gather_search
 from tune.progress import Progress
 from tune.searcher import make_searcher
 from tune.space import first_draws
-from tune.trainable import SearchSetup, make_trainable
+from tune.trainable import SearchSetup, failure_recorder, make_trainable
 
 __all__ = ["fit", "run_search_trials"]
 
@@ -60,6 +61,7 @@ def run_search_trials(
         concurrent=demand.concurrent,
         done_before=frozenset(trial.name for trial in finished),
         name=lambda sampled: setup.job(sampled).name,
+        failed=failure_recorder(setup),
         metric=metric,
         then=then,
     )
@@ -93,6 +95,8 @@ def fit(
         progress: is told of each trial.
         num_trials: with a searcher; a grid in `param_space` counts itself.
     """
+    # Of a failed trial its folder, or `progress`, has the reason; Tune's logs have it at length.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     tune.Tuner(
         trainable,
         param_space=param_space,

@@ -5,7 +5,10 @@ is started again, whether by Ray Train (the worker died), by Tune (this process 
 user (the same command once more).
 """
 
+import contextlib
+import errno
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from ray import train, tune
 from dasvit.config import RetrainConfig, SearchConfig
 from dasvit.metrics import RetrainResult, SearchResult, scalars
 from tune.cluster import Demand
-from tune.job import Job, JobError
+from tune.job import Job, JobError, last_line
 from tune.relay import EpochRelay
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.space import to_search_config
@@ -23,7 +26,7 @@ from tune.trainer import JobTrainer
 from tune.trials import model_file, retrain_dirname, retrain_settings, search_dirname
 from tune.worker import work
 
-__all__ = ["RetrainSetup", "SearchSetup", "make_trainable"]
+__all__ = ["RetrainSetup", "SearchSetup", "failure_recorder", "make_trainable", "root_cause"]
 
 # The driver waits and computes nothing: it takes no CPU from the workers, and a sliver of a
 # resource that only the head node has keeps it there, where no spot instance is taken away.
@@ -31,6 +34,9 @@ DRIVER_RESOURCES = {"cpu": 0, "node:__internal_head__": 0.001}
 
 WORKER_RESTARTS = 3
 FILES_APPEAR_SECONDS = 60.0
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Errors of the storage that a restart meets again."""
 
 BROKEN_OFF = ("Connection closed by peer", "Connection reset by peer", "NCCL")
 """In the messages of gloo and NCCL where another process is gone."""
@@ -84,13 +90,30 @@ def make_trainable(setup: SearchSetup | RetrainSetup) -> Any:
     return tune.with_resources(tune.with_parameters(_trial, setup=setup), DRIVER_RESOURCES)
 
 
+def failure_recorder(
+    setup: SearchSetup | RetrainSetup,
+) -> Callable[[dict[str, Any], str], None]:
+    """What keeps the reason of a trial whose driver failed: its configuration, the error's text."""
+
+    def record(sampled: dict[str, Any], text: str) -> None:
+        job = setup.job(sampled)
+        if not job.failed():
+            with contextlib.suppress(OSError):  # a full disk: then it has none
+                job.record_failure(f"its driver failed: {last_line(text)}")
+
+    return record
+
+
 def _trial(sampled: dict[str, Any], setup: SearchSetup | RetrainSetup) -> None:
     """A failure is recorded in the trial's folder and ends the trial without a score; only the
     death of this process itself makes Tune start the trial again."""
     job = setup.job(sampled)
-    result = job.result()
-    if result is None:
-        result = _train(job)
+    try:
+        result = job.result() or _train(job)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        result = None  # not even the reason can be written down
     tune.report({"finished": 0} if result is None else {**scalars(result), "finished": 1})
 
 
@@ -117,7 +140,7 @@ def _train(job: Job) -> SearchResult | RetrainResult | None:
         with EpochRelay(job.trace, tune.report):
             trainer.fit()
     except train.TrainingFailedError as error:
-        job.record_failure(_root_cause(error))
+        job.record_failure(root_cause(error))
     result = _wait_for_result(job)
     if result is not None:
         job.record_times(started=started, ended=time.time(), seconds=result.seconds)
@@ -138,15 +161,14 @@ def _wait_for_result(job: Job) -> SearchResult | RetrainResult | None:
         time.sleep(0.5)
 
 
-def _root_cause(error: BaseException) -> str:
+def root_cause(error: BaseException) -> str:
     """The last line of the innermost failure, without Ray's wrapping. Of several workers, of the
     one that failed by itself."""
     failures = list(getattr(error, "worker_failures", {}).values())
     cause = min(failures, key=_distance, default=error)
     if isinstance(cause, JobError):
         return str(cause)
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[-1] if lines else type(cause).__name__
+    return last_line(str(cause), type(cause))
 
 
 def _distance(failure: BaseException) -> int:

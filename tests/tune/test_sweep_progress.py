@@ -1,5 +1,6 @@
 import io
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ class FakeTrial:
     config: dict[str, Any]
     last_result: dict[str, Any] = field(default_factory=dict)
     status: str = Trial.RUNNING
+    error_file: str | None = None
 
 
 class Terminal(io.StringIO):
@@ -129,3 +131,15 @@ def test_an_error_counts(clock: Clock) -> None:
     progress.on_trial_start(0, [], trial)
     progress.on_trial_error(0, [], trial)
     assert out.getvalue() == "search 1/4  one  FAILED in 0 s\n"
+
+
+def test_a_drivers_error_is_passed_on(clock: Clock, tmp_path: Path) -> None:
+    told: list[tuple[str, str]] = []
+    progress = make(
+        io.StringIO(), clock, failed=lambda config, text: told.append((config["name"], text))
+    )
+    (tmp_path / "error.txt").write_text("Traceback\nit died")
+    for name, file in (("one", str(tmp_path / "error.txt")), ("two", str(tmp_path / "none"))):
+        progress.on_trial_error(0, [], FakeTrial({"name": name}, error_file=file))
+    progress.on_trial_error(0, [], FakeTrial({"name": "three"}))
+    assert told == [("one", "Traceback\nit died")]

@@ -1,18 +1,20 @@
+import errno
 import json
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from dasvit.config import DataConfig, RetrainConfig, SearchConfig
 from dasvit.trace import read_trace
-from tune import worker
+from tune import trainable, worker
 from tune.cluster import Demand
-from tune.job import Job
+from tune.job import Job, JobError
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.space import first_draws
-from tune.trainable import RetrainSetup, SearchSetup
+from tune.trainable import RetrainSetup, SearchSetup, failure_recorder
 from tune.trials import load_search_trial, read_failure
 
 NEED = Demand(cpus=1, gpus=0.0, concurrent=2)
@@ -69,16 +71,87 @@ def test_the_worker_leaves_a_trial(search_job: Job, tmp_path: Path) -> None:
     assert list(search_job.folder.glob("events.out.tfevents.*"))
 
 
-def test_a_mistake_of_the_user_is_recorded(search_job: Job) -> None:
+def test_a_mistake_of_the_user_ends_the_job(search_job: Job) -> None:
     search_job.folder.mkdir()
     (search_job.folder / "genotype.json").write_text("{}")  # somebody else's
-    worker.work({"job": search_job})
-    assert search_job.failed() and search_job.result() is None
-    failure = read_failure(search_job.folder)
-    assert failure.error is not None and "holds something else" in failure.error
+    with pytest.raises(JobError, match="holds something else"):
+        worker.work({"job": search_job})
+    assert search_job.result() is None
+
+
+def test_a_failure_is_kept_until_the_next_try(search_job: Job) -> None:
+    search_job.record_failure("the loss is not finite")
+    assert search_job.failed()
+    assert read_failure(search_job.folder).error == "the loss is not finite"
     search_job.forget_failure()
     assert not search_job.failed()
     assert read_failure(search_job.folder).error is None
+
+
+def test_a_drivers_failure_is_kept_where_there_is_no_better_reason(
+    search_config: SearchConfig, tmp_path: Path
+) -> None:
+    setup = SearchSetup(
+        search=search_config, trials_dir=tmp_path, ray_dir=tmp_path / "ray", demand=NEED
+    )
+    record = failure_recorder(setup)
+    drawn = {**first_draws(search_config)[0], CONFIG_INDEX: 0, TRIAL_INDEX: 0}
+    record(drawn, "Traceback\n  at somewhere\nRuntimeError: the driver died\n")
+    folder = setup.job(drawn).folder
+    assert read_failure(folder).error == "its driver failed: RuntimeError: the driver died"
+    record(drawn, "OSError: something later")
+    assert "the driver died" in str(read_failure(folder).error)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError("cannot allocate"), "MemoryError: cannot allocate"),
+        (KeyError(), "KeyError"),
+        (JobError("in all its words"), "in all its words"),
+        (WorkerGroupError("", {0: RuntimeError("a\n\nb\n")}), "RuntimeError: b"),
+    ],
+)
+def test_the_reason_of_a_failure(error: BaseException, expected: str) -> None:
+    failures = error if isinstance(error, WorkerGroupError) else WorkerGroupError("", {0: error})
+    assert trainable.root_cause(failures) == expected
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_ends_a_trial_without_a_restart(
+    number: int, search_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = train_that_raises(OSError(number, "no room"), monkeypatch)
+    run_trial(search_job, tmp_path)
+    assert reports == [{"finished": 0}]
+
+
+def test_other_errors_of_a_driver_are_tunes_to_retry(
+    search_job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_that_raises(OSError(errno.ESTALE, "stale handle"), monkeypatch)
+    with pytest.raises(OSError, match="stale"):
+        run_trial(search_job, tmp_path)
+
+
+def train_that_raises(error: OSError, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Instead of Ray Train; what is reported to Tune."""
+
+    def fail(job: Job) -> None:
+        raise error
+
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr(trainable, "_train", fail)
+    monkeypatch.setattr(trainable.tune, "report", reports.append)
+    return reports
+
+
+def run_trial(job: Job, tmp_path: Path) -> None:
+    assert isinstance(job.config, SearchConfig)
+    setup = SearchSetup(
+        search=job.config, trials_dir=tmp_path, ray_dir=tmp_path / "ray", demand=NEED
+    )
+    trainable._trial({**first_draws(job.config)[0], CONFIG_INDEX: 3, TRIAL_INDEX: 0}, setup)
 
 
 def test_other_errors_are_ray_trains_to_retry(
