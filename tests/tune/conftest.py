@@ -1,10 +1,13 @@
 """Values that the tests of the sweep share; skipped where Ray is not installed."""
 
-from collections.abc import Callable
+import fcntl
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sweep_process import SMALL, SweepProcess, results
 
 from dasvit.config import DataConfig, SearchConfig
 from dasvit.genotype import Edge, Genotype
@@ -159,3 +162,33 @@ def folder(tmp_path: Path, outcome: Any) -> Any:
             if path.exists():
                 summary.genotype.save(path / "genotype.json")
     return folder
+
+
+@pytest.fixture(scope="session")
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test run; that of all workers, where there are several."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture
+def one_ray_at_a_time(_shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with (_shared / "ray.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture
+def unhurt(_shared: Path, one_ray_at_a_time: None) -> dict[str, Any]:
+    """The results of the sweep that nothing happens to; run once."""
+    folder = _shared / "unhurt"
+    if not (folder / "done").exists():
+        folder.mkdir(exist_ok=True)
+        sweep = SweepProcess(folder, SMALL)
+        assert sweep.wait() == 0, sweep.error
+        assert sweep.left_behind() == []
+        (folder / "done").touch()
+    found = results(folder / "runs" / "small")
+    assert len([name for name in found if name != "ranking"]) == 4
+    return found

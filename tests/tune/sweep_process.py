@@ -14,6 +14,14 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tune" / "run_search.py"
 
+SMALL = [
+    *("--name", "small", "--num-samples", "1", "--seeds", "2", "--dim", "12"),
+    *("--stage-epochs", "2", "--stage-layers", "1", "1", "1", "--token-ratio", "0.5", "--xi", "0"),
+    *("--retrain-top", "1", "--retrain-seeds", "1", "--retrain.dim", "12", "--retrain.depth", "2"),
+    *("--retrain.epochs", "4", "--retrain.warmup-epochs", "1"),
+]
+"""Arguments of a sweep of two searches and two retrainings."""
+
 
 class SweepProcess:
     """`tune/run_search.py` running in `folder`; every process under it is remembered."""
@@ -162,3 +170,12 @@ def _timeless(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(kept.get("genotype"), dict):
         kept["genotype"] = {k: v for k, v in kept["genotype"].items() if k != "provenance"}
     return kept
+
+
+def begun(root: Path, phase: str) -> bool:
+    """Whether a trial of a phase has written down its first epoch and is not finished."""
+    return any(
+        trace.stat().st_size > 0 and not (trace.parent / "result.json").exists()
+        for name in ("alpha.jsonl", "train.jsonl")
+        for trace in (root / phase).glob(f"*/{name}")
+    )

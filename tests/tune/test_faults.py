@@ -5,65 +5,20 @@ genotypes and scores, to the bit.
 """
 
 import errno
-import fcntl
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_process import ROOT, SweepProcess, results
+from sweep_process import ROOT, SMALL, SweepProcess, begun, results
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-
-SMALL = [
-    *("--name", "small", "--num-samples", "1", "--seeds", "2", "--dim", "12"),
-    *("--stage-epochs", "2", "--stage-layers", "1", "1", "1", "--token-ratio", "0.5", "--xi", "0"),
-    *("--retrain-top", "1", "--retrain-seeds", "1", "--retrain.dim", "12", "--retrain.depth", "2"),
-    *("--retrain.epochs", "4", "--retrain.warmup-epochs", "1"),
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+    pytest.mark.usefixtures("one_ray_at_a_time"),
 ]
-TRIALS = 4
-
-
-@pytest.fixture(scope="module")
-def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of this test run; that of all workers, where there are several."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
-@pytest.fixture(autouse=True)
-def _one_ray_at_a_time(_shared: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with (_shared / "ray.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@pytest.fixture
-def unhurt(_shared: Path, _one_ray_at_a_time: None) -> dict[str, Any]:
-    """The results of the sweep that nothing happens to; run once."""
-    folder = _shared / "unhurt"
-    if not (folder / "done").exists():
-        folder.mkdir(exist_ok=True)
-        sweep = SweepProcess(folder, SMALL)
-        assert sweep.wait() == 0, sweep.error
-        assert sweep.left_behind() == []
-        (folder / "done").touch()
-    found = results(folder / "runs" / "small")
-    assert len([name for name in found if name != "ranking"]) == TRIALS
-    return found
-
-
-def begun(root: Path, phase: str) -> bool:
-    """Whether a trial of a phase has written down its first epoch and is not finished."""
-    return any(
-        trace.stat().st_size > 0 and not (trace.parent / "result.json").exists()
-        for name in ("alpha.jsonl", "train.jsonl")
-        for trace in (root / phase).glob(f"*/{name}")
-    )
 
 
 def test_each_process_of_a_trial_is_killed(tmp_path: Path, unhurt: dict[str, Any]) -> None:
