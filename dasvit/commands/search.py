@@ -11,6 +11,7 @@ from dasvit.genotype import Genotype
 from dasvit.memory import device_memory, shortfall
 from dasvit.metrics import tee
 from dasvit.plots import save_encoder
+from dasvit.presets import get_preset
 from dasvit.progress import ProgressReport
 from dasvit.search import check_search, load_search_config, search
 from dasvit.tensorboard import tensorboard_report
@@ -64,8 +65,11 @@ def run(args: SearchArgs) -> None:
     png, svg = save_encoder(Genotype.load(out / "genotype.json"), out / "encoder")
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
     plugins = f" --plugins {' '.join(config.plugins)}" if config.plugins else ""
+    usual = get_preset(args.preset).search.data.dataset
     preset = "" if args.resume else f" --preset {args.preset}"  # a resumed run's is not known
-    data_dir = f" --data-dir {config.data.data_dir}" if config.data.data_dir else ""
+    data = config.data
+    images = f" --dataset {data.dataset}" if data.dataset != usual else ""
+    images += f" --data-dir {data.data_dir}" if data.data_dir else ""
     print(
-        f"next: python -m dasvit retrain{preset}{data_dir} --model {out / 'genotype.json'}{plugins}"
+        f"next: python -m dasvit retrain{preset}{images} --model {out / 'genotype.json'}{plugins}"
     )

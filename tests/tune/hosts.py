@@ -1,7 +1,7 @@
 """Three hosts on one machine: network namespaces on a bridge, reached by ssh. Needs root.
 
-Each host has its own processes, network, home (/root), Ray folder (/tmp/ray), /run and /dev/shm;
-all share one folder at /mnt/dasvit, as by NFS. Everything else they see is this machine's.
+Each host has its own processes, network, home, Ray folder (/tmp/ray), /run and /dev/shm; all share
+one folder at /mnt/dasvit, as by NFS. Everything else they see is this machine's.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ BOOT = """
 set -e
 hostname "$NAME"
 mount --make-rprivate /
-mount --bind "$FOLDER/home" /root
+mount --bind "$FOLDER/passwd" /etc/passwd
 mount --bind "$FOLDER/ray" /tmp/ray
 mount --bind "$SHARED_FROM" /mnt/dasvit
 mount -t tmpfs run /run
@@ -114,6 +114,11 @@ def _start(number: int, folder: Path, public_key: str, undo: ExitStack) -> Host:
     for part in ("home/.ssh", "ray"):
         (own / part).mkdir(parents=True)
     (own / "home" / ".ssh" / "authorized_keys").write_text(public_key)
+    root, *others = Path("/etc/passwd").read_text().splitlines(keepends=True)
+    fields = root.split(":")
+    assert fields[0] == "root"
+    fields[5] = str(own / "home")
+    (own / "passwd").write_text("".join([":".join(fields), *others]))
     key = own / "host_key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     (own / "sshd_config").write_text(

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.train import FailureConfig
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from dasvit.config import DataConfig, RetrainConfig, SearchConfig
@@ -14,7 +16,8 @@ from tune.cluster import Demand
 from tune.job import Job, JobError
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.space import first_draws
-from tune.trainable import RetrainSetup, SearchSetup, failure_recorder
+from tune.trainable import RetrainSetup, SearchSetup, failure_recorder, root_cause
+from tune.trainer import RestartPolicy
 from tune.trials import load_search_trial, read_failure
 
 NEED = Demand(cpus=1, gpus=0.0, concurrent=2)
@@ -71,7 +74,7 @@ def test_the_worker_leaves_a_trial(search_job: Job, tmp_path: Path) -> None:
     assert list(search_job.folder.glob("events.out.tfevents.*"))
 
 
-def test_a_mistake_of_the_user_ends_the_job(search_job: Job) -> None:
+def test_a_mistake_of_the_user_would_come_again(search_job: Job) -> None:
     search_job.folder.mkdir()
     (search_job.folder / "genotype.json").write_text("{}")  # somebody else's
     with pytest.raises(JobError, match="holds something else"):
@@ -79,10 +82,10 @@ def test_a_mistake_of_the_user_ends_the_job(search_job: Job) -> None:
     assert search_job.result() is None
 
 
-def test_a_failure_is_kept_until_the_next_try(search_job: Job) -> None:
-    search_job.record_failure("the loss is not finite")
+def test_a_failure_is_recorded_until_it_is_forgotten(search_job: Job) -> None:
+    search_job.record_failure("out of patience")
     assert search_job.failed()
-    assert read_failure(search_job.folder).error == "the loss is not finite"
+    assert read_failure(search_job.folder).error == "out of patience"
     search_job.forget_failure()
     assert not search_job.failed()
     assert read_failure(search_job.folder).error is None
@@ -114,7 +117,7 @@ def test_a_drivers_failure_is_kept_where_there_is_no_better_reason(
 )
 def test_the_reason_of_a_failure(error: BaseException, expected: str) -> None:
     failures = error if isinstance(error, WorkerGroupError) else WorkerGroupError("", {0: error})
-    assert trainable.root_cause(failures) == expected
+    assert root_cause(failures) == expected
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
@@ -164,6 +167,33 @@ def test_other_errors_are_ray_trains_to_retry(
     with pytest.raises(OSError, match="away"):
         worker.work({"job": search_job})
     assert not search_job.failed()
+
+
+BROKEN_OFF = RuntimeError("[pair.cc:561] Connection closed by peer [127.0.0.1]:53962")
+
+
+def failed(*failures: Exception) -> WorkerGroupError:
+    """As if the workers had failed so, in this order."""
+    return WorkerGroupError("", dict(enumerate(failures)))
+
+
+@pytest.mark.parametrize(
+    "others", [(), (BROKEN_OFF,), (OSError("away"),)], ids=["alone", "broken off", "another"]
+)
+def test_no_restart_after_what_would_come_again(others: tuple[Exception, ...]) -> None:
+    policy = RestartPolicy(FailureConfig(max_failures=1))
+    assert policy.make_decision(failed(*others, JobError("bad"))) is FailureDecision.RAISE
+    # It was none of the restarts that other errors have.
+    assert policy.make_decision(failed(OSError("away"))) is FailureDecision.RETRY
+    assert policy.make_decision(failed(OSError("away"))) is FailureDecision.RAISE
+
+
+def test_the_reason_is_that_of_the_worker_that_failed_by_itself() -> None:
+    away = OSError("first line\nthe file system is away")
+    assert root_cause(failed(BROKEN_OFF, away)) == "OSError: the file system is away"
+    assert root_cause(failed(BROKEN_OFF, away, JobError("bad\nvalue"))) == "bad\nvalue"
+    assert "Connection closed" in root_cause(failed(BROKEN_OFF))
+    assert root_cause(OSError("")) == "OSError"
 
 
 def test_a_job_travels_between_processes(search_job: Job) -> None:
