@@ -28,6 +28,11 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
             f"configurations × {plan.seeds} seeds = {plan.num_searches} trials of "
             f"{search.total_epochs} epochs, over {', '.join(names)}"
         )
+        if plan.scheduler == "asha":
+            print(
+                f"ASHA stops searches early: from epoch {plan.grace_epochs} on, one in "
+                f"{plan.reduction_factor} goes on at each rung"
+            )
         best = f"the best {plan.retrain_top} encoders"
         found = f"{best}, {drawn}" if drawn else best
         models = f"then {found} and a plain ViT"

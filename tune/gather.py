@@ -12,14 +12,16 @@ from tune.trials import (
     Failure,
     RetrainTrial,
     SearchTrial,
+    StoppedTrial,
     load_retrain_trial,
     load_search_trial,
     read_failure,
+    read_stop,
     retrain_dirname,
     search_dirname,
 )
 
-__all__ = ["gather", "gather_checks", "gather_retrain", "gather_search"]
+__all__ = ["gather", "gather_checks", "gather_retrain", "gather_search", "gather_stopped"]
 
 
 def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float]) -> Outcome:
@@ -47,6 +49,9 @@ def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float
         retrain_seeds=plan.retrain_seeds,
         search=tuple(searched),
         not_searched=tuple(not_searched),
+        stopped=tuple(
+            gather_stopped(folder.search_dir, num_samples=plan.num_configs, seeds=plan.search_seeds)
+        ),
         random=plan.random_genotypes(),
         wall=wall,
     )
@@ -70,8 +75,16 @@ def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float
 def gather_search(
     trials_dir: Path, *, num_samples: int, seeds: range
 ) -> tuple[list[SearchTrial], list[Failure]]:
-    """All search trials of a sweep, finished or not, from their folders."""
+    """All search trials of a sweep, finished or not, from their folders; those that a scheduler
+    ended early are neither."""
     return _gather_searches(trials_dir, range(num_samples), seeds)
+
+
+def gather_stopped(trials_dir: Path, *, num_samples: int, seeds: range) -> list[StoppedTrial]:
+    """The search trials that a scheduler ended early."""
+    folders = [trials_dir / search_dirname(i, seed) for i in range(num_samples) for seed in seeds]
+    unfinished = [folder for folder in folders if not (folder / "result.json").exists()]
+    return [stop for folder in unfinished if (stop := read_stop(folder)) is not None]
 
 
 def gather_checks(
@@ -90,8 +103,8 @@ def _gather_searches(
             trial = load_search_trial(trials_dir, index, seed)
             if trial is not None:
                 finished.append(trial)
-            else:
-                failed.append(read_failure(trials_dir / search_dirname(index, seed)))
+            elif read_stop(folder := trials_dir / search_dirname(index, seed)) is None:
+                failed.append(read_failure(folder))
     return finished, failed
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dasvit.config import RetrainConfig, SearchConfig
+from dasvit.config import OUTER_SETTINGS, RetrainConfig, SearchConfig
 from dasvit.files import read_json, write_atomic
 from dasvit.metrics import RetrainResult, SearchResult
 from dasvit.trace import load_retrain_result, load_search_result
 from tune.cluster import Demand
-from tune.trials import ERROR_FILE, TIMES_FILE
+from tune.trials import ERROR_FILE, STOP_FILE, TIMES_FILE, StoppedTrial, read_stop
 
 __all__ = ["Job", "JobError", "last_line"]
 
@@ -69,6 +69,24 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"error": message}, indent=2) + "\n"
         write_atomic(self.folder / ERROR_FILE, text)
+
+    def stopped(self) -> StoppedTrial | None:
+        """How the scheduler ended it early, if it did and no result was there yet."""
+        return None if self.result() else read_stop(self.folder)
+
+    def record_stop(self, *, epochs: int, score: float) -> None:
+        """Keep that the scheduler ended this search after so many epochs."""
+        assert isinstance(self.config, SearchConfig)
+        if (self.folder / STOP_FILE).exists():
+            return
+        values = {
+            "epochs": epochs,
+            "total_epochs": self.config.total_epochs,
+            "score": score,
+            "settings": {name: getattr(self.config, name) for name in OUTER_SETTINGS},
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.folder / STOP_FILE, json.dumps(values, indent=2) + "\n")
 
     def record_worker(self, *, began: float, imported: float, ended: float) -> None:
         """Keep when the worker began, had imported what it runs, and ended (`time.time()`)."""

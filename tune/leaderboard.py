@@ -24,12 +24,13 @@ from tune.worth import check_rows, gain_sentence, score_sentence
 
 __all__ = [
     "config_rows",
-    "failed_words",
     "markdown",
     "percent",
     "ray_seconds",
+    "stopped_rows",
     "table",
     "table_csv",
+    "unfinished_words",
     "wall_rows",
 ]
 
@@ -39,6 +40,11 @@ NO_CHOICE_ON_TEST = (
     "test accuracy is only shown beside it."
 )
 
+
+STOPPED = (
+    "ASHA ended these searches: at the same epoch the supernets of others were better. They "
+    "derived no encoder, and are neither ranked nor retrained."
+)
 
 CHECK = (
     "The best configurations searched again on seeds that had no part in choosing them. The best "
@@ -109,14 +115,14 @@ def markdown(
     votes: Sequence[EdgeVote],
 ) -> str:
     """The text of leaderboard.md."""
-    trials = (len(outcome.search), len(outcome.search) + len(outcome.not_searched))
+    trials = (len(outcome.search), outcome.num_searches)
     models = (len(outcome.retrained), len(outcome.retrained) + len(outcome.not_retrained))
     lines = [
         f"# Leaderboard of the sweep `{outcome.name}`",
         "",
         f"Searched on {outcome.dataset}, retrained on {outcome.retrain_dataset}. "
         f"{trials[0]} of {trials[1]} search trials and {models[0]} of {models[1]} retrainings "
-        f"finished{failed_words(outcome)}; {len(ranking)} distinct encoders.",
+        f"finished{unfinished_words(outcome)}; {len(ranking)} distinct encoders.",
         "",
         f"Ranked by the mean {_words(outcome.metric)} over all trials that gave the encoder. "
         f"{NO_CHOICE_ON_TEST}",
@@ -173,6 +179,7 @@ def markdown(
         "",
         *_markdown_table(config_rows(outcome, configs)),
         "",
+        *_stopped(outcome),
         *_check(outcome),
         "## Wall time",
         "",
@@ -191,6 +198,11 @@ def _check(outcome: Outcome) -> list[str]:
     return ["## Check on fresh seeds", "", CHECK, "", *_markdown_table(rows), ""] if rows else []
 
 
+def _stopped(outcome: Outcome) -> list[str]:
+    rows = stopped_rows(outcome)
+    return ["## Stopped early", "", STOPPED, "", *_markdown_table(rows), ""] if rows else []
+
+
 def _words(metric: str) -> str:
     return metric.replace("_", " ")
 
@@ -201,9 +213,30 @@ def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {line} |" for line in (head, rule, *body)]
 
 
-def failed_words(outcome: Outcome) -> str:
-    """`, 2 failed (reasons below)`, or nothing."""
-    return f", {len(outcome.failed)} failed (reasons below)" if outcome.failed else ""
+def unfinished_words(outcome: Outcome) -> str:
+    """`, 3 stopped early, 2 failed (reasons below)`, or nothing."""
+    words = f", {len(outcome.stopped)} stopped early" if outcome.stopped else ""
+    return words + (f", {len(outcome.failed)} failed (reasons below)" if outcome.failed else "")
+
+
+def stopped_rows(outcome: Outcome) -> list[list[str]]:
+    """The searches that the scheduler ended early as rows, a heading first; empty if there are
+    none."""
+    if not outcome.stopped:
+        return []
+    names = [name for name in outcome.stopped[0].settings if name != "seed"]
+    return [
+        ["search", "epochs", "supernet % then", *names],
+        *(
+            [
+                stop.name,
+                f"{stop.epochs} of {stop.total_epochs}",
+                f"{100 * stop.score:.1f}",
+                *(_short(stop.settings[name]) for name in names),
+            ]
+            for stop in outcome.stopped
+        ),
+    ]
 
 
 def config_rows(outcome: Outcome, configs: Sequence[ConfigSummary]) -> list[list[str]]:

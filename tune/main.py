@@ -41,7 +41,7 @@ from tune.results import save_genotypes, save_random_genotypes, write_results
 from tune.retrain_best import run_retrain_trials
 from tune.searcher import result_lag
 from tune.space import outer_space
-from tune.sweep import run_search_trials
+from tune.sweep import asha, run_search_trials
 
 __all__ = ["main", "memory_warning"]
 
@@ -169,7 +169,7 @@ def _compute(run: _Run, cluster: Cluster) -> None:
     lag = run.record.begin(need, result_lag(need.concurrent, plan.seeds))
     # Ray refuses to mix two runs in one folder; what counts lies in the trials' own.
     ray_dir = run.folder.ray_root / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
-    if len(run.state().search) < plan.num_searches:
+    if run.state().not_searched:
         with run.record.phase("search"):
             _search(run, ray_dir / "search", need, lag)
     outcome = run.state()
@@ -202,6 +202,13 @@ def memory_warning(options: SweepOptions, need: Demand) -> str | None:
 
 def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
     plan = run.plan
+    scheduler = None
+    if plan.scheduler == "asha":
+        scheduler = asha(
+            total_epochs=plan.search.total_epochs,
+            grace_epochs=plan.grace_epochs,
+            reduction_factor=plan.reduction_factor,
+        )
     run_search_trials(
         plan.search,
         fixed=frozenset(plan.fixed),
@@ -213,6 +220,7 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
         trials_dir=run.folder.search_dir,
         ray_dir=ray_dir,
         demand=need,
+        scheduler=scheduler,
         then=f", then {plan.num_retrainings} retrainings",
     )
 

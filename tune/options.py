@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from dasvit.arguments import parse, preset_from_argv
 from dasvit.config import DataConfig, RetrainConfig, SearchConfig
-from tune.plan import Plan, Strategy
+from tune.plan import Plan, Scheduler, Strategy
 from tune.space import OUTER_NAMES, make_room
 
 __all__ = ["SweepOptions", "parse_options"]
@@ -53,6 +53,13 @@ class SweepOptions:
     report shows their score before and after. The ranking stays."""
     retrain_seeds: int | None = None
     """Seeds a retraining: --retrain.seed and the numbers after it (default: as --seeds)."""
+    scheduler: Scheduler = "none"
+    """asha stops searches early whose supernet lags behind the others' at the same epoch. Needs
+    --seeds 1 and --metric supernet_accuracy; which ones it stops depends on timing."""
+    grace_epochs: int | None = None
+    """Epochs that ASHA leaves every search (default: all epochs over reduction_factor squared)."""
+    reduction_factor: int = 3
+    """ASHA lets one search in so many go on at each of its rungs."""
     space: str | None = None
     """Your own outer space, FILE.py:function, called as `outer_space` in tune/space.py is
     (docs/sweep.md)."""
@@ -118,7 +125,9 @@ class SweepOptions:
             )
         if not 0 <= self.check_seeds <= MAX_TRIALS:
             raise ValueError(f"--check-seeds must be 0 to {MAX_TRIALS}, but got {self.check_seeds}")
+        self._check_scheduler()
         searching = {
+            "--scheduler": self.scheduler != "none",
             "--random-baseline": self.random_baseline,
             "--check-seeds": self.check_seeds,
             "--space": self.space,
@@ -131,6 +140,34 @@ class SweepOptions:
             )
         if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial < float("inf"):
             raise ValueError(f"--gpus-per-trial must be 0 or more, but got {self.gpus_per_trial}")
+
+    def _check_scheduler(self) -> None:
+        if self.reduction_factor < 2:
+            raise ValueError(
+                f"--reduction-factor must be at least 2, but got {self.reduction_factor}"
+            )
+        epochs, grace = self.search.total_epochs, self.grace_epochs
+        if grace is not None and not 1 <= grace < epochs:
+            raise ValueError(
+                f"--grace-epochs must be 1 to {epochs - 1}, less than a search's {epochs} epochs, "
+                f"but got {grace}"
+            )
+        if self.scheduler == "none" and grace is not None:
+            raise ValueError("--grace-epochs is ASHA's: add --scheduler asha")
+        if self.scheduler == "none":
+            return
+        if epochs < 2:
+            raise ValueError("--scheduler asha: a search of one epoch cannot be stopped early")
+        if self.seeds != 1:
+            raise ValueError(
+                f"--scheduler asha with --seeds {self.seeds}: partial scores of several seeds have "
+                "no mean; use --seeds 1, and --check-seeds K to search the best on K more"
+            )
+        if self.metric != "supernet_accuracy":
+            raise ValueError(
+                f"--scheduler asha with --metric {self.metric}: ASHA compares searches by their "
+                "supernet, epoch by epoch; add --metric supernet_accuracy"
+            )
 
     @property
     def folder_name(self) -> str:
@@ -164,7 +201,18 @@ class SweepOptions:
             random_baseline=self.random_baseline,
             check_seeds=self.check_seeds,
             space=space,
+            **self._asha(),
         )
+
+    def _asha(self) -> dict[str, Any]:
+        if self.scheduler == "none":
+            return {}
+        grace = max(1, self.search.total_epochs // self.reduction_factor**2)
+        return {
+            "scheduler": self.scheduler,
+            "grace_epochs": self.grace_epochs or grace,
+            "reduction_factor": self.reduction_factor,
+        }
 
 
 def parse_options(argv: Sequence[str], prog: str = "run_search.py") -> SweepOptions:

@@ -11,7 +11,7 @@ from tune.aggregate import (
     rank_genotypes,
     summarize_model,
 )
-from tune.trials import Failure, RetrainTrial, SearchTrial, config_index
+from tune.trials import Failure, RetrainTrial, SearchTrial, StoppedTrial, config_index
 
 __all__ = ["VIT", "Outcome", "best_retraining"]
 
@@ -30,6 +30,7 @@ class Outcome:
         edges_per_node: that its derivation keeps.
         search, retrained: finished trials.
         not_searched, not_retrained: the others.
+        stopped: searches that the scheduler ended early; they are neither.
         checked, not_checked: searches of the best configurations on fresh seeds; no rank.
         seeds, check_seeds, retrain_seeds: that each of them was asked for; 0 if unknown.
         random: encoders drawn at random, which were or will be retrained too.
@@ -45,6 +46,7 @@ class Outcome:
     edges_per_node: int = 2
     search: tuple[SearchTrial, ...] = ()
     not_searched: tuple[Failure, ...] = ()
+    stopped: tuple[StoppedTrial, ...] = ()
     retrained: tuple[RetrainTrial, ...] = ()
     not_retrained: tuple[Failure, ...] = ()
     checked: tuple[SearchTrial, ...] = ()
@@ -54,6 +56,11 @@ class Outcome:
     retrain_seeds: int = 0
     random: tuple[Genotype, ...] = ()
     wall: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def num_searches(self) -> int:
+        """Finished or not."""
+        return len(self.search) + len(self.stopped) + len(self.not_searched)
 
     @property
     def failures(self) -> tuple[Failure, ...]:

@@ -42,6 +42,7 @@ def write_page(plan: Plan, outcome: Outcome, folder: ResultFolder, *, preset: st
         *([_settings(outcome, configs)] if configs else []),
         *([_agreement(outcome)] if outcome.search else []),
         *_skips(plan, outcome, folder),
+        *_stopped(outcome),
         _failures(outcome),
         _reproduce(plan, outcome, preset),
         section("time", "Wall time", table([["part", "time"], *leaderboard.wall_rows(outcome)])),
@@ -62,16 +63,17 @@ def _anchor(text: str) -> tuple[str, str]:
 
 
 def _head(outcome: Outcome) -> Html:
-    searched = f"{len(outcome.search)} of {len(outcome.search) + len(outcome.not_searched)}"
+    searched = f"{len(outcome.search)} of {outcome.num_searches}"
     asked = len(outcome.retrained) + len(outcome.not_retrained)
     retrained = f"{len(outcome.retrained)} of {asked}"
     found = f"{len(outcome.ranking)} distinct encoders found"
     drawn = f", {len(outcome.random)} drawn at random" if outcome.random else ""
+    unfinished = leaderboard.unfinished_words(outcome)
     return Html(
         Html(f"<h1>Sweep {code(outcome.name)}</h1>")
         + prose(
             f"Searched on {outcome.dataset}, retrained on {outcome.retrain_dataset}. {searched} "
-            f"searches and {retrained} retrainings finished{leaderboard.failed_words(outcome)}; "
+            f"searches and {retrained} retrainings finished{unfinished}; "
             f"{found}{drawn}.",
             soft=True,
         )
@@ -236,6 +238,13 @@ def _skips(plan: Plan, outcome: Outcome, folder: ResultFolder) -> list[Html]:
             picture(skip_figure(groups, starts), "Share of identity and zero by epoch"),
         )
     ]
+
+
+def _stopped(outcome: Outcome) -> list[Html]:
+    rows = leaderboard.stopped_rows(outcome)
+    if not rows:
+        return []
+    return [section("stopped", "Stopped early", prose(leaderboard.STOPPED), table(rows))]
 
 
 def _failures(outcome: Outcome) -> Html:

@@ -10,9 +10,10 @@ from dasvit.models import VIT
 from dasvit.random_genotype import distinct_random_genotypes
 from tune.aggregate import GenotypeSummary
 
-__all__ = ["Plan", "Strategy"]
+__all__ = ["Plan", "Scheduler", "Strategy"]
 
 Strategy = Literal["gradient", "random"]
+Scheduler = Literal["none", "asha"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,8 @@ class Plan:
         strategy: gradient (searches, by their alphas) or random (encoders drawn uniformly).
         random_baseline: encoders to draw beside a gradient search.
         check_seeds: fresh seeds on which the best `retrain_top` configurations are searched again.
+        scheduler: none, or asha: searches that lag behind the others are stopped early.
+        grace_epochs, reduction_factor: of ASHA; 0 without it.
         space: the user's own outer space: its file, function and content hash; None for ours.
     """
 
@@ -44,6 +47,9 @@ class Plan:
     random_baseline: int = 0
     check_seeds: int = 0
     space: str | None = None
+    scheduler: Scheduler = "none"
+    grace_epochs: int = 0
+    reduction_factor: int = 0
 
     @property
     def num_configs(self) -> int:
@@ -118,6 +124,9 @@ class Plan:
             values["check_seeds"] = self.check_seeds
         if self.space is not None:
             values["space"] = self.space
+        if self.scheduler != "none":
+            for name in ("scheduler", "grace_epochs", "reduction_factor"):
+                values[name] = getattr(self, name)
         return values
 
     @classmethod

@@ -31,6 +31,8 @@ class Progress(Callback):
         then: what follows the phase, for the line.
         failed: is told of a trial whose driver itself failed, more often than it is restarted:
             its configuration, and the error's text.
+        stopped: is told of a trial that the scheduler ended early: its configuration, and its
+            last report.
         out: where to print.
         now: a clock in seconds.
     """
@@ -46,18 +48,19 @@ class Progress(Callback):
         metric: str | None = None,
         then: str = "",
         failed: Callable[[dict[str, Any], str], None] | None = None,
+        stopped: Callable[[dict[str, Any], dict[str, Any]], None] | None = None,
         out: TextIO | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._phase, self._total, self._concurrent = phase, total, concurrent
         self._done_before, self._name, self._metric, self._then = done_before, name, metric, then
-        self._tell = failed
+        self._tell, self._tell_stop = failed, stopped
         # Not sys.stdout itself: Tune pickles its callbacks.
         self._given, self._now = out, now
         self._terminal = self._out.isatty()
         self._begun: dict[str, float] = {}
         self._durations: list[float] = []
-        self._finished = self._failed = 0
+        self._finished = self._failed = self._stopped = 0
         self._best: float | None = None
         self._started = self._printed = now()
         self._width = 0
@@ -75,18 +78,26 @@ class Progress(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         name, result = self._name(trial.config), trial.last_result or {}
+        if "finished" not in result and self._tell_stop is not None:
+            self._tell_stop(trial.config, result)
+            self._stopped += 1
+            self._end(name, f"stopped after epoch {result.get('epoch', '?')}", timed=False)
+            return
         if not result.get("finished"):
-            self._end(name, failed=True)
+            self._failed += 1
+            self._end(name, "FAILED", timed=False)
             return
         score = result.get(self._metric) if self._metric else None
         if score is not None and (self._best is None or score > self._best):
             self._best = score
-        self._end(name, failed=False, score=score)
+        self._finished += 1
+        self._end(name, "finished", score=score)
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        self._end(self._name(trial.config), failed=True)
+        self._failed += 1
+        self._end(self._name(trial.config), "FAILED", timed=False)
         kept = Path(trial.error_file) if trial.error_file else None
         if self._tell is not None and kept is not None and kept.exists():
             self._tell(trial.config, kept.read_text(errors="replace"))
@@ -109,10 +120,10 @@ class Progress(Callback):
 
     def status(self, running: list[tuple[str, dict[str, Any]]]) -> str:
         """The status line, from the running trials' names and last reports."""
-        done = self._finished + self._failed
-        parts = [f"{self._phase} {done}/{self._total}"]
-        if self._failed:
-            parts.append(f"{self._failed} failed")
+        parts = [f"{self._phase} {self._done}/{self._total}"]
+        for count, word in ((self._failed, "failed"), (self._stopped, "stopped early")):
+            if count:
+                parts.append(f"{count} {word}")
         if running:
             epochs = [
                 f"{name} epoch {last['epoch']}/{last['total_epochs']}"
@@ -140,7 +151,7 @@ class Progress(Callback):
         if not guesses:
             return None
         mean = sum(guesses) / len(guesses)
-        waiting = self._total - self._finished - self._failed - len(running)
+        waiting = self._total - self._done - len(running)
         # What a running trial still needs, by its epochs where it has reported, else by its age.
         remaining = [
             mean * (1 - shares[n]) if n in shares else max(0.0, mean - ages[n]) for n in ages
@@ -148,17 +159,18 @@ class Progress(Callback):
         total = sum(remaining) + max(0, waiting) * mean
         return max([total / self._concurrent, *remaining])
 
-    def _end(self, name: str, *, failed: bool, score: float | None = None) -> None:
-        self._failed += failed
-        self._finished += not failed
+    @property
+    def _done(self) -> int:
+        return self._finished + self._failed + self._stopped
+
+    def _end(self, name: str, how: str, *, timed: bool = True, score: float | None = None) -> None:
         begun = self._begun.pop(name, None)
         if name in self._done_before:
             return
         took = self._now() - begun if begun is not None else None
-        if took is not None and not failed:
+        if took is not None and timed:
             self._durations.append(took)
-        line = f"{self._phase} {self._finished + self._failed}/{self._total}  {name}  "
-        line += "FAILED" if failed else "finished"
+        line = f"{self._phase} {self._done}/{self._total}  {name}  {how}"
         line += f" in {duration(took)}" if took is not None else ""
         line += f", {self._metric} {score:.1%}" if score is not None else ""
         self._print(line)

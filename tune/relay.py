@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from dasvit.trace import read_trace
 
-__all__ = ["EpochRelay"]
+__all__ = ["EpochRelay", "replay"]
 
 LOOK_SECONDS = 1.0
 
@@ -59,9 +59,17 @@ class EpochRelay:
                     self._reported = row["epoch"]
 
 
+def replay(trace: Path, report: Callable[[dict[str, Any]], None]) -> None:
+    """Report all epochs of a trial that ran before, for a scheduler that compares by epoch."""
+    for row in read_trace(trace):
+        report(_metrics(row))
+
+
 def _metrics(row: dict[str, Any]) -> dict[str, Any]:
     """The numbers of an epoch; "epoch" counts the finished ones."""
     numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
     done = row["epoch"] + 1
+    if "val_accuracy" in row:  # of a search: by the name that its result will have
+        numbers["supernet_accuracy"] = row["val_accuracy"]
     # Tune counts reports anew after a restart; epochs stay what they are.
     return {**numbers, "epoch": done, "timesteps_total": done}

@@ -81,7 +81,13 @@ def write_results(plan: Plan, outcome: Outcome, folder: ResultFolder, *, preset:
     values = _genotypes(outcome, ranking, configs, votes)
     write_atomic(folder.root / "genotypes.json", json.dumps(values, indent=2) + "\n")
     if configs:
-        write_study(folder.root / JOURNAL_FILE, configs, outcome.metric, name=outcome.name)
+        write_study(
+            folder.root / JOURNAL_FILE,
+            configs,
+            outcome.metric,
+            name=outcome.name,
+            stopped=outcome.stopped,
+        )
     _copy_best(outcome, folder)
     write_page(plan, outcome, folder, preset=preset)
 
@@ -133,6 +139,7 @@ def _genotypes(
             }
             for config in configs
         ],
+        "stopped": [dataclasses.asdict(stop) for stop in outcome.stopped],
         "not_finished": [dataclasses.asdict(failure) for failure in outcome.failures],
     }
 

@@ -11,6 +11,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from tune.aggregate import ConfigSummary
+from tune.trials import StoppedTrial, config_index
 
 __all__ = ["JOURNAL_FILE", "make_study", "write_study"]
 
@@ -22,6 +23,7 @@ def make_study(
     configs: Sequence[ConfigSummary],
     metric: str,
     *,
+    stopped: Sequence[StoppedTrial] = (),
     name: str | None = None,
     storage: BaseStorage | None = None,
 ) -> optuna.Study:
@@ -34,42 +36,71 @@ def make_study(
     Args:
         configs: with their mean score over seeds.
         metric: the score.
+        stopped: searches that the scheduler ended early; pruned trials, with their last score.
         name: of the study.
         storage: where it is kept; None for memory.
     """
+    drawn = {config.config_index: config.settings for config in configs}
+    drawn |= {config_index(stop.name): _without_seed(stop.settings) for stop in stopped}
+    scored = {config.config_index: _scored(config, metric) for config in configs}
+    pruned = {config_index(stop.name): _pruned(stop) for stop in stopped}
+    order = sorted(drawn)
     columns = {
-        setting: [config.settings[setting] for config in configs]
-        for setting in (configs[0].settings if configs else ())
-        if all(setting in config.settings for config in configs)
+        setting: [drawn[index][setting] for index in order]
+        for setting in (drawn[order[0]] if order else ())
+        if all(setting in settings for settings in drawn.values())
     }
     prepared = {key: _prepare(values) for key, values in columns.items() if len(set(values)) > 1}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    for i in sorted(range(len(configs)), key=lambda i: configs[i].config_index):
-        config = configs[i]
+    for place, index in enumerate(order):
         study.add_trial(
             optuna.trial.create_trial(
-                params={key: values[i] for key, (values, _) in prepared.items()},
+                params={key: values[place] for key, (values, _) in prepared.items()},
                 distributions={key: domain for key, (_, domain) in prepared.items()},
-                value=getattr(config, metric).mean,
-                user_attrs={
-                    "configuration": config.config_index,
-                    "genotypes": list(config.genotypes),
-                    "seeds": getattr(config, metric).count,
-                    "supernet_accuracy": config.supernet_accuracy.mean,
-                    "discretised_accuracy": config.discretised_accuracy.mean,
-                },
+                **(scored | pruned)[index],
             )
         )
     return study
 
 
-def write_study(path: Path, configs: Sequence[ConfigSummary], metric: str, *, name: str) -> None:
+def _scored(config: ConfigSummary, metric: str) -> dict[str, Any]:
+    attributes = {
+        "configuration": config.config_index,
+        "genotypes": list(config.genotypes),
+        "seeds": getattr(config, metric).count,
+        "supernet_accuracy": config.supernet_accuracy.mean,
+        "discretised_accuracy": config.discretised_accuracy.mean,
+    }
+    return {"value": getattr(config, metric).mean, "user_attrs": attributes}
+
+
+def _pruned(stop: StoppedTrial) -> dict[str, Any]:
+    return {
+        "state": optuna.trial.TrialState.PRUNED,
+        "intermediate_values": {stop.epochs: stop.score},
+        "user_attrs": {"configuration": config_index(stop.name)},
+    }
+
+
+def _without_seed(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "seed"}
+
+
+def write_study(
+    path: Path,
+    configs: Sequence[ConfigSummary],
+    metric: str,
+    *,
+    name: str,
+    stopped: Sequence[StoppedTrial] = (),
+) -> None:
     """The study as a journal file, anew each time: the trials' folders are the record, and a sweep
-    that is continued proposes from them."""
+    that is continued proposes from them. See `make_study`."""
     fresh = path.with_name(f".{path.name}.tmp")
     fresh.unlink(missing_ok=True)
-    make_study(configs, metric, name=name, storage=JournalStorage(JournalFileBackend(str(fresh))))
+    storage = JournalStorage(JournalFileBackend(str(fresh)))
+    make_study(configs, metric, stopped=stopped, name=name, storage=storage)
     fresh.replace(path)
 
 

@@ -6,17 +6,18 @@ from typing import Any
 
 from ray import tune
 from ray.tune import Callback
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from dasvit.config import SearchConfig
 from tune.cluster import Demand
-from tune.gather import gather_search
+from tune.gather import gather_search, gather_stopped
 from tune.progress import Progress
 from tune.searcher import make_searcher
 from tune.space import first_draws
-from tune.trainable import SearchSetup, failure_recorder, make_trainable
+from tune.trainable import SearchSetup, failure_recorder, make_trainable, stop_recorder
 
-__all__ = ["fit", "run_search_trials"]
+__all__ = ["asha", "fit", "run_search_trials"]
 
 DRIVER_RESTARTS = 3
 
@@ -33,6 +34,7 @@ def run_search_trials(
     trials_dir: Path,
     ray_dir: Path,
     demand: Demand,
+    scheduler: TrialScheduler | None = None,
     then: str = "",
 ) -> None:
     """Run what `gather_search` does not find finished. Needs a connected Ray.
@@ -42,8 +44,15 @@ def run_search_trials(
 
     Args:
         space: Tune domains by name, see `tune.space`.
+        scheduler: may stop trials early, see `asha`.
     """
-    setup = SearchSetup(search=search, trials_dir=trials_dir, ray_dir=ray_dir, demand=demand)
+    setup = SearchSetup(
+        search=search,
+        trials_dir=trials_dir,
+        ray_dir=ray_dir,
+        demand=demand,
+        scheduled=scheduler is not None,
+    )
     searcher = make_searcher(
         space,
         metric=metric,
@@ -55,13 +64,15 @@ def run_search_trials(
         first=first_draws(search, space, fixed=fixed),
     )
     finished, _ = gather_search(trials_dir, num_samples=num_samples, seeds=seeds)
+    stopped = gather_stopped(trials_dir, num_samples=num_samples, seeds=seeds)
     progress = Progress(
         "search",
         total=num_samples * len(seeds),
         concurrent=demand.concurrent,
-        done_before=frozenset(trial.name for trial in finished),
+        done_before=frozenset(trial.name for trial in (*finished, *stopped)),
         name=lambda sampled: setup.job(sampled).name,
         failed=failure_recorder(setup),
+        stopped=None if scheduler is None else stop_recorder(setup),
         metric=metric,
         then=then,
     )
@@ -74,6 +85,23 @@ def run_search_trials(
         searcher=searcher,
         num_trials=num_samples * len(seeds),
         param_space={},
+        scheduler=scheduler,
+    )
+
+
+def asha(*, total_epochs: int, grace_epochs: int, reduction_factor: int) -> TrialScheduler:
+    """ASHA by the supernet's validation accuracy at the same epoch.
+
+    All searches of a sweep have the same stages, so that an epoch means the same network size.
+    """
+    return AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric="supernet_accuracy",
+        mode="max",
+        max_t=total_epochs,
+        grace_period=grace_epochs,
+        reduction_factor=reduction_factor,
+        stop_last_trials=False,  # a search that has had all its epochs is about to derive
     )
 
 
@@ -87,6 +115,7 @@ def fit(
     param_space: dict[str, Any],
     num_trials: int = 1,
     searcher: Searcher | None = None,
+    scheduler: TrialScheduler | None = None,
 ) -> None:
     """One Tune experiment to its end, or to Ctrl-C: `Tuner.fit` returns normally from that, so
     what has finished must be looked up in the trials' folders.
@@ -104,7 +133,9 @@ def fit(
             search_alg=searcher,
             num_samples=num_trials,
             max_concurrent_trials=demand.concurrent,
-            reuse_actors=True,
+            # A driver that is stopped in the middle cannot take the next trial.
+            reuse_actors=scheduler is None,
+            scheduler=scheduler,
         ),
         run_config=tune.RunConfig(
             name=name,

@@ -19,14 +19,21 @@ from dasvit.config import RetrainConfig, SearchConfig
 from dasvit.metrics import RetrainResult, SearchResult, scalars
 from tune.cluster import Demand
 from tune.job import Job, JobError, last_line
-from tune.relay import EpochRelay
+from tune.relay import EpochRelay, replay
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.space import to_search_config
 from tune.trainer import JobTrainer
 from tune.trials import model_file, retrain_dirname, retrain_settings, search_dirname
 from tune.worker import work
 
-__all__ = ["RetrainSetup", "SearchSetup", "failure_recorder", "make_trainable", "root_cause"]
+__all__ = [
+    "RetrainSetup",
+    "SearchSetup",
+    "failure_recorder",
+    "make_trainable",
+    "root_cause",
+    "stop_recorder",
+]
 
 # The driver waits and computes nothing: it takes no CPU from the workers, and a sliver of a
 # resource that only the head node has keeps it there, where no spot instance is taken away.
@@ -44,12 +51,17 @@ BROKEN_OFF = ("Connection closed by peer", "Connection reset by peer", "NCCL")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchSetup:
-    """What all search trials of a sweep share."""
+    """What all search trials of a sweep share.
+
+    Attributes:
+        scheduled: a scheduler compares trials by epoch, and may stop them early.
+    """
 
     search: SearchConfig
     trials_dir: Path
     ray_dir: Path
     demand: Demand
+    scheduled: bool = False
 
     def job(self, sampled: dict[str, Any]) -> Job:
         """The work of a trial, from its draw and its numbers."""
@@ -104,10 +116,27 @@ def failure_recorder(
     return record
 
 
+def stop_recorder(setup: SearchSetup) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    """What keeps that the scheduler ended a search: its configuration, its last report."""
+
+    def record(sampled: dict[str, Any], last: dict[str, Any]) -> None:
+        job = setup.job(sampled)
+        if job.result() is None:
+            job.record_stop(epochs=last["epoch"], score=last["supernet_accuracy"])
+
+    return record
+
+
 def _trial(sampled: dict[str, Any], setup: SearchSetup | RetrainSetup) -> None:
     """A failure is recorded in the trial's folder and ends the trial without a score; only the
     death of this process itself makes Tune start the trial again."""
     job = setup.job(sampled)
+    stopped = job.stopped()
+    if isinstance(setup, SearchSetup) and setup.scheduled and (stopped or job.result()):
+        replay(job.trace, tune.report)
+    if stopped:
+        tune.report({"supernet_accuracy": stopped.score, "epoch": stopped.epochs})
+        return
     try:
         result = job.result() or _train(job)
     except OSError as error:

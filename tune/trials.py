@@ -15,15 +15,18 @@ __all__ = [
     "Failure",
     "RetrainTrial",
     "SearchTrial",
+    "StoppedTrial",
     "config_index",
     "load_retrain_trial",
     "load_search_trial",
     "read_failure",
+    "read_stop",
     "retrain_dirname",
     "search_dirname",
 ]
 
 ERROR_FILE = "error.json"
+STOP_FILE = "stopped.json"
 TIMES_FILE = "times.json"
 
 
@@ -99,6 +102,24 @@ class Failure:
     error: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoppedTrial:
+    """A search that the scheduler ended early: it neither failed nor finished, and has no encoder.
+
+    Attributes:
+        name: of its folder.
+        epochs, total_epochs: that it had, and would have had.
+        score: validation accuracy of its supernet then (ratio).
+        settings: the outer settings, by name.
+    """
+
+    name: str
+    epochs: int
+    total_epochs: int
+    score: float
+    settings: dict[str, Any]
+
+
 def search_dirname(config_index: int, seed: int) -> str:
     """Folder of a search trial: `config_003_seed_1`."""
     return f"config_{config_index:03d}_seed_{seed}"
@@ -161,6 +182,14 @@ def read_failure(folder: Path) -> Failure:
     if (folder / ERROR_FILE).exists():
         return Failure(folder.name, read_json(folder / ERROR_FILE, "trial error")["error"])
     return Failure(folder.name)
+
+
+def read_stop(folder: Path) -> StoppedTrial | None:
+    """How the scheduler ended the search in `folder`, if it did."""
+    path = folder / STOP_FILE
+    if not path.exists():
+        return None
+    return StoppedTrial(name=folder.name, **read_json(path, "stopped trial"))
 
 
 def model_file(genotypes: Path, model: str) -> str:

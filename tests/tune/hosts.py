@@ -135,6 +135,8 @@ def _start(number: int, folder: Path, public_key: str, undo: ExitStack) -> Host:
         ("address", "add", f"{address}/24", "dev", inside),
         ("link", "set", inside, "up"),
         ("link", "set", "lo", "up"),
+        # Leads nowhere, but Ray finds a host's address by asking which one a route would use.
+        ("route", "add", "default", "via", f"{NETWORK}.254"),
     ):
         _ip("-n", name, *command)
     spaces = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
