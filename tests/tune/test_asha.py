@@ -1,0 +1,208 @@
+"""Searches that a scheduler stops early: neither failed nor finished, and never run again."""
+
+import dataclasses
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from sweep_process import SweepProcess
+
+from dasvit.config import SearchConfig
+from tune import trainable
+from tune.aggregate import rank_configs, vote
+from tune.cluster import Demand
+from tune.folder import ResultFolder
+from tune.gather import gather_search, gather_stopped
+from tune.job import Job
+from tune.leaderboard import markdown
+from tune.options import parse_options
+from tune.outcome import Outcome
+from tune.page import write_page
+from tune.plan import Plan
+from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
+from tune.space import first_draws
+from tune.study import write_study
+from tune.sweep import asha
+from tune.trainable import SearchSetup, stop_recorder
+from tune.trials import StoppedTrial
+
+ASHA = "--scheduler asha --seeds 1 --metric supernet_accuracy"
+DRAW = {CONFIG_INDEX: 3, TRIAL_INDEX: 0}
+
+
+@pytest.fixture
+def setup(search_config: SearchConfig, tmp_path: Path) -> SearchSetup:
+    return SearchSetup(
+        search=search_config,
+        trials_dir=tmp_path,
+        ray_dir=tmp_path / "ray",
+        demand=Demand(cpus=1, gpus=0.0, concurrent=1),
+        scheduled=True,
+    )
+
+
+@pytest.fixture
+def drawn(search_config: SearchConfig) -> dict[str, Any]:
+    return {**first_draws(search_config)[0], **DRAW}
+
+
+@pytest.fixture
+def stopped_job(setup: SearchSetup, drawn: dict[str, Any]) -> Job:
+    """Stopped after its first epoch, at 40 %."""
+    job = setup.job(drawn)
+    stop_recorder(setup)(drawn, {"epoch": 1, "supernet_accuracy": 0.4})
+    rows = [{"epoch": 0, "total_epochs": 2, "val_accuracy": 0.4}]
+    job.trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return job
+
+
+def test_the_plan(plan: Plan) -> None:
+    options = parse_options(shlex.split(ASHA))
+    made = options.plan()
+    assert (made.scheduler, made.grace_epochs, made.reduction_factor) == ("asha", 1, 3)
+    read = Plan.from_dict(json.loads(json.dumps(made.to_dict())))
+    assert (read.scheduler, read.grace_epochs, read.reduction_factor) == ("asha", 1, 3)
+    assert "scheduler" not in plan.to_dict()  # a file of before is the same sweep
+    paper = parse_options(shlex.split(f"--preset cifar10 --data-dir . {ASHA}"))
+    assert paper.plan().grace_epochs == 10
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--scheduler asha", "--seeds 1"),
+        ("--scheduler asha --seeds 1", "--metric supernet_accuracy"),
+        ("--grace-epochs 2", "--scheduler asha"),
+        (f"{ASHA} --grace-epochs 6", "less than a search's 6 epochs"),
+        (f"{ASHA} --grace-epochs 0", "--grace-epochs must be 1 to 5"),
+        (f"{ASHA} --reduction-factor 1", "at least 2"),
+        (f"{ASHA} --stage-epochs 1 --stage-layers 1 --stage-ops 8", "one epoch"),
+        (f"{ASHA} --search random", "--search random takes no --scheduler"),
+    ],
+)
+def test_bad_input(argv: str, message: str) -> None:
+    with pytest.raises(ValueError, match="--") as error:
+        parse_options(shlex.split(argv))
+    assert message in str(error.value)
+
+
+def test_asha_stops_the_one_that_lags() -> None:
+    """At its first rung: the later, worse of two is ended; the last epoch ends nobody."""
+
+    class Trial:
+        def __init__(self, name: str) -> None:
+            self.trial_id = name
+
+    scheduler: Any = asha(total_epochs=6, grace_epochs=1, reduction_factor=2)
+    good, bad = Trial("good"), Trial("bad")
+    for trial in (good, bad):
+        scheduler.on_trial_add(None, trial)
+
+    def tell(trial: Trial, epoch: int, score: float) -> str:
+        result = {"epoch": epoch, "supernet_accuracy": score, "training_iteration": epoch}
+        return scheduler.on_trial_result(None, trial, result)
+
+    assert tell(good, 1, 0.6) == "CONTINUE"
+    assert tell(bad, 1, 0.3) == "STOP"
+    assert [tell(good, epoch, 0.6) for epoch in range(2, 7)] == ["CONTINUE"] * 5
+    final = {"finished": 1, "supernet_accuracy": 0.6}
+    assert scheduler.on_trial_result(None, good, final) == "CONTINUE"
+
+
+def test_a_stopped_search_is_neither_failed_nor_finished(stopped_job: Job, tmp_path: Path) -> None:
+    finished, failed = gather_search(tmp_path, num_samples=4, seeds=range(1))
+    assert finished == []
+    assert [f.name for f in failed] == [f"config_00{i}_seed_0" for i in range(3)]
+    (stop,) = gather_stopped(tmp_path, num_samples=4, seeds=range(1))
+    assert (stop.name, stop.epochs, stop.score) == (stopped_job.name, 1, 0.4)
+    assert stop.settings["token_ratio"] == stopped_job.config.token_ratio
+
+
+def test_a_result_outweighs_a_stop(
+    setup: SearchSetup, drawn: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker may have ended while the scheduler decided."""
+    job = setup.job(drawn)
+    stop_recorder(setup)(drawn, {"epoch": 1, "supernet_accuracy": 0.4})
+    (job.folder / "result.json").write_text("{}")
+    monkeypatch.setattr(Job, "result", lambda self: object())
+    assert job.stopped() is None
+    assert gather_stopped(tmp_path, num_samples=4, seeds=range(1)) == []
+
+
+def test_a_stopped_search_is_told_again_and_not_run(
+    stopped_job: Job, setup: SearchSetup, drawn: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr(trainable.tune, "report", reports.append)
+    monkeypatch.setattr(trainable, "_train", lambda job: pytest.fail("it was run"))
+    trainable._trial(drawn, setup)
+    assert [(r["epoch"], r["supernet_accuracy"]) for r in reports] == [(1, 0.4), (1, 0.4)]
+    assert not any("finished" in report for report in reports)
+
+
+@pytest.fixture
+def with_stopped(outcome: Outcome) -> Outcome:
+    stop = StoppedTrial(
+        name="config_002_seed_0",
+        epochs=2,
+        total_epochs=6,
+        score=0.25,
+        settings={"token_ratio": 0.9, "seed": 0},
+    )
+    return dataclasses.replace(outcome, stopped=(stop,))
+
+
+def test_the_reports_list_it(with_stopped: Outcome, plan: Plan, tmp_path: Path) -> None:
+    configs = rank_configs(with_stopped.search, with_stopped.metric)
+    votes = vote([t.genotype for t in with_stopped.search], with_stopped.operations)
+    text = markdown(with_stopped, with_stopped.ranking, configs, votes)
+    assert "3 of 4 search trials" in text and "1 stopped early" in text
+    assert "| config_002_seed_0 | 2 of 6 | 25.0 | 0.9 |" in text
+    assert with_stopped.complete and not with_stopped.interrupted
+    write_page(plan, with_stopped, ResultFolder(tmp_path), preset="digits")
+    page = (tmp_path / "report.html").read_text()
+    assert "Stopped early" in page and "config_002_seed_0" in page
+
+
+def test_the_study_has_it_as_pruned(with_stopped: Outcome, tmp_path: Path) -> None:
+    configs = rank_configs(with_stopped.search, with_stopped.metric)
+    path = tmp_path / "optuna.journal"
+    write_study(path, configs, with_stopped.metric, name="mine", stopped=with_stopped.stopped)
+    study = optuna.load_study(
+        study_name="mine", storage=JournalStorage(JournalFileBackend(str(path)))
+    )
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE", "PRUNED"]
+    assert study.trials[2].intermediate_values == {2: 0.25}
+    assert study.trials[2].params == {"token_ratio": 0.9}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("one_ray_at_a_time")
+def test_a_sweep_with_asha(tmp_path: Path) -> None:
+    """Some are stopped, slots are freed, and the same command finds nothing to do."""
+    argv = [
+        *shlex.split(f"{ASHA} --grace-epochs 1 --reduction-factor 2 --num-samples 4 --xi 0"),
+        *shlex.split(
+            "--name asha --dim 12 --stage-layers 1 1 1 --retrain-top 1 --retrain.epochs 2"
+        ),
+        *shlex.split("--retrain.warmup-epochs 1 --retrain.dim 12 --retrain.depth 2"),
+        *("--max-concurrent-trials", "1"),
+    ]
+    sweep = SweepProcess(tmp_path, argv)
+    assert sweep.wait() == 0, sweep.error
+    assert sweep.left_behind() == []
+    values = json.loads((tmp_path / "runs" / "asha" / "genotypes.json").read_text())
+    names = [stop["name"] for stop in values["stopped"]]
+    done = [trial["name"] for genotype in values["genotypes"] for trial in genotype["trials"]]
+    assert names and done and values["not_finished"] == []
+    assert sorted([*names, *done]) == [f"config_00{i}_seed_0" for i in range(4)]
+    again = SweepProcess(tmp_path, argv)
+    assert again.wait() == 0, again.error
+    assert "nothing to run" in again.output
