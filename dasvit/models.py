@@ -45,15 +45,19 @@ def build_model(config: RetrainConfig, *, in_channels: int, num_classes: int) ->
         )
     is_genotype = config.model in NAMED_GENOTYPES or config.model.endswith(".json")
     if is_genotype or Path(config.model).exists():
-        return DASViT(
-            resolve_genotype(config.model),
-            **size,
-            **common,
-            embed_dim=config.dim,
-            depth=config.depth,
-            proj_drop_rate=config.dropout,
-            drop_path_rate=config.drop_path,
-        )
+        genotype = resolve_genotype(config.model)
+        try:
+            return DASViT(
+                genotype,
+                **size,
+                **common,
+                embed_dim=config.dim,
+                depth=config.depth,
+                proj_drop_rate=config.dropout,
+                drop_path_rate=config.drop_path,
+            )
+        except ValueError as error:
+            raise ValueError(f"{config.model}: {error}") from None
     if not timm.is_model(config.model):
         raise ValueError(
             f"unknown model {config.model!r}; give {VIT!r}, a shipped genotype "

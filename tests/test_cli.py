@@ -176,7 +176,9 @@ def test_search_draw_retrain_evaluate_complexity(folder: Path, succeed: Callable
     )
     assert [name for name in names_in(found) if name.startswith("events.out.tfevents")]
     (command,) = re.findall(r"^next: python -m dasvit (.*)$", out, re.MULTILINE)
-    assert command == ("retrain --preset digits --model runs/search-digits-seed3/genotype.json")
+    assert command == (
+        "retrain --preset digits --patch-size 4 --model runs/search-digits-seed3/genotype.json"
+    )
 
     # A search's folder stands for its genotype.
     out = succeed("draw", str(found), "--out", "pictures/found", "--title", "found")

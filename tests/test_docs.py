@@ -1,5 +1,6 @@
 """The commands in README and docs are ones that the programs take."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -137,3 +138,22 @@ def test_files_that_commands_name_exist(page: Path) -> None:
     }
     missing = [str(name) for name in {*named, *linked} if not (ROOT / name).exists()]
     assert not missing
+
+
+def _dotted(text: str) -> list[str]:
+    """`module.symbol`, as fidelity.md names what is in `dasvit`."""
+    names = re.findall(r"`([a-z_]+\.[A-Za-z_][A-Za-z_.]*)(?:\([^`]*\))?`", text)
+    modules = {path.stem for path in (ROOT / "dasvit").glob("*.py")}
+    return sorted({name for name in names if name.partition(".")[0] in modules})
+
+
+@pytest.mark.parametrize("name", _dotted((ROOT / "docs" / "fidelity.md").read_text()))
+def test_symbols_of_fidelity_exist(name: str) -> None:
+    module, *attributes = name.split(".")
+    found = importlib.import_module(f"dasvit.{module}")
+    for attribute in attributes:
+        found = getattr(found, attribute)
+
+
+def test_fidelity_names_symbols() -> None:
+    assert len(_dotted((ROOT / "docs" / "fidelity.md").read_text())) > 30

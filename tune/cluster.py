@@ -101,7 +101,7 @@ def check_address(address: str | None) -> str | None:
     """The address to connect to, from `--address` or RAY_ADDRESS; None for a cluster of our own.
 
     Raises:
-        ValueError: an address of Ray Client.
+        ValueError: an address of Ray Client, or one at which nobody answers.
     """
     address = address or os.environ.get("RAY_ADDRESS") or None
     if address is not None and "://" in address:
@@ -109,7 +109,10 @@ def check_address(address: str | None) -> str | None:
             f"--address {address}: run the command on the cluster itself, with --address auto (by "
             "`ray exec`, `ray submit` or `ray job submit`); Ray Client addresses are not supported"
         )
-    return None if address == "local" else address
+    if address in (None, "local"):
+        return None
+    _check_reachable(address)
+    return address
 
 
 def check_local_gpus(gpus_per_trial: float | None) -> None:
@@ -177,7 +180,6 @@ def connect(address: str | None) -> Iterator[Cluster]:
                 log_to_driver=False,
             )
         else:
-            _check_reachable(address)
             try:
                 ray.init(
                     address=address,

@@ -240,14 +240,30 @@ def parse_options(argv: Sequence[str], prog: str = "run_search.py") -> SweepOpti
             "raise --num-samples"
         )
     search = dataclasses.replace(options.search, data=_absolute(options.search.data))
-    follow = {n for n in ("dataset", "data_dir", "download") if f"retrain.data.{n}" not in given}
+    follow = {n for n in _SAME_DATA if f"retrain.data.{n}" not in given}
     data = {n: getattr(search.data, n) for n in follow & given | follow & {"data_dir"}}
     retrain_data = _absolute(dataclasses.replace(options.retrain.data, **data))
+    _check_held_out(search.data, retrain_data)
     retrain = dataclasses.replace(options.retrain, data=retrain_data)
     if "plugins" in given and "retrain.plugins" not in given:
         retrain = dataclasses.replace(retrain, plugins=search.plugins)
     fixed = tuple(n for n in OUTER_NAMES if n in given | _fixed_by_preset(preset.name))
     return dataclasses.replace(options, search=search, retrain=retrain, fixed=_inert(search, fixed))
+
+
+_SAME_DATA = ("dataset", "data_dir", "download", "test_fraction", "in_memory", "num_workers")
+"""Settings of the search's data that are the retraining's too, unless it has its own."""
+
+
+def _check_held_out(search: DataConfig, retrain: DataConfig) -> None:
+    """Refuse a search that sees images on which the retraining will test."""
+    same = (search.dataset, search.data_dir) == (retrain.dataset, retrain.data_dir)
+    if same and search.test_fraction != retrain.test_fraction:
+        raise ValueError(
+            f"--test-fraction {search.test_fraction:g} and --retrain.data.test-fraction "
+            f"{retrain.test_fraction:g} split the same images differently: the search would choose "
+            "by images of the test set; give both the same"
+        )
 
 
 def _fixed_by_preset(name: str) -> set[str]:

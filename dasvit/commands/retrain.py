@@ -1,5 +1,6 @@
 """`retrain`: train one network from scratch."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def run(args: RetrainArgs) -> None:
                 resume=args.resume is not None,
                 device=str(device),
             ),
-            f"python -m dasvit retrain --resume {out}",
+            shlex.join(["python", "-m", "dasvit", "retrain", "--resume", str(out)]),
         )
     if first:
         print(f"weights: {out / 'model.safetensors'}")

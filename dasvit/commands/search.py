@@ -1,5 +1,6 @@
 """`search`: find an encoder."""
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from dasvit.genotype import Genotype
 from dasvit.memory import device_memory, shortfall
 from dasvit.metrics import tee
 from dasvit.plots import save_encoder
-from dasvit.presets import get_preset
+from dasvit.presets import PRESETS, get_preset
 from dasvit.progress import ProgressReport
 from dasvit.search import check_search, load_search_config, search
 from dasvit.tensorboard import tensorboard_report
@@ -60,16 +61,30 @@ def run(args: SearchArgs) -> None:
             resume=args.resume is not None,
             device=args.device,
         ),
-        f"python -m dasvit search --resume {out}",
+        shlex.join(["python", "-m", "dasvit", "search", "--resume", str(out)]),
     )
     png, svg = save_encoder(Genotype.load(out / "genotype.json"), out / "encoder")
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
-    plugins = f" --plugins {' '.join(config.plugins)}" if config.plugins else ""
-    usual = get_preset(args.preset).search.data.dataset
-    preset = "" if args.resume else f" --preset {args.preset}"  # a resumed run's is not known
-    data = config.data
-    images = f" --dataset {data.dataset}" if data.dataset != usual else ""
-    images += f" --data-dir {data.data_dir}" if data.data_dir else ""
-    print(
-        f"next: python -m dasvit retrain{preset}{images} --model {out / 'genotype.json'}{plugins}"
-    )
+    print(f"next: {_retrain_command(args, config, out / 'genotype.json')}")
+
+
+def _retrain_command(args: SearchArgs, config: SearchConfig, genotype: Path) -> str:
+    """What retrains the encoder on the images that it was searched on."""
+    preset = get_preset(_like(config) if args.resume else args.preset)
+    usual = preset.retrain
+    words = ["python", "-m", "dasvit", "retrain", "--preset", preset.name]
+    for name in ("dataset", "data_dir", "image_size", "test_fraction"):
+        value = getattr(config.data, name)
+        if value is not None and value != getattr(usual.data, name):
+            words += ["--" + name.replace("_", "-"), str(value)]
+    if config.patch_size != usual.patch_size:
+        words += ["--patch-size", str(config.patch_size)]
+    words += ["--model", str(genotype)]
+    return shlex.join([*words, *(("--plugins", *config.plugins) if config.plugins else ())])
+
+
+def _like(config: SearchConfig) -> str:
+    """The preset of a resumed run, which does not know its own: the first of its data set."""
+    presets = map(get_preset, PRESETS)
+    same = (p.name for p in presets if p.search.data.dataset == config.data.dataset)
+    return next(same, "digits")

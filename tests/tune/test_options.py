@@ -49,6 +49,16 @@ def test_data_settings_reach_both_phases(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert apart.retrain.data.data_dir == str(tmp_path / "d")
 
 
+def test_both_phases_hold_the_same_images_out() -> None:
+    """Else the search would choose by images of the retraining's test set."""
+    options = parse_options(["--test-fraction", "0.05"])
+    assert options.search.data.test_fraction == options.retrain.data.test_fraction == 0.05
+    same = ["--test-fraction", "0.1", "--retrain.data.test-fraction", "0.1"]
+    assert parse_options(same).retrain.data.test_fraction == 0.1
+    with pytest.raises(ValueError, match="split the same images differently"):
+        parse_options(["--retrain.data.test-fraction", "0.3"])
+
+
 def test_plain_darts_stays_plain() -> None:
     options = parse_options(["--preset", "digits_darts"])
     assert set(OUTER_NAMES) - set(options.fixed) == {"xi"}
