@@ -1,6 +1,7 @@
 """The command line: `python -m dasvit search | retrain | evaluate | export | predict |
 complexity | table1 | draw | memory`."""
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from dasvit.commands import (
     search,
     table1,
 )
-from dasvit.commands.console import fail
+from dasvit.commands.console import fail, of_the_system
 from dasvit.folder import SkippedImagesWarning
 from dasvit.presets import Preset
 
@@ -97,3 +98,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(str(error))
     except FloatingPointError as error:
         fail(str(error), 1)
+    except BrokenPipeError:
+        # Whoever read our output has gone: nothing to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        fail(of_the_system(error), 1)

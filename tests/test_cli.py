@@ -1,6 +1,7 @@
 """The command line: help, the round trip of all commands, and one line for what a user can mend."""
 
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -557,3 +558,27 @@ def test_every_setting_of_a_search_has_a_flag(call: Callable[..., Done]) -> None
     for f in dataclasses.fields(SearchConfig):
         if f.name != "data":
             assert f"--{f.name.replace('_', '-')}" in text, f.name
+
+
+def test_a_full_disk_is_one_line(
+    folder: Path, call: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "found/alpha.jsonl")
+
+    monkeypatch.setattr("dasvit.trace.JsonLinesReport.__call__", full)
+    done = call(*SEARCH, "--out", "found")
+    assert done.code == 1
+    assert done.err == (
+        "error: found/alpha.jsonl: No space left on device; mend that, then continue with: "
+        "python -m dasvit search --resume found\n"
+    )
+
+
+def test_a_reader_that_goes_ends_it_quietly() -> None:
+    """`python -m dasvit table1 | head -1`."""
+    command = f"{sys.executable} -m dasvit complexity --help | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.stderr == ""

@@ -89,8 +89,11 @@ def _run(options: SweepOptions, command: str) -> int:
     plan = options.plan(identify_space(options.space) if options.space else None)
     _check(plan)
     place = (options.storage_path, options.folder_name)
-    if options.fresh and (aside := set_aside(*place)):
-        print(f"the sweep that was there is now {aside}\n", flush=True)
+    if options.fresh:
+        with connect(address) as cluster:
+            _need(options, plan, cluster)  # what cannot run moves nothing
+        if aside := set_aside(*place):
+            print(f"the sweep that was there is now {aside}\n", flush=True)
     folder = open_folder(*place, plan.to_dict(), resume=options.resume)
     with folder.lock():
         record = SweepRecord(folder, plan.to_dict(), command)
@@ -152,9 +155,8 @@ class _Run:
     state: Callable[[], Outcome]
 
 
-def _compute(run: _Run, cluster: Cluster) -> None:
-    """Both phases, as far as they go: Ctrl-C ends a phase without an exception."""
-    options, plan = run.options, run.plan
+def _need(options: SweepOptions, plan: Plan, cluster: Cluster) -> Demand:
+    """What a trial takes; refused where the cluster does not have it."""
     need = demand(
         cluster,
         gpus_per_trial=options.gpus_per_trial,
@@ -163,6 +165,13 @@ def _compute(run: _Run, cluster: Cluster) -> None:
         num_trials=plan.num_searches or plan.num_retrainings,
     )
     check_workers(cluster, need, options.workers)
+    return need
+
+
+def _compute(run: _Run, cluster: Cluster) -> None:
+    """Both phases, as far as they go: Ctrl-C ends a phase without an exception."""
+    options, plan = run.options, run.plan
+    need = _need(options, plan, cluster)
     print_machine(cluster, need)
     if plan.num_searches and (warning := memory_warning(options, need)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
 """The whole command: bad input, and one sweep with a real Ray."""
 
+import contextlib
 import csv
 import errno
-import fcntl
 import json
 import os
 import signal
@@ -21,6 +21,7 @@ from dasvit.genotype import Genotype
 from dasvit.random_genotype import distinct_random_genotypes
 from dasvit.trace import load_retrain_result
 from dasvit.trained import evaluate
+from tune.cluster import Cluster
 from tune.folder import open_folder
 from tune.main import main
 from tune.options import parse_options
@@ -33,15 +34,6 @@ SCRIPT = ROOT / "tune" / "run_search.py"
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-
-
-@pytest.fixture
-def one_ray_at_a_time(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Two sweeps side by side on two cores would wait for each other."""
-    # The folder that pytest-xdist's workers share. (Its groups do nothing under pytest 9.)
-    with (tmp_path_factory.getbasetemp().parent / "ray.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @pytest.mark.parametrize(
@@ -104,17 +96,29 @@ def test_bad_input(
 def test_fresh_sets_the_old_sweep_aside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a disk that is full is one line, with the command that continues the new sweep."""
+    """Once it is known that the new one can run; a disk that is full then is one line, with the
+    command that continues."""
+    here = Cluster(address="local", cpus=2.0, gpus=0.0, node_cpus=2.0, node_gpus=0.0, nodes=1)
+    times: list[None] = []
 
-    def full(_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
+    @contextlib.contextmanager
+    def connect_once(address: str | None) -> Iterator[Cluster]:
+        times.append(None)
+        if len(times) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
+        yield here
 
-    monkeypatch.setattr("tune.main.connect", full)
+    monkeypatch.setattr("tune.main.connect", connect_once)
     root = tmp_path / "runs" / "digits"
     folder = open_folder("runs", "digits", {"other": 1})
     folder.write({"settings": {"other": 1}})
     assert main(["--num-samples", "2"]) == 2
     assert "other: 1 there, None now" in capsys.readouterr().err
+    assert main(["--num-samples", "2", "--fresh", "--cpus-per-trial", "99"]) == 2
+    assert "--cpus-per-trial 99" in capsys.readouterr().err
+    assert list(root.parent.iterdir()) == [root]
+
+    times.clear()
     assert main(["--num-samples", "2", "--fresh"]) == 1
     shown = capsys.readouterr()
     (aside,) = root.parent.iterdir()
