@@ -34,6 +34,9 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
                 f"{plan.reduction_factor} goes on at each rung"
             )
         best = f"the best {plan.retrain_top} encoders"
+        if len(plan.objectives) > 1:
+            print(f"objectives: accuracy, and the least {' and '.join(plan.objectives[1:])}")
+            best = f"{plan.retrain_top} encoders of the Pareto front"
         found = f"{best}, {drawn}" if drawn else best
         models = f"then {found} and a plain ViT"
     else:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tune.aggregate import ConfigSummary
 from tune.folder import ResultFolder
+from tune.objectives import cost
 from tune.outcome import Outcome
 from tune.plan import Plan
 from tune.trials import (
@@ -52,6 +53,8 @@ def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float
         stopped=tuple(
             gather_stopped(folder.search_dir, num_samples=plan.num_configs, seeds=plan.search_seeds)
         ),
+        objectives=plan.objectives,
+        costs=_costs(plan, searched),
         random=plan.random_genotypes(),
         wall=wall,
     )
@@ -60,7 +63,7 @@ def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float
     )
     retrained, not_retrained = gather_retrain(
         folder.retrain_dir,
-        models=plan.models(outcome.ranking, outcome.random),
+        models=plan.models(outcome.chosen(plan.retrain_top), outcome.random),
         seeds=plan.retraining_seeds,
     )
     return dataclasses.replace(
@@ -70,6 +73,12 @@ def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float
         retrained=tuple(retrained),
         not_retrained=tuple(not_retrained),
     )
+
+
+def _costs(plan: Plan, searched: Iterable[SearchTrial]) -> dict[str, dict[str, int]]:
+    if len(plan.objectives) == 1:
+        return {}
+    return {t.genotype.canonical_hash: cost(t.genotype, plan.retrain) for t in searched}
 
 
 def gather_search(

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from dasvit.complexity import format_count
 from dasvit.metrics import edge_name
 from dasvit.progress import duration
 from tune.aggregate import (
@@ -24,6 +25,7 @@ from tune.worth import check_rows, gain_sentence, score_sentence
 
 __all__ = [
     "config_rows",
+    "front_sentence",
     "markdown",
     "percent",
     "ray_seconds",
@@ -33,6 +35,9 @@ __all__ = [
     "unfinished_words",
     "wall_rows",
 ]
+
+COST_WORDS = {"macs": "multiply-adds", "params": "parameters, counted"}
+"""Headings of what is minimised: at the retraining's size, with a head of 10 classes."""
 
 NO_CHOICE_ON_TEST = (
     "The test set is looked at once, at the end of each retraining, and no choice is made on it: "
@@ -69,6 +74,8 @@ def table(outcome: Outcome, *, limit: int | None = None) -> list[list[str]]:
             "gap",
             "test top-1 %",
             "parameters",
+            *(COST_WORDS[name] for name in outcome.objectives[1:] if outcome.costs),
+            *(["Pareto front"] if outcome.costs else []),
         ]
     ]
     models, asked = outcome.models, outcome.retrain_seeds
@@ -83,16 +90,39 @@ def table(outcome: Outcome, *, limit: int | None = None) -> list[list[str]]:
                 percent(summary.supernet_accuracy),
                 percent(summary.gap),
                 *_tested(model, asked),
+                *_costs(outcome, summary.hash),
             ]
         )
+    dashes = ["–"] * (len(rows[0]) - 8)
     ranked = {summary.hash for summary in outcome.ranking}
     for genotype in outcome.random:
         name = genotype.canonical_hash
         if name not in ranked:
-            rows.append(["random", name, "–", "–", "–", "–", *_tested(models.get(name), asked)])
+            rows.append(
+                ["random", name, "–", "–", "–", "–", *_tested(models.get(name), asked), *dashes]
+            )
     if VIT in models:
-        rows.append(["–", "plain ViT", "–", "–", "–", "–", *_tested(models[VIT], asked)])
+        tested = _tested(models[VIT], asked)
+        rows.append(["–", "plain ViT", "–", "–", "–", "–", *tested, *dashes])
     return rows
+
+
+def _costs(outcome: Outcome, name: str) -> list[str]:
+    if not outcome.costs:
+        return []
+    counts = [format_count(outcome.costs[name][cost]) for cost in outcome.objectives[1:]]
+    return [*counts, "yes" if name in {summary.hash for summary in outcome.front} else ""]
+
+
+def front_sentence(outcome: Outcome) -> str:
+    """What the Pareto front is of, and a space; nothing with one objective."""
+    if not outcome.costs:
+        return ""
+    costs = " and ".join(COST_WORDS[name] for name in outcome.objectives[1:])
+    return (
+        f"Pareto front: no other encoder is as good in {_words(outcome.metric)} and {costs}, and "
+        f"better in one; {len(outcome.front)} of {len(outcome.ranking)} encoders are on it. "
+    )
 
 
 def percent(spread: Spread) -> str:
@@ -134,7 +164,7 @@ def markdown(
         "",
         *_markdown_table(table(outcome)),
         "",
-        f"{gain_sentence(outcome)} {score_sentence(outcome)}",
+        f"{front_sentence(outcome)}{gain_sentence(outcome)} {score_sentence(outcome)}",
         "",
         "## Encoders",
         "",
@@ -312,6 +342,7 @@ def table_csv(outcome: Outcome, ranking: Sequence[GenotypeSummary]) -> str:
             "model": summary.hash,
             "encoder": str(summary.genotype),
             "found": summary.count,
+            **outcome.costs.get(summary.hash, {}),
         }
         for name in ("discretised_accuracy", "supernet_accuracy", "gap"):
             row |= _spread_cells(name, getattr(summary, name))
@@ -327,6 +358,7 @@ def table_csv(outcome: Outcome, ranking: Sequence[GenotypeSummary]) -> str:
     columns = ["rank", "model", "encoder", "found"]
     for name in ("discretised_accuracy", "supernet_accuracy", "gap", "test_top1", "test_top5"):
         columns += [f"{name}_mean", f"{name}_std"]
+    columns += list(COST_WORDS) if outcome.costs else []
     columns += ["retrain_seeds", "num_params", "retrain_seconds", "origin"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")

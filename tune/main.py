@@ -225,6 +225,8 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
         num_samples=plan.num_configs,
         seeds=plan.search_seeds,
         metric=plan.metric,
+        costs_at=plan.retrain if len(plan.objectives) > 1 else None,
+        objectives=plan.objectives,
         lag=lag,
         trials_dir=run.folder.search_dir,
         ray_dir=ray_dir,
@@ -251,7 +253,7 @@ def _check_best(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> Non
 
 def _retrain(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
     plan, folder = run.plan, run.folder
-    best = outcome.ranking[: plan.retrain_top]
+    best = outcome.chosen(plan.retrain_top)
     save_random_genotypes(outcome.random, folder)
     save_genotypes(outcome.ranking, folder)
     drawn = f"{len(outcome.random)} random encoders" if outcome.random else ""
@@ -262,7 +264,7 @@ def _retrain(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
         print(f"  {summary.hash}  {summary.genotype}", flush=True)
     run_retrain_trials(
         plan.retrain,
-        models=plan.models(outcome.ranking, outcome.random),
+        models=plan.models(best, outcome.random),
         seeds=plan.retraining_seeds,
         genotypes_dir=folder.genotypes_dir,
         trials_dir=folder.retrain_dir,

@@ -12,6 +12,7 @@ import tyro
 
 from dasvit.arguments import parse, preset_from_argv
 from dasvit.config import DataConfig, RetrainConfig, SearchConfig
+from tune.objectives import ACCURACY, parse_objectives
 from tune.plan import Plan, Scheduler, Strategy
 from tune.space import OUTER_NAMES, make_room
 
@@ -60,6 +61,9 @@ class SweepOptions:
     """Epochs that ASHA leaves every search (default: all epochs over reduction_factor squared)."""
     reduction_factor: int = 3
     """ASHA lets one search in so many go on at each of its rungs."""
+    objectives: str = ACCURACY
+    """accuracy; or with macs or params after it (accuracy,macs), Optuna also minimises what the
+    encoders cost at the retraining's size, and the Pareto front is retrained. Needs --seeds 1."""
     space: str | None = None
     """Your own outer space, FILE.py:function, called as `outer_space` in tune/space.py is
     (docs/sweep.md)."""
@@ -126,8 +130,21 @@ class SweepOptions:
         if not 0 <= self.check_seeds <= MAX_TRIALS:
             raise ValueError(f"--check-seeds must be 0 to {MAX_TRIALS}, but got {self.check_seeds}")
         self._check_scheduler()
+        several = len(parse_objectives(self.objectives)) > 1
+        if several and self.seeds != 1:
+            raise ValueError(
+                f"--objectives {self.objectives} with --seeds {self.seeds}: Ray repeats no trial "
+                "of several objectives; use --seeds 1, and --check-seeds K to search the front "
+                "again on K more"
+            )
+        if several and self.scheduler != "none":
+            raise ValueError(
+                f"--objectives {self.objectives} with --scheduler {self.scheduler}: a search that "
+                "is stopped early has no encoder, and so no cost; give one of them"
+            )
         searching = {
             "--scheduler": self.scheduler != "none",
+            "--objectives": len(parse_objectives(self.objectives)) > 1,
             "--random-baseline": self.random_baseline,
             "--check-seeds": self.check_seeds,
             "--space": self.space,
@@ -201,6 +218,7 @@ class SweepOptions:
             random_baseline=self.random_baseline,
             check_seeds=self.check_seeds,
             space=space,
+            objectives=parse_objectives(self.objectives),
             **self._asha(),
         )
 

@@ -11,6 +11,7 @@ from tune.aggregate import (
     rank_genotypes,
     summarize_model,
 )
+from tune.objectives import ACCURACY, front, spread_out
 from tune.trials import Failure, RetrainTrial, SearchTrial, StoppedTrial, config_index
 
 __all__ = ["VIT", "Outcome", "best_retraining"]
@@ -33,6 +34,8 @@ class Outcome:
         stopped: searches that the scheduler ended early; they are neither.
         checked, not_checked: searches of the best configurations on fresh seeds; no rank.
         seeds, check_seeds, retrain_seeds: that each of them was asked for; 0 if unknown.
+        objectives: accuracy, and what is minimised beside it.
+        costs: of the found encoders by canonical hash, each by objective; empty with one objective.
         random: encoders drawn at random, which were or will be retrained too.
         wall: seconds of all runs so far ("search", "retraining", "other", "total") and the
             trials at a time ("concurrent"); empty if unknown.
@@ -54,6 +57,8 @@ class Outcome:
     seeds: int = 0
     check_seeds: int = 0
     retrain_seeds: int = 0
+    objectives: tuple[str, ...] = (ACCURACY,)
+    costs: dict[str, dict[str, int]] = field(default_factory=dict)
     random: tuple[Genotype, ...] = ()
     wall: dict[str, float] = field(default_factory=dict)
 
@@ -95,11 +100,46 @@ class Outcome:
 
     @property
     def ranking(self) -> list[GenotypeSummary]:
-        return rank_genotypes(self.search, self.metric)
+        """The found encoders, best first; of equal scores the cheaper one."""
+        ranked = rank_genotypes(self.search, self.metric)
+        return sorted(ranked, key=lambda s: [-v for v in self._values(s)]) if self.costs else ranked
+
+    def _values(self, summary: GenotypeSummary) -> list[float]:
+        """Of each objective; larger is better."""
+        found = self.costs.get(summary.hash, {})
+        mean = getattr(summary, self.metric).mean
+        return [mean, *(-found[name] for name in self.objectives[1:])]
+
+    @property
+    def front(self) -> list[GenotypeSummary]:
+        """The Pareto front of the found encoders, cheapest first; with one objective, the best."""
+        if not self.costs:
+            return self.ranking[:1]
+        names = set(front({s.hash: self._values(s) for s in self.ranking}))
+        first = self.objectives[1]
+        return sorted(
+            (s for s in self.ranking if s.hash in names), key=lambda s: self.costs[s.hash][first]
+        )
+
+    def chosen(self, count: int) -> list[GenotypeSummary]:
+        """The encoders to retrain, in the order of the ranking: the best; with several objectives,
+        the best and others evenly along the front."""
+        if not self.costs:
+            return self.ranking[:count]
+        names = spread_out([s.hash for s in self.front], count)
+        best = self.ranking[0].hash
+        if best not in names:  # with two costs it need not be at an end
+            names[-1] = best
+        return [summary for summary in self.ranking if summary.hash in names]
 
     def best_configs(self, count: int) -> list[ConfigSummary]:
-        """The configurations of the highest mean score, best first."""
-        return rank_configs(self.search, self.metric)[:count]
+        """The configurations of the highest mean score, best first; with several objectives those
+        that gave the chosen encoders."""
+        configs = rank_configs(self.search, self.metric)
+        if not self.costs:
+            return configs[:count]
+        wanted = {summary.trials[0].config_index for summary in self.chosen(count)}
+        return [config for config in configs if config.config_index in wanted]
 
     @property
     def models(self) -> dict[str, ModelSummary]:

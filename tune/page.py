@@ -37,6 +37,7 @@ def write_page(plan: Plan, outcome: Outcome, folder: ResultFolder, *, preset: st
     configs = rank_configs(outcome.search, outcome.metric)
     sections = [
         _leaderboard(outcome),
+        *_front(outcome),
         _worth(outcome),
         _encoders(outcome),
         *([_settings(outcome, configs)] if configs else []),
@@ -91,6 +92,35 @@ def _leaderboard(outcome: Outcome) -> Html:
         ),
         table(leaderboard.table(outcome)),
     )
+
+
+def _front(outcome: Outcome) -> list[Html]:
+    if not outcome.costs:
+        return []
+    costs = [(name, leaderboard.COST_WORDS[name]) for name in outcome.objectives[1:]]
+    pictures = []
+    for name, words in costs:
+        points = {
+            summary.hash: (
+                outcome.costs[summary.hash][name] / 1e6,
+                100 * getattr(summary, outcome.metric).mean,
+            )
+            for summary in outcome.ranking
+        }
+        on_front = [points[summary.hash] for summary in outcome.front]
+        rest = [point for point in points.values() if point not in on_front]
+        pictures.append(
+            picture(
+                scatter_figure(
+                    {"on the front": on_front, "beaten": rest},
+                    x_label=f"{words}, M",
+                    y_label=f"{outcome.metric.replace('_', ' ')}, %",
+                    front=pareto_front(list(points.values())),
+                ),
+                f"Search score by {words}, with the Pareto front",
+            )
+        )
+    return [section("front", "Pareto front", prose(leaderboard.front_sentence(outcome)), *pictures)]
 
 
 def _worth(outcome: Outcome) -> Html:

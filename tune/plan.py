@@ -9,6 +9,7 @@ from dasvit.genotype import Genotype
 from dasvit.models import VIT
 from dasvit.random_genotype import distinct_random_genotypes
 from tune.aggregate import GenotypeSummary
+from tune.objectives import ACCURACY
 
 __all__ = ["Plan", "Scheduler", "Strategy"]
 
@@ -32,6 +33,7 @@ class Plan:
         check_seeds: fresh seeds on which the best `retrain_top` configurations are searched again.
         scheduler: none, or asha: searches that lag behind the others are stopped early.
         grace_epochs, reduction_factor: of ASHA; 0 without it.
+        objectives: accuracy, and what is minimised beside it; see `tune.objectives`.
         space: the user's own outer space: its file, function and content hash; None for ours.
     """
 
@@ -50,6 +52,7 @@ class Plan:
     scheduler: Scheduler = "none"
     grace_epochs: int = 0
     reduction_factor: int = 0
+    objectives: tuple[str, ...] = (ACCURACY,)
 
     @property
     def num_configs(self) -> int:
@@ -94,10 +97,10 @@ class Plan:
         return distinct_random_genotypes(self.search, self.num_random, seed=self.search.seed)
 
     def models(
-        self, ranking: Sequence[GenotypeSummary], random: Sequence[Genotype]
+        self, chosen: Sequence[GenotypeSummary], random: Sequence[Genotype]
     ) -> tuple[str, ...]:
-        """What is retrained, each once: the best by search score, the drawn ones, the plain ViT."""
-        found = [summary.hash for summary in ranking[: self.retrain_top]]
+        """What is retrained, each once: the chosen found ones, the drawn ones, the plain ViT."""
+        found = [summary.hash for summary in chosen[: self.retrain_top]]
         drawn = [genotype.canonical_hash for genotype in random]
         return tuple(dict.fromkeys([*found, *drawn, VIT]))
 
@@ -127,6 +130,8 @@ class Plan:
         if self.scheduler != "none":
             for name in ("scheduler", "grace_epochs", "reduction_factor"):
                 values[name] = getattr(self, name)
+        if len(self.objectives) > 1:
+            values["objectives"] = list(self.objectives)
         return values
 
     @classmethod
@@ -143,6 +148,7 @@ class Plan:
                     "search": config_from_dict(SearchConfig, values["search"]),
                     "retrain": config_from_dict(RetrainConfig, {**values["retrain"], "model": VIT}),
                     "fixed": tuple(values["fixed"]),
+                    "objectives": tuple(values.get("objectives", [ACCURACY])),
                 }
             )
         except (KeyError, TypeError) as error:

@@ -87,6 +87,7 @@ def write_results(plan: Plan, outcome: Outcome, folder: ResultFolder, *, preset:
             outcome.metric,
             name=outcome.name,
             stopped=outcome.stopped,
+            costs=_cost_by_config(outcome),
         )
     _copy_best(outcome, folder)
     write_page(plan, outcome, folder, preset=preset)
@@ -99,6 +100,7 @@ def _genotypes(
     votes: Sequence[EdgeVote],
 ) -> dict[str, Any]:
     models = outcome.models
+    on_front = {summary.hash for summary in outcome.front}
     return {
         "schema": SCHEMA,
         "sweep": outcome.name,
@@ -111,6 +113,8 @@ def _genotypes(
                 "genotype": summary.genotype.to_dict(),
                 "count": summary.count,
                 **_spreads(summary),
+                "costs": outcome.costs.get(summary.hash),
+                "on_front": summary.hash in on_front if outcome.costs else None,
                 "trials": [_trial(trial) for trial in summary.trials],
                 "retrained": _model(models.get(summary.hash)),
             }
@@ -141,6 +145,17 @@ def _genotypes(
         ],
         "stopped": [dataclasses.asdict(stop) for stop in outcome.stopped],
         "not_finished": [dataclasses.asdict(failure) for failure in outcome.failures],
+    }
+
+
+def _cost_by_config(outcome: Outcome) -> dict[int, list[int]]:
+    """What is minimised, a configuration each; with several objectives each has one seed."""
+    return {
+        trial.config_index: [
+            outcome.costs[trial.genotype.canonical_hash][name] for name in outcome.objectives[1:]
+        ]
+        for trial in outcome.search
+        if outcome.costs
     }
 
 

@@ -28,6 +28,10 @@ CONFIG_INDEX = "__config_index__"
 """Key of a proposal's number, from 0."""
 
 
+Score = float | list[float] | None
+"""Of a proposal: its value, or one for each objective; None if all of its seeds failed."""
+
+
 class InOrder(Searcher):
     """Proposal `k` is made from the results of proposals 0 to `k - 1 - lag`, no more, no fewer.
 
@@ -52,14 +56,15 @@ class InOrder(Searcher):
         space: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(metric=searcher.metric, mode=searcher.mode)
+        self._names = _listed(searcher.metric)
         self.searcher = searcher
         self.lag = lag
         self.first, self.space = list(first), dict(space or {})
         self._file = told
-        self._scores: list[float | None] = read_json(told, "scores told") if told.exists() else []
+        self._scores: list[Score] = read_json(told, "scores told") if told.exists() else []
         self._order: list[str] = []
         self._told = 0
-        self._waiting: dict[str, float | None] = {}
+        self._waiting: dict[str, Score] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         while self._told < len(self._order) - self.lag:
@@ -69,7 +74,7 @@ class InOrder(Searcher):
         given = number < len(self.first)
         config = self.first[number] if given else self.searcher.suggest(trial_id)
         if isinstance(config, dict):
-            config = {**config, CONFIG_INDEX: number}
+            config = {**config, CONFIG_INDEX: number, TRIAL_INDEX: 0}
             self._order.append(trial_id)
         return config
 
@@ -86,12 +91,14 @@ class InOrder(Searcher):
         if self._told < len(self.first):
             self._tell_given(self.first[self._told], score)
         else:
-            result = None if score is None else {self.metric: score}
+            result = None if score is None else dict(zip(self._names, _listed(score), strict=True))
             self.searcher.on_trial_complete(trial_id, result, error=score is None)
         self._told += 1
         return True
 
-    def _tell_given(self, draw: dict[str, Any], score: float | None) -> None:
+    def _tell_given(self, draw: dict[str, Any], score: Score) -> None:
+        if isinstance(score, list):
+            return  # Ray's OptunaSearch takes no several values for a point from elsewhere
         inside = all(domain.is_valid(draw[name]) for name, domain in self.space.items())
         if inside and score is not None:
             self.searcher.add_evaluated_point(draw, score)
@@ -99,13 +106,19 @@ class InOrder(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        score = result.get(self.metric, math.nan) if result and not error else math.nan
-        self._waiting[trial_id] = None if math.isnan(score) else float(score)
+        found = result if result and not error else {}
+        values = [float(found.get(name, math.nan)) for name in self._names]
+        missing = any(math.isnan(value) for value in values)
+        self._waiting[trial_id] = None if missing else values if len(values) > 1 else values[0]
 
     def get_state(self) -> dict[str, Any]:
         """Nothing: Ray asks when it saves an experiment, but the file of scores is what a sweep is
         continued from."""
         return {}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 class _Repeats(Repeater):
@@ -132,6 +145,7 @@ def make_searcher(
     lag: int,
     told: Path,
     first: Sequence[dict[str, Any]] = (),
+    costs: Sequence[str] = (),
 ) -> Searcher:
     """TPE over `space`, each proposal repeated `num_seeds` times.
 
@@ -142,6 +156,8 @@ def make_searcher(
         num_seeds: trials a proposal; `TRIAL_INDEX` in a trial's configuration numbers them.
         seed: of the sampler.
         lag, told: see `InOrder`.
+        costs: metrics to minimise beside `metric`; then `num_seeds` must be 1, since Ray's Repeater
+            takes no several objectives.
         first: the first proposals; those beyond `num_samples` are left out.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -153,9 +169,12 @@ def make_searcher(
         )
     search = OptunaSearch(
         space=OptunaSearch.convert_search_space(space),
-        metric=metric,
-        mode="max",
+        metric=[metric, *costs] if costs else metric,
+        mode=["max", *("min" for _ in costs)] if costs else "max",
         sampler=sampler,
     )
     ordered = InOrder(search, lag=lag, told=told, first=first[:num_samples], space=space)
+    if costs:
+        assert num_seeds == 1
+        return ordered
     return _Repeats(ordered, repeat=num_seeds)

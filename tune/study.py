@@ -1,7 +1,7 @@
 """A sweep's results as an Optuna study, for Optuna's own importances and dashboard."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ def make_study(
     metric: str,
     *,
     stopped: Sequence[StoppedTrial] = (),
+    costs: Mapping[int, Sequence[float]] | None = None,
     name: str | None = None,
     storage: BaseStorage | None = None,
 ) -> optuna.Study:
@@ -37,12 +38,16 @@ def make_study(
         configs: with their mean score over seeds.
         metric: the score.
         stopped: searches that the scheduler ended early; pruned trials, with their last score.
+        costs: what is minimised beside the score, by configuration; none in most sweeps.
         name: of the study.
         storage: where it is kept; None for memory.
     """
     drawn = {config.config_index: config.settings for config in configs}
     drawn |= {config_index(stop.name): _without_seed(stop.settings) for stop in stopped}
-    scored = {config.config_index: _scored(config, metric) for config in configs}
+    scored = {
+        config.config_index: _scored(config, metric, (costs or {}).get(config.config_index, ()))
+        for config in configs
+    }
     pruned = {config_index(stop.name): _pruned(stop) for stop in stopped}
     order = sorted(drawn)
     columns = {
@@ -52,7 +57,10 @@ def make_study(
     }
     prepared = {key: _prepare(values) for key, values in columns.items() if len(set(values)) > 1}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
+    count = len(next(iter(costs.values()))) if costs else 0
+    study = optuna.create_study(
+        study_name=name, storage=storage, directions=["maximize", *["minimize"] * count]
+    )
     for place, index in enumerate(order):
         study.add_trial(
             optuna.trial.create_trial(
@@ -64,7 +72,7 @@ def make_study(
     return study
 
 
-def _scored(config: ConfigSummary, metric: str) -> dict[str, Any]:
+def _scored(config: ConfigSummary, metric: str, costs: Sequence[float]) -> dict[str, Any]:
     attributes = {
         "configuration": config.config_index,
         "genotypes": list(config.genotypes),
@@ -72,7 +80,7 @@ def _scored(config: ConfigSummary, metric: str) -> dict[str, Any]:
         "supernet_accuracy": config.supernet_accuracy.mean,
         "discretised_accuracy": config.discretised_accuracy.mean,
     }
-    return {"value": getattr(config, metric).mean, "user_attrs": attributes}
+    return {"values": [getattr(config, metric).mean, *costs], "user_attrs": attributes}
 
 
 def _pruned(stop: StoppedTrial) -> dict[str, Any]:
@@ -94,13 +102,14 @@ def write_study(
     *,
     name: str,
     stopped: Sequence[StoppedTrial] = (),
+    costs: Mapping[int, Sequence[float]] | None = None,
 ) -> None:
     """The study as a journal file, anew each time: the trials' folders are the record, and a sweep
     that is continued proposes from them. See `make_study`."""
     fresh = path.with_name(f".{path.name}.tmp")
     fresh.unlink(missing_ok=True)
     storage = JournalStorage(JournalFileBackend(str(fresh)))
-    make_study(configs, metric, stopped=stopped, name=name, storage=storage)
+    make_study(configs, metric, stopped=stopped, costs=costs, name=name, storage=storage)
     fresh.replace(path)
 
 

@@ -9,9 +9,10 @@ from ray.tune import Callback
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from dasvit.config import SearchConfig
+from dasvit.config import RetrainConfig, SearchConfig
 from tune.cluster import Demand
 from tune.gather import gather_search, gather_stopped
+from tune.objectives import ACCURACY
 from tune.progress import Progress
 from tune.searcher import make_searcher
 from tune.space import first_draws
@@ -30,6 +31,8 @@ def run_search_trials(
     num_samples: int,
     seeds: range,
     metric: str,
+    objectives: tuple[str, ...] = (ACCURACY,),
+    costs_at: RetrainConfig | None = None,
     lag: int,
     trials_dir: Path,
     ray_dir: Path,
@@ -44,6 +47,8 @@ def run_search_trials(
 
     Args:
         space: Tune domains by name, see `tune.space`.
+        objectives: accuracy, by its `metric`, and costs to minimise with it.
+        costs_at: where the costs are counted; needed with costs.
         scheduler: may stop trials early, see `asha`.
     """
     setup = SearchSetup(
@@ -52,10 +57,12 @@ def run_search_trials(
         ray_dir=ray_dir,
         demand=demand,
         scheduled=scheduler is not None,
+        costs_at=costs_at,
     )
     searcher = make_searcher(
         space,
         metric=metric,
+        costs=objectives[1:],
         num_samples=num_samples,
         num_seeds=len(seeds),
         seed=search.seed,

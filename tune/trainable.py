@@ -55,6 +55,7 @@ class SearchSetup:
 
     Attributes:
         scheduled: a scheduler compares trials by epoch, and may stop them early.
+        costs_at: the size at which what an encoder costs is reported too.
     """
 
     search: SearchConfig
@@ -62,6 +63,7 @@ class SearchSetup:
     ray_dir: Path
     demand: Demand
     scheduled: bool = False
+    costs_at: RetrainConfig | None = None
 
     def job(self, sampled: dict[str, Any]) -> Job:
         """The work of a trial, from its draw and its numbers."""
@@ -143,7 +145,22 @@ def _trial(sampled: dict[str, Any], setup: SearchSetup | RetrainSetup) -> None:
         if error.errno not in NO_ROOM:
             raise
         result = None  # not even the reason can be written down
-    tune.report({"finished": 0} if result is None else {**scalars(result), "finished": 1})
+    if result is None:
+        tune.report({"finished": 0})
+        return
+    tune.report({**scalars(result), **_costs(result, setup), "finished": 1})
+
+
+def _costs(
+    result: SearchResult | RetrainResult, setup: SearchSetup | RetrainSetup
+) -> dict[str, int]:
+    if not isinstance(result, SearchResult) or not isinstance(setup, SearchSetup):
+        return {}
+    if setup.costs_at is None:
+        return {}
+    from tune.objectives import cost  # imports the networks, which a driver seldom needs
+
+    return cost(result.genotype, setup.costs_at)
 
 
 def _train(job: Job) -> SearchResult | RetrainResult | None:
