@@ -79,9 +79,6 @@ class Genotype:
             if len(set(sources)) != len(sources):
                 raise ValueError(f"node o_{j} has two edges from one source: {sources}")
 
-        if set(self.operations) == {"zero"}:
-            raise ValueError("all edges of the genotype are zero: such an encoder has no output")
-
     def __str__(self) -> str:
         lines = [
             f"o_{j} = " + " + ".join(f"{e.operation}({source_name(e.source)})" for e in edges)

@@ -46,6 +46,11 @@ def build_model(config: RetrainConfig, *, in_channels: int, num_classes: int) ->
     is_genotype = config.model in NAMED_GENOTYPES or config.model.endswith(".json")
     if is_genotype or Path(config.model).exists():
         genotype = resolve_genotype(config.model)
+        if set(genotype.operations) == {"zero"}:
+            raise ValueError(
+                f"{config.model}: all edges are zero, so that nothing reaches the output; it "
+                "cannot be trained"
+            )
         try:
             return DASViT(
                 genotype,

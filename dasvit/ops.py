@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ __all__ = [
     "Zero",
     "build_operation",
     "check_operation",
+    "check_shape_preserving",
     "init_linear",
     "load_plugins",
     "operation_kind",
@@ -175,20 +177,20 @@ def register_operation(
     the built-in ones, and its type takes part in the fairness term.
 
     Args:
-        family: lower-case letters and digits.
+        family: letters a to z and digits, a letter first.
         build: see `OperationFamily.build`; returns a module of shape-preserving
             `(batch, tokens, dim)`.
-        symbol: letter before the value, or None where there is no value.
+        symbol: letter a to z before the value, or None where there is no value.
         value_type: int or float.
         kind: the operation type (default: the family).
 
     Raises:
         ValueError: the family is taken by another `build`, or the name is malformed.
     """
-    if not (family.isalnum() and family.islower() and family[0].isalpha()):
-        raise ValueError(f"family must be lower-case letters and digits, but got {family!r}")
-    if symbol is not None and not (len(symbol) == 1 and symbol.isalpha() and symbol.islower()):
-        raise ValueError(f"symbol must be one lower-case letter, but got {symbol!r}")
+    if not re.fullmatch("[a-z][a-z0-9]*", family):
+        raise ValueError(f"family must be letters a to z and digits, but got {family!r}")
+    if symbol is not None and not re.fullmatch("[a-z]", symbol):
+        raise ValueError(f"symbol must be one letter a to z, but got {symbol!r}")
     entry = OperationFamily(build, kind or family, symbol, value_type)
     if _FAMILIES.get(family, entry) != entry:
         raise ValueError(f"operation family {family!r} is registered already")
@@ -288,3 +290,27 @@ register_operation(ZERO, _build_zero)
 register_operation(IDENTITY, _build_identity)
 register_operation("msa", MSA, symbol="h", value_type=int)
 register_operation("mlp", MLP, symbol="r", value_type=float)
+
+
+def check_shape_preserving(name: str, dim: int) -> None:
+    """Raise ValueError unless the operation runs at width `dim` and keeps the shape of its input.
+
+    Broadcasting would hide a wrong shape in the sum of a node.
+    """
+    tokens = (2, 5, dim)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            out = build_operation(name, dim)(torch.empty(tokens))
+        shape = tuple(out.shape)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever an operation of somebody else's raises
+        raise ValueError(
+            f"operation {name!r} does not run at dim={dim} ({type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]})"
+        ) from None
+    if shape != tokens:
+        raise ValueError(
+            f"operation {name!r} turns (batch, tokens, dim) = {tokens} into {shape}; it must keep "
+            "the shape"
+        )

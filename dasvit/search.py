@@ -32,7 +32,7 @@ from dasvit.metrics import (
     operation_share,
     tee,
 )
-from dasvit.ops import load_plugins
+from dasvit.ops import check_shape_preserving, load_plugins
 from dasvit.optim import all_finite, cosine_lr
 from dasvit.seed import (
     derive_seed,
@@ -136,6 +136,8 @@ def check_supernet(config: SearchConfig) -> None:
         ValueError: one line with the value and the remedy.
     """
     load_plugins(config.plugins)
+    for name in config.operations:
+        check_shape_preserving(name, config.dim)
     edge_ops = first_stage_ops(config.operations, config.num_nodes)
     size = config.data.image_size
     try:

@@ -13,6 +13,7 @@ import dasvit.retrain
 from dasvit.autoformer import AutoFormer
 from dasvit.complexity import complexity
 from dasvit.config import DataConfig, RetrainConfig
+from dasvit.genotype import Edge, Genotype
 from dasvit.models import build_model, model_on_meta
 from dasvit.retrain import check_retrain, retrain
 from tests.runs import few_images, retrain_config
@@ -179,3 +180,19 @@ def test_the_plain_vit_is_timms() -> None:
         for c in (config, replace(config, model="vit_base_patch16_224"))
     )
     assert ours == named
+
+
+def test_an_encoder_of_nothing_but_zero_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "zero.json"
+    Genotype(((Edge(0, "zero"),), (Edge(1, "zero"),))).save(path)
+    config = RetrainConfig(model=str(path), dim=8, depth=1)
+    with pytest.raises(ValueError, match=r"zero\.json: all edges are zero"):
+        build_model(config, in_channels=3, num_classes=10)
+
+
+def test_an_unknown_operation_names_the_genotype(tmp_path: Path) -> None:
+    path = tmp_path / "unknown.json"
+    Genotype(((Edge(0, "wave"),),)).save(path)
+    config = RetrainConfig(model=str(path), dim=8, depth=1)
+    with pytest.raises(ValueError, match=r"unknown\.json: unknown operation 'wave'"):
+        build_model(config, in_channels=3, num_classes=10)

@@ -16,6 +16,7 @@ from dasvit.ops import (
     MSA,
     build_operation,
     check_operation,
+    check_shape_preserving,
     init_linear,
     load_plugins,
     operation_kind,
@@ -211,14 +212,14 @@ def test_init_linear_without_bias() -> None:
     _assert_xavier(layer.weight)
 
 
-@pytest.mark.parametrize("family", ["", "Conv", "conv_x", "3conv", "con v"])
+@pytest.mark.parametrize("family", ["", "Conv", "conv_x", "3conv", "con v", "cönv"])
 def test_malformed_families_are_refused(family: str) -> None:
-    with pytest.raises(ValueError, match="lower-case") as caught:
+    with pytest.raises(ValueError, match="a to z") as caught:
         register_operation(family, plugin_operation.TokenConv)
     assert repr(family) in str(caught.value)
 
 
-@pytest.mark.parametrize("symbol", ["", "kk", "K", "3"])
+@pytest.mark.parametrize("symbol", ["", "kk", "K", "3", "λ"])
 def test_malformed_symbols_are_refused(symbol: str) -> None:
     with pytest.raises(ValueError, match="symbol") as caught:
         register_operation("another", plugin_operation.TokenConv, symbol=symbol)
@@ -236,3 +237,39 @@ def test_plugins_are_imported_or_named() -> None:
     load_plugins(["plugin_operation"])
     with pytest.raises(ValueError, match="no_such_module"):
         load_plugins(["no_such_module"])
+
+
+class _Mean(nn.Module):
+    """Breaks the contract: one token comes out, which broadcasts against any number of them."""
+
+    def __init__(self, dim: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=1, keepdim=True)
+
+
+class _NoDropout(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("family", "build", "words"),
+    [("mean", _Mean, "must keep the shape"), ("plain", _NoDropout, "does not run at dim=8")],
+)
+def test_an_operation_that_breaks_its_contract_is_refused_before_a_search(
+    family: str, build: type[nn.Module], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dasvit.ops._FAMILIES", dict(_FAMILIES))
+    register_operation(family, build)
+    with pytest.raises(ValueError, match=words) as caught:
+        check_shape_preserving(family, 8)
+    assert repr(family) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_all_operations_of_the_space_keep_the_shape() -> None:
+    for name in ("zero", "identity", "msa_h2", "mlp_r0.5", "mlp_r3"):
+        check_shape_preserving(name, 8)
+    with pytest.raises(ValueError, match="msa_h3"):
+        check_shape_preserving("msa_h3", 8)
