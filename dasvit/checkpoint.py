@@ -14,13 +14,14 @@ __all__ = ["check_same_settings", "is_due", "load_checkpoint", "restore", "save_
 
 
 def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
-    """Write tensors and plain values; a crash leaves the previous checkpoint whole.
+    """Write tensors and plain values; a crash leaves the previous checkpoint whole. How many
+    threads PyTorch computes with goes along: the order of float sums depends on it.
 
     Args:
         kind: "search/1" say; `load_checkpoint` insists on it.
     """
     buffer = io.BytesIO()
-    torch.save({"kind": kind, **state}, buffer)
+    torch.save({"kind": kind, "num_threads": torch.get_num_threads(), **state}, buffer)
     try:
         write_atomic(path, buffer.getvalue())
     except OSError as error:
@@ -62,7 +63,8 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
 
 
 def restore(path: Path, kind: str, load: Callable[[dict[str, Any]], None]) -> None:
-    """Hand a checkpoint to `load`.
+    """Hand a checkpoint to `load`, and take as many threads as its run had: with others it would
+    not continue to the same bits.
 
     Raises:
         ValueError: as `load_checkpoint`, or what it holds does not fit what `load` fills.
@@ -70,6 +72,7 @@ def restore(path: Path, kind: str, load: Callable[[dict[str, Any]], None]) -> No
     state = load_checkpoint(path, kind)
     try:
         load(state)
+        torch.set_num_threads(state.get("num_threads", torch.get_num_threads()))
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
             f"{path} does not fit this run ({type(error).__name__}: {first_line(error)})"

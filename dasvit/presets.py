@@ -64,6 +64,8 @@ def digits() -> Preset:
             stage_epochs=2,
             batch_size=18,
             weight_lr=6e-3,
+            # Stages of two epochs are too short to anneal in each of them.
+            lr_span="search",
             alpha_lr=3e-3,
             grad_clip=1.0,
         ),
@@ -95,6 +97,7 @@ def fashion_mnist() -> Preset:
             patch_size=7,
             stage_epochs=1,
             batch_size=64,
+            lr_span="stage",
         ),
         retrain=replace(
             small.retrain,

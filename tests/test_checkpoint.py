@@ -78,6 +78,19 @@ def test_a_crash_while_saving_keeps_the_old_one(
         assert runs.names_in(path.parent) == ["checkpoint.pt"]
 
 
+def test_a_run_goes_on_with_as_many_threads(path: Path) -> None:
+    """The order of sums depends on it, and so do the bits."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        save_checkpoint(path, KIND, state())
+        torch.set_num_threads(1)
+        restore(path, KIND, lambda saved: None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_missing(path: Path) -> None:
     assert_refused(path, "there is no checkpoint")
 
