@@ -13,11 +13,16 @@ PAPER_PRESET = "cifar10"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preset:
-    """A search and the retraining of what it finds."""
+    """A search and the retraining of what it finds.
+
+    Attributes:
+        needs_gpu: on CPUs it would take weeks.
+    """
 
     name: str
     search: SearchConfig
     retrain: RetrainConfig
+    needs_gpu: bool = False
 
 
 def plain_darts(search: SearchConfig) -> SearchConfig:
@@ -120,6 +125,7 @@ def cifar10() -> Preset:
         name="cifar10",
         search=SearchConfig(data=data),
         retrain=RetrainConfig(data=data, model="dasvit_cifar10"),
+        needs_gpu=True,
     )
 
 
@@ -133,6 +139,7 @@ def imagenet100() -> Preset:
         name="imagenet100",
         search=SearchConfig(data=data),
         retrain=RetrainConfig(data=data, model="dasvit_imagenet100"),
+        needs_gpu=True,
     )
 
 

@@ -18,7 +18,9 @@ TINY_OPS = ("zero", "identity", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r2")
 
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
-    """Every test starts from the same random state."""
+    """Every test starts from the same random state, with one thread: a resumed run takes as many
+    as it had."""
+    torch.set_num_threads(1)
     seed_everything(0)
 
 

@@ -55,6 +55,7 @@ def test_round_trip(path: Path) -> None:
     save_checkpoint(path, KIND, saved)
     loaded = load_checkpoint(path, KIND)
     assert loaded.pop("kind") == KIND
+    assert loaded.pop("num_threads") == torch.get_num_threads()
     runs.assert_same_state(dict(loaded), saved)
     assert loaded["seconds"] == 1.5
     assert isinstance(loaded["model"], OrderedDict)

@@ -5,6 +5,8 @@ import logging
 import math
 import os
 import socket
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +17,9 @@ __all__ = [
     "Cluster",
     "Demand",
     "check_address",
+    "check_gpus",
     "check_local_gpus",
+    "check_storage",
     "check_workers",
     "connect",
     "demand",
@@ -26,6 +30,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 OBJECT_STORE_BYTES = 200_000_000
 """Only settings and metrics pass through the object store."""
+
+STORAGE_SECONDS = 10.0
+"""What another node has to see a new file."""
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -145,6 +152,71 @@ def check_workers(cluster: "Cluster", need: Demand, workers: int) -> None:
             )
 
 
+def check_gpus(there: float, preset: str, *, gpus_per_trial: float | None) -> None:
+    """Refuse the paper's setting where there is no GPU, unless that is asked for.
+
+    Args:
+        there: GPUs in all.
+        preset: whose name the message has; it needs a GPU a trial.
+        gpus_per_trial: as given; 0 asks for CPUs, more says that GPUs will come.
+
+    Raises:
+        ValueError: naming the two ways on.
+    """
+    if gpus_per_trial is None and not there:
+        raise ValueError(
+            f"--preset {preset} needs a GPU a trial, and there is none; where the cluster adds them "
+            "by itself say --gpus-per-trial 1 and --max-concurrent-trials N, or --gpus-per-trial 0 "
+            "to compute on CPUs all the same"
+        )
+
+
+def check_storage(cluster: "Cluster", folder: Path) -> None:
+    """Refuse a folder that a node of the cluster does not see. Needs a connected Ray.
+
+    A task on each node looks for a file that this process has just written.
+
+    Raises:
+        ValueError: naming the nodes.
+    """
+    if cluster.is_local:
+        return
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    probe = folder / f".seen.{uuid.uuid4().hex}"
+    probe.write_bytes(b"")
+    try:
+        answers = {
+            node["NodeManagerAddress"]: ray.remote(_sees)
+            .options(
+                num_cpus=0,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            )
+            .remote(str(probe))
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+        blind = [address for address, seen in answers.items() if not ray.get(seen)]
+    finally:
+        probe.unlink(missing_ok=True)
+    if blind:
+        raise ValueError(
+            f"--storage-path {folder.parent} is not the same folder on {', '.join(sorted(blind))}; "
+            "give one that all nodes share (NFS, EFS, FSx)"
+        )
+
+
+def _sees(path: str) -> bool:
+    """Whether a file is there; a network file system may show it seconds late."""
+    deadline = time.monotonic() + STORAGE_SECONDS
+    while not Path(path).exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
+
+
 @contextmanager
 def connect(address: str | None) -> Iterator[Cluster]:
     """Ray for the length of a `with` block: an existing cluster's, or one of our own.
@@ -188,15 +260,24 @@ def connect(address: str | None) -> Iterator[Cluster]:
                     log_to_driver=False,
                 )
             except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise ValueError(
-                    f"--address {address}: cannot connect to a Ray cluster there ({reason}); is it "
-                    "up? Started with tokens, it needs RAY_AUTH_MODE=token and its token here "
-                    "(~/.ray/auth_token)"
-                ) from None
+                raise ValueError(f"--address {address}: {_why_not(error)}") from None
         yield _look(address or "local")
     finally:
         ray.shutdown()
+
+
+def _why_not(error: Exception) -> str:
+    """Why there is no connection, and the remedy, in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "ersion mismatch" in text:
+        return (
+            f"{text}; install the cluster's versions here, or run the command on the cluster itself"
+        )
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else text
+    return (
+        f"cannot connect to a Ray cluster there ({reason}); is it up? Started with tokens, it "
+        "needs RAY_AUTH_MODE=token and its token here (~/.ray/auth_token)"
+    )
 
 
 def _check_reachable(address: str) -> None:

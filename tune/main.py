@@ -17,6 +17,7 @@ from dasvit.data import load_data
 from dasvit.memory import device_memory, shortfall
 from dasvit.models import VIT
 from dasvit.ops import build_operation
+from dasvit.presets import get_preset
 from dasvit.retrain import check_retrain
 from dasvit.search import check_search
 from tune.check_best import run_check_trials
@@ -24,7 +25,9 @@ from tune.cluster import (
     Cluster,
     Demand,
     check_address,
+    check_gpus,
     check_local_gpus,
+    check_storage,
     check_workers,
     connect,
     demand,
@@ -88,6 +91,9 @@ def _run(options: SweepOptions, command: str) -> int:
     space = _space(options)
     plan = options.plan(identify_space(options.space) if options.space else None)
     _check(plan)
+    if address is None and get_preset(options.preset).needs_gpu:
+        count = torch.cuda.device_count()
+        check_gpus(count, options.preset, gpus_per_trial=options.gpus_per_trial)
     place = (options.storage_path, options.folder_name)
     if options.fresh:
         with connect(address) as cluster:
@@ -157,6 +163,8 @@ class _Run:
 
 def _need(options: SweepOptions, plan: Plan, cluster: Cluster) -> Demand:
     """What a trial takes; refused where the cluster does not have it."""
+    if get_preset(options.preset).needs_gpu:
+        check_gpus(cluster.gpus, options.preset, gpus_per_trial=options.gpus_per_trial)
     need = demand(
         cluster,
         gpus_per_trial=options.gpus_per_trial,
@@ -172,6 +180,7 @@ def _compute(run: _Run, cluster: Cluster) -> None:
     """Both phases, as far as they go: Ctrl-C ends a phase without an exception."""
     options, plan = run.options, run.plan
     need = _need(options, plan, cluster)
+    check_storage(cluster, run.folder.root)
     print_machine(cluster, need)
     if plan.num_searches and (warning := memory_warning(options, need)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)

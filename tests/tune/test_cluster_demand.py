@@ -1,8 +1,21 @@
 import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tune.cluster import Cluster, check_address, check_local_gpus, connect, demand
+from tune.cluster import (
+    ENVIRONMENT,
+    Cluster,
+    check_address,
+    check_gpus,
+    check_local_gpus,
+    check_storage,
+    connect,
+    demand,
+)
 
 LAPTOP = Cluster(address="local", cpus=2, gpus=0, node_cpus=2, node_gpus=0, nodes=1)
 GPUS = Cluster(address="auto", cpus=64, gpus=8, node_cpus=32, node_gpus=4, nodes=3)
@@ -58,9 +71,13 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert check_address(None) is None
     assert check_address("auto") == "auto"
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert check_address(None) == "10.0.0.1:6379"
-    assert check_address("local") is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", there)
+        assert check_address(None) == there
+        assert check_address("local") is None
+    with pytest.raises(ValueError, match=f"--address {there}: nobody answers there"):
+        check_address(None)
     with pytest.raises(ValueError, match="Ray Client"):
         check_address("ray://10.0.0.1:10001")
 
@@ -96,3 +113,77 @@ def test_a_cluster_of_our_own_asks_for_the_token(
     with pytest.raises(StartedError), connect(None):
         pass
     assert seen == [None]
+
+
+def test_the_papers_setting_is_not_begun_on_cpus() -> None:
+    with pytest.raises(ValueError, match=r"--preset cifar10 needs a GPU.*--gpus-per-trial 0"):
+        check_gpus(0, "cifar10", gpus_per_trial=None)
+    check_gpus(0, "cifar10", gpus_per_trial=0)  # asked for
+    check_gpus(0, "cifar10", gpus_per_trial=1)  # they will come, or `demand` refuses
+    check_gpus(1, "cifar10", gpus_per_trial=None)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            RuntimeError(
+                "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.9.1"
+                "\nThis process was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+            ),
+            ["Ray: 2.9.0 Python: 3.9.1", "Ray: 2.60.0", "install the cluster's versions"],
+        ),
+        (ConnectionError("no\nmore of this"), ["(no)", "RAY_AUTH_MODE=token", "auth_token"]),
+    ],
+)
+def test_why_there_is_no_connection(
+    error: Exception, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise error
+
+    for name in ENVIRONMENT:
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setattr("ray.init", refuse)
+    with pytest.raises(ValueError, match="--address auto") as caught, connect("auto"):
+        pass
+    text = str(caught.value)
+    assert all(word in text for word in words) and "\n" not in text
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_storage_that_a_node_does_not_see(
+    shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for Ray's tasks; the three-host test has the real thing."""
+
+    class Task:
+        def __init__(self, function: Callable[[str], bool]) -> None:
+            self._function = function
+
+        def options(self, *, num_cpus: int, scheduling_strategy: Any) -> "Task":
+            assert num_cpus == 0 and not scheduling_strategy.soft
+            self._there = shared or scheduling_strategy.node_id != "b" * 56
+            return self
+
+        def remote(self, path: str) -> bool:
+            return self._there and self._function(path)
+
+    nodes = [
+        {"NodeID": letter * 56, "NodeManagerAddress": f"10.0.0.{i}", "Alive": letter != "c"}
+        for i, letter in enumerate("abc", start=1)
+    ]
+    monkeypatch.setattr("ray.remote", Task)
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    root = tmp_path / "runs" / "sweep"
+    root.mkdir(parents=True)
+    if shared:
+        check_storage(GPUS, root)
+    else:
+        with pytest.raises(ValueError, match=r"is not the same folder on 10\.0\.0\.2; give one"):
+            check_storage(GPUS, root)
+    assert list(root.iterdir()) == []
+    monkeypatch.delattr("ray.nodes")
+    check_storage(LAPTOP, root)  # asks nobody

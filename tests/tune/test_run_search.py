@@ -50,6 +50,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("--preset cifar10", "--data-dir"),
         ("--preset cifar10 --data-dir nowhere", "nowhere"),
         ("--preset cifar10 --data-dir corrupt", "corrupt"),
+        ("--preset cifar10 --dataset digits --image-size 224", "--gpus-per-trial 0"),
         ("--gpus-per-trial 99", "--gpus-per-trial 99: this machine has"),
         ("--address ray://localhost:10001", "Ray Client"),
         ("--address 127.0.0.1:9", "--address 127.0.0.1:9: nobody answers there"),

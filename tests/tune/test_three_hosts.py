@@ -145,8 +145,25 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.5)
 
 
+REFUSED = {
+    f"{PYTHON} tune/run_search.py --address auto --storage-path /tmp/ray/mine": (
+        "--storage-path /tmp/ray/mine is not the same folder on "
+    ),
+    f"HOME=/run {PYTHON} tune/run_search.py --address auto": ("its token here (~/.ray/auth_token)"),
+    f"{PYTHON} tune/run_search.py --address auto --gpus-per-trial 1": "has more than 0 GPUs",
+    f"{PYTHON} tune/run_search.py --address auto --workers 9": "--workers 9",
+}
+"""Commands on the head, and what each is told. (The hosts' /tmp/ray are their own; /run has no
+token.)"""
+
+
 def test_a_host_dies_in_the_middle_of_a_sweep(cluster: Cluster, unhurt: dict[str, Any]) -> None:
-    """All trials finish, equal to the bit to those of one machine that nothing happens to."""
+    """All trials finish, equal to the bit to those of one machine that nothing happens to. Before
+    that: what cannot run on this cluster is refused in one line."""
+    for command, words in REFUSED.items():
+        status, output = cluster.run(command)
+        error = next((line for line in output.splitlines() if line.startswith("error: ")), output)
+        assert (status, words in error) == (2, True), output
     log = cluster.folder / "sweep.log"
     root = cluster.shared / "runs" / "small"
     arguments = " ".join(SMALL)
