@@ -166,8 +166,8 @@ def check_gpus(there: float, preset: str, *, gpus_per_trial: float | None) -> No
     if gpus_per_trial is None and not there:
         raise ValueError(
             f"--preset {preset} needs a GPU a trial, and there is none; where the cluster adds "
-            "them by itself say --gpus-per-trial 1 and --max-concurrent-trials N, or --gpus-per-trial 0 "
-            "to compute on CPUs all the same"
+            "them by itself say --gpus-per-trial 1 and --max-concurrent-trials N, or "
+            "--gpus-per-trial 0 to compute on CPUs all the same"
         )
 
 
