@@ -235,6 +235,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
     os.environ.update(ENVIRONMENT)
     _import_here_and_in_workers()
     import ray  # reads the environment when it is imported
+    from ray.exceptions import RayError
 
     try:
         if address is None:
@@ -259,7 +260,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
                     logging_level=logging.ERROR,
                     log_to_driver=False,
                 )
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (ConnectionError, RuntimeError, ValueError, RayError) as error:
                 raise ValueError(f"--address {address}: {_why_not(error)}") from None
         yield _look(address or "local")
     finally:

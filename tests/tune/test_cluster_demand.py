@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.exceptions import AuthenticationError
 
 from tune.cluster import (
     ENVIRONMENT,
@@ -134,6 +135,7 @@ def test_the_papers_setting_is_not_begun_on_cpus() -> None:
             ["Ray: 2.9.0 Python: 3.9.1", "Ray: 2.60.0", "install the cluster's versions"],
         ),
         (ConnectionError("no\nmore of this"), ["(no)", "RAY_AUTH_MODE=token", "auth_token"]),
+        (AuthenticationError("no token was found"), ["no token was found", "auth_token"]),
     ],
 )
 def test_why_there_is_no_connection(
