@@ -158,8 +158,10 @@ def _costs(
         return {}
     if setup.costs_at is None:
         return {}
-    from tune.objectives import cost  # imports the networks, which a driver seldom needs
+    from dasvit.ops import load_plugins  # these import the networks: a driver seldom needs them
+    from tune.objectives import cost
 
+    load_plugins(setup.search.plugins)
     return cost(result.genotype, setup.costs_at)
 
 
