@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from search_runs import few_searched, whole_search  # noqa: F401
 from torch import Tensor, nn
 from trained_runs import own, trained_encoder  # noqa: F401
 
