@@ -1,13 +1,7 @@
-"""Training from scratch: exact restart, schedule, the single look at the test set, weights."""
+"""Training from scratch: schedule, the single look at the test set, weights, refusals."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +10,8 @@ import pytest
 import runs
 import safetensors.torch
 import torch
-from runs import DIGITS, ENCODER, CrashError, files_of, names_in, retrain_config
+from retrain_runs import assert_same_run
+from runs import DIGITS, ENCODER, files_of, names_in, retrain_config
 from torch import nn
 
 import dasvit.retrain
@@ -30,169 +25,18 @@ from dasvit.models import build_model
 from dasvit.network import DASViT
 from dasvit.optim import cosine_lr
 from dasvit.retrain import check_retrain, retrain
-from dasvit.trace import load_retrain_result, read_trace
+from dasvit.trace import load_retrain_result
 from dasvit.trained import RETRAIN_KIND as KIND
 from dasvit.trained import evaluate, load_model, load_retrain_config, topk_accuracy
 
-ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """128 training images, four steps an epoch; 60 test images."""
-    runs.few_images(monkeypatch, dasvit.retrain)
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The path of a genotype file."""
-    path = tmp_path_factory.mktemp("genotype") / "genotype.json"
-    ENCODER.save(path)
-    return str(path)
-
-
-def assert_same_run(left: Path, right: Path) -> None:
-    """Two finished retrainings are equal in all but wall times."""
-    runs.assert_same_checkpoint(left, right, KIND)
-    assert runs.rows_without_times(left / "train.jsonl") == runs.rows_without_times(
-        right / "train.jsonl"
-    )
-    files = [(folder / "model.safetensors").read_bytes() for folder in (left, right)]
-    assert files[0] == files[1]
-    results = [load_retrain_result(folder / "result.json") for folder in (left, right)]
-    left_result, right_result = (replace(r, seconds=0, peak_memory_bytes=None) for r in results)
-    assert left_result == right_result
-
-
-# --- Exact restart
-
-
-def crash_before_checkpoint(
-    monkeypatch: pytest.MonkeyPatch, epoch: int
-) -> Callable[[Event], None] | None:
-    return runs.crash_at(lambda event: isinstance(event, RetrainEpoch) and event.epoch == epoch)
-
-
-def crash_after_checkpoint(
-    monkeypatch: pytest.MonkeyPatch, epoch: int
-) -> Callable[[Event], None] | None:
-    save = dasvit.retrain.save_checkpoint
-
-    def save_and_crash(path: Path, kind: str, state: dict[str, Any]) -> None:
-        save(path, kind, state)
-        if state["epoch"] == epoch + 1:
-            raise CrashError
-
-    monkeypatch.setattr(dasvit.retrain, "save_checkpoint", save_and_crash)
-    return None
-
-
-@pytest.mark.usefixtures("few")
-@pytest.mark.parametrize("crash", [crash_before_checkpoint, crash_after_checkpoint])
-@pytest.mark.parametrize("model", ["encoder", "vit", "test_resnet"])
-def test_killed_in_every_epoch_and_resumed(
-    model: str, crash: Callable, encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With dropout and moving crops; `test_resnet` has running statistics."""
-    config = retrain_config(
-        model=encoder if model == "encoder" else model,
-        dropout=0.2,
-        label_smoothing=0.1,
-        data=replace(DIGITS, augment="crop_flip"),
-        epochs=2 if model == "test_resnet" else 3,
-        grad_clip=1.0,
-    )
-    expected, folder = tmp_path / "whole", tmp_path / "killed"
-    retrain(config, expected)
-    for epoch in range(config.epochs):
-        with monkeypatch.context() as patch, pytest.raises(CrashError):
-            retrain(config, folder, report=crash(patch, epoch) or (lambda e: None), resume=True)
-        torch.rand(epoch + 1)  # another process has another random state
-        if crash is crash_before_checkpoint:  # one more epoch, so that the next crash comes later
-            with monkeypatch.context() as patch:
-                crash_after_checkpoint(patch, epoch)
-                with pytest.raises(CrashError):
-                    retrain(config, folder, resume=True)
-        assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == epoch + 1
-        assert not (folder / "model.safetensors").exists()
-    result = retrain(config, folder, resume=True)
-    assert_same_run(folder, expected)
-    rows = read_trace(folder / "train.jsonl")
-    assert [row["epoch"] for row in rows] == list(range(config.epochs))
-    assert result.seconds == pytest.approx(sum(row["seconds"] for row in rows))
-
-
-@pytest.mark.usefixtures("few")
-def test_killed_between_sparse_checkpoints_and_resumed(tmp_path: Path) -> None:
-    config = retrain_config(model="vit", epochs=3, checkpoint_epochs=2)
-    retrain(config, tmp_path / "whole")
-    folder = tmp_path / "killed"
-    for epoch, kept in [(0, None), (1, None), (2, 2)]:
-        crash = runs.crash_at(lambda e, n=epoch: isinstance(e, RetrainEpoch) and e.epoch == n)
-        with pytest.raises(CrashError):
-            retrain(config, folder, report=crash, resume=True)
-        assert (folder / "checkpoint.pt").exists() == (kept is not None)
-        if kept is not None:
-            assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == kept
-    retrain(config, folder, resume=True)
-    assert_same_run(folder, tmp_path / "whole")
-
-
-@pytest.mark.usefixtures("few")
-def test_killed_before_the_result_and_resumed(
-    encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = retrain_config(model=encoder)
-    expected, folder = tmp_path / "whole", tmp_path / "killed"
-    retrain(config, expected)
-
-    def crash(path: Path, result: RetrainResult) -> None:
-        raise CrashError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(dasvit.retrain, "save_result", crash)
-        with pytest.raises(CrashError):
-            retrain(config, folder)
-    events: list[Event] = []
-    retrain(config, folder, resume=True, report=events.append)
-    assert_same_run(folder, expected)
-    assert [type(e) for e in events] == [RetrainResult]
-
-
-@pytest.mark.timeout(900)  # processes that start: seconds, minutes on a busy machine
-def test_sigkill_within_an_epoch(tmp_path: Path) -> None:
-    """A real process on the full digits; resumed in this one."""
-    expected, folder = tmp_path / "whole", tmp_path / "killed"
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [
-        *(sys.executable, "-m", "dasvit", "retrain", "--device", "cpu"),
-        *("--model", "vit", "--dim", "12", "--depth", "1", "--patch-size", "4"),
-        *("--epochs", "8", "--warmup-epochs", "1", "--batch-size", "16", "--lr", "3e-3"),
-        *("--dropout", "0.1", "--grad-clip", "0", "--augment", "none", "--out", str(folder)),
-    ]
-    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
-    trace, deadline = folder / "train.jsonl", time.monotonic() + 400
-    try:
-        while not (trace.exists() and trace.read_bytes().count(b"\n") >= 2):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.005)
-    finally:
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert not (folder / "result.json").exists()
-    config = load_retrain_config(folder)
-    assert (config.epochs, config.batch_size, config.dropout) == (8, 16, 0.1)
-    for each, resume in ((folder, True), (expected, False)):
-        retrain(config, each, resume=resume)
-    assert_same_run(folder, expected)
-
-
-@pytest.mark.usefixtures("few")
-def test_the_seed_decides(encoder: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("few_retrained")
+def test_the_seed_decides(genotype_path: str, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.rand(ord(name))
-        retrain(retrain_config(model=encoder, seed=seed), tmp_path / name)
+        retrain(retrain_config(model=genotype_path, seed=seed), tmp_path / name)
     assert_same_run(tmp_path / "a", tmp_path / "b")
     tensors = [
         safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("a", "c")
@@ -203,7 +47,7 @@ def test_the_seed_decides(encoder: str, tmp_path: Path) -> None:
 # --- Schedule, data, the test set
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_retrained")
 def test_warm_up_then_cosine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
     step = torch.optim.AdamW.step
@@ -267,7 +111,7 @@ def test_all_training_images_and_the_test_set_once(
     assert len(made) == 1  # a finished run does not look again
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_retrained")
 def test_label_smoothing_and_clipping_reach_the_loss(tmp_path: Path) -> None:
     losses = []
     for i, changes in enumerate(({}, {"label_smoothing": 0.5}, {"grad_clip": 1e-6})):
@@ -296,7 +140,7 @@ def test_topk_accuracy_by_hand() -> None:
     assert top5 == pytest.approx((labels >= 5).float().mean().item())
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_retrained")
 def test_top5_of_fewer_than_five_classes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     load = dasvit.retrain.load_data
 
@@ -316,11 +160,11 @@ def test_top5_of_fewer_than_five_classes(monkeypatch: pytest.MonkeyPatch, tmp_pa
 # --- Files and the trained model
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_retrained")
 @pytest.mark.parametrize("kind", ["encoder", "vit", "test_vit", "test_resnet"])
-def test_round_trip(kind: str, encoder: str, tmp_path: Path) -> None:
+def test_round_trip(kind: str, genotype_path: str, tmp_path: Path) -> None:
     """Weights on disk are the trained ones, and give the accuracy of the result."""
-    changes: dict[str, Any] = {"model": encoder if kind == "encoder" else kind, "epochs": 2}
+    changes: dict[str, Any] = {"model": genotype_path if kind == "encoder" else kind, "epochs": 2}
     if kind == "test_vit":  # timm's patch size is 16
         changes |= {"data": replace(DIGITS, image_size=16)}
     config = retrain_config(**changes)
@@ -354,12 +198,12 @@ def test_round_trip(kind: str, encoder: str, tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_retrained")
 def test_a_model_outlives_the_genotype_file_it_was_trained_from(
-    encoder: str, tmp_path: Path
+    genotype_path: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "genotype.json"
-    shutil.copy(encoder, path)
+    shutil.copy(genotype_path, path)
     result = retrain(retrain_config(model=str(path), epochs=2), tmp_path / "run")
     path.unlink()
     model, _ = load_model(tmp_path / "run", CPU)
@@ -370,9 +214,9 @@ def test_a_model_outlives_the_genotype_file_it_was_trained_from(
 
 
 @pytest.fixture
-def finished(few: None, encoder: str, tmp_path: Path) -> Path:
+def finished(few_retrained: None, genotype_path: str, tmp_path: Path) -> Path:
     """The folder of a finished retraining."""
-    retrain(retrain_config(model=encoder, epochs=2), tmp_path / "run")
+    retrain(retrain_config(model=genotype_path, epochs=2), tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -419,7 +263,7 @@ def test_a_folder_without_a_retraining_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_finished_retraining_returns_at_once(
-    finished: Path, encoder: str, monkeypatch: pytest.MonkeyPatch
+    finished: Path, genotype_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = files_of(finished)
     monkeypatch.setattr(dasvit.retrain, "load_data", None)
@@ -435,7 +279,7 @@ def test_a_finished_retraining_returns_at_once(
     assert files_of(finished) == before
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_retrained")
 def test_norms_and_biases_are_spared_on_request(tmp_path: Path) -> None:
     for name, decay_norms in (("all", True), ("matrices", False)):
         config = retrain_config(epochs=2, lr=1e-2, weight_decay=9.0, decay_norms=decay_norms)
@@ -450,8 +294,8 @@ def test_norms_and_biases_are_spared_on_request(tmp_path: Path) -> None:
 # --- Models and refusals
 
 
-def test_models_by_name(encoder: str) -> None:
-    for name, kind in (("dasvit_cifar10", DASViT), (encoder, DASViT)):
+def test_models_by_name(genotype_path: str) -> None:
+    for name, kind in (("dasvit_cifar10", DASViT), (genotype_path, DASViT)):
         config = retrain_config(model=name, dim=24, depth=3)
         model = build_model(config, in_channels=1, num_classes=7)
         assert isinstance(model, kind)
@@ -491,7 +335,7 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_retrained")
 def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,8 +59,8 @@ class SweepOptions:
     --seeds 1 and --metric supernet_accuracy; which ones it stops depends on timing."""
     grace_epochs: int | None = None
     """Epochs that ASHA leaves every search (default: all epochs over reduction_factor squared)."""
-    reduction_factor: int = 3
-    """ASHA lets one search in so many go on at each of its rungs."""
+    reduction_factor: int | None = None
+    """ASHA lets one search in so many go on at each of its rungs (default: 3)."""
     objectives: str = ACCURACY
     """accuracy; or with macs or params after it (accuracy,macs), Optuna also minimises what the
     encoders cost at the retraining's size, and the Pareto front is retrained. Needs --seeds 1."""
@@ -159,18 +159,18 @@ class SweepOptions:
             raise ValueError(f"--gpus-per-trial must be 0 or more, but got {self.gpus_per_trial}")
 
     def _check_scheduler(self) -> None:
-        if self.reduction_factor < 2:
-            raise ValueError(
-                f"--reduction-factor must be at least 2, but got {self.reduction_factor}"
-            )
+        factor = self.reduction_factor
+        if factor is not None and factor < 2:
+            raise ValueError(f"--reduction-factor must be at least 2, but got {factor}")
         epochs, grace = self.search.total_epochs, self.grace_epochs
         if grace is not None and not 1 <= grace < epochs:
             raise ValueError(
                 f"--grace-epochs must be 1 to {epochs - 1}, less than a search's {epochs} epochs, "
                 f"but got {grace}"
             )
-        if self.scheduler == "none" and grace is not None:
-            raise ValueError("--grace-epochs is ASHA's: add --scheduler asha")
+        for name in ("grace_epochs", "reduction_factor"):
+            if self.scheduler == "none" and getattr(self, name) is not None:
+                raise ValueError(f"{_flag(name)} is ASHA's: add --scheduler asha")
         if self.scheduler == "none":
             return
         if epochs < 2:
@@ -225,11 +225,11 @@ class SweepOptions:
     def _asha(self) -> dict[str, Any]:
         if self.scheduler == "none":
             return {}
-        grace = max(1, self.search.total_epochs // self.reduction_factor**2)
+        factor = self.reduction_factor or 3
         return {
             "scheduler": self.scheduler,
-            "grace_epochs": self.grace_epochs or grace,
-            "reduction_factor": self.reduction_factor,
+            "grace_epochs": self.grace_epochs or max(1, self.search.total_epochs // factor**2),
+            "reduction_factor": factor,
         }
 
 

@@ -29,7 +29,7 @@ from tune.space import first_draws
 from tune.study import write_study
 from tune.sweep import asha
 from tune.trainable import SearchSetup, stop_recorder
-from tune.trials import StoppedTrial
+from tune.trials import STOP_FILE, StoppedTrial
 
 ASHA = "--scheduler asha --seeds 1 --metric supernet_accuracy"
 DRAW = {CONFIG_INDEX: 3, TRIAL_INDEX: 0}
@@ -77,7 +77,8 @@ def test_the_plan(plan: Plan) -> None:
     [
         ("--scheduler asha", "--seeds 1"),
         ("--scheduler asha --seeds 1", "--metric supernet_accuracy"),
-        ("--grace-epochs 2", "--scheduler asha"),
+        ("--grace-epochs 2", "--grace-epochs is ASHA's: add --scheduler asha"),
+        ("--reduction-factor 4", "--reduction-factor is ASHA's: add --scheduler asha"),
         (f"{ASHA} --grace-epochs 6", "less than a search's 6 epochs"),
         (f"{ASHA} --grace-epochs 0", "--grace-epochs must be 1 to 5"),
         (f"{ASHA} --reduction-factor 1", "at least 2"),
@@ -182,27 +183,68 @@ def test_the_study_has_it_as_pruned(with_stopped: Outcome, tmp_path: Path) -> No
     assert study.trials[2].params == {"token_ratio": 0.9}
 
 
+SWEEP = [
+    *shlex.split(f"{ASHA} --grace-epochs 1 --reduction-factor 2 --num-samples 4 --xi 0"),
+    *shlex.split("--name asha --dim 12 --stage-layers 1 1 1 --retrain-top 1 --retrain.epochs 2"),
+    *shlex.split("--retrain.warmup-epochs 1 --retrain.dim 12 --retrain.depth 2"),
+    *("--max-concurrent-trials", "1"),
+]
+
+
+def stops(root: Path) -> dict[str, bytes]:
+    """What the trials' folders hold of the searches that were stopped."""
+    return {path.parent.name: path.read_bytes() for path in root.glob(f"search/*/{STOP_FILE}")}
+
+
+def running(root: Path) -> str:
+    """A search that has written down an epoch and is neither finished nor stopped."""
+    ends = ("result.json", STOP_FILE)
+    traces = root.glob("search/*/alpha.jsonl")
+    names = (t.parent.name for t in traces if not any((t.parent / e).exists() for e in ends))
+    return next(names, "")
+
+
+def assert_all_accounted_for(root: Path) -> None:
+    """Each of the four searches was finished or stopped, and some were stopped."""
+    values = json.loads((root / "genotypes.json").read_text())
+    names = [stop["name"] for stop in values["stopped"]]
+    done = [trial["name"] for genotype in values["genotypes"] for trial in genotype["trials"]]
+    assert names and done and values["not_finished"] == []
+    assert sorted([*names, *done]) == [f"config_00{i}_seed_0" for i in range(4)]
+    assert sorted(names) == sorted(stops(root))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("one_ray_at_a_time")
 def test_a_sweep_with_asha(tmp_path: Path) -> None:
     """Some are stopped, slots are freed, and the same command finds nothing to do."""
-    argv = [
-        *shlex.split(f"{ASHA} --grace-epochs 1 --reduction-factor 2 --num-samples 4 --xi 0"),
-        *shlex.split(
-            "--name asha --dim 12 --stage-layers 1 1 1 --retrain-top 1 --retrain.epochs 2"
-        ),
-        *shlex.split("--retrain.warmup-epochs 1 --retrain.dim 12 --retrain.depth 2"),
-        *("--max-concurrent-trials", "1"),
-    ]
-    sweep = SweepProcess(tmp_path, argv)
+    sweep = SweepProcess(tmp_path, SWEEP)
     assert sweep.wait() == 0, sweep.error
     assert sweep.left_behind() == []
-    values = json.loads((tmp_path / "runs" / "asha" / "genotypes.json").read_text())
-    names = [stop["name"] for stop in values["stopped"]]
-    done = [trial["name"] for genotype in values["genotypes"] for trial in genotype["trials"]]
-    assert names and done and values["not_finished"] == []
-    assert sorted([*names, *done]) == [f"config_00{i}_seed_0" for i in range(4)]
-    again = SweepProcess(tmp_path, argv)
+    assert_all_accounted_for(tmp_path / "runs" / "asha")
+    again = SweepProcess(tmp_path, SWEEP)
     assert again.wait() == 0, again.error
     assert "nothing to run" in again.output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("one_ray_at_a_time")
+@pytest.mark.parametrize("how", ["interrupt", "kill"])
+def test_a_sweep_with_asha_is_broken_off(how: str, tmp_path: Path) -> None:
+    """What was stopped stays stopped, what was running goes on, and nobody is lost."""
+    root = tmp_path / "runs" / "asha"
+    sweep = SweepProcess(tmp_path, SWEEP)
+    sweep.wait_until(lambda: stops(root) and running(root))
+    before, cut_off = stops(root), running(root)
+    getattr(sweep, how)()
+    assert sweep.process.wait(120) != 0
+    assert "Traceback" not in sweep.error
+    assert stops(root) == before
+    again = SweepProcess(tmp_path, SWEEP)
+    assert again.wait() == 0, again.error
+    assert {name: stops(root)[name] for name in before} == before
+    assert_all_accounted_for(root)
+    trace = (root / "search" / cut_off / "alpha.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in trace] == list(range(len(trace)))

@@ -1,0 +1,148 @@
+"""Retrainings that are killed at any moment and resumed: the same to the bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runs
+import torch
+from retrain_runs import assert_same_run
+from runs import DIGITS, CrashError, retrain_config
+
+import dasvit.retrain
+import dasvit.trained
+from dasvit.checkpoint import load_checkpoint
+from dasvit.metrics import Event, RetrainEpoch, RetrainResult
+from dasvit.retrain import retrain
+from dasvit.trace import read_trace
+from dasvit.trained import RETRAIN_KIND as KIND
+from dasvit.trained import load_retrain_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def crash_before_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> Callable[[Event], None] | None:
+    return runs.crash_at(lambda event: isinstance(event, RetrainEpoch) and event.epoch == epoch)
+
+
+def crash_after_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> Callable[[Event], None] | None:
+    save = dasvit.retrain.save_checkpoint
+
+    def save_and_crash(path: Path, kind: str, state: dict[str, Any]) -> None:
+        save(path, kind, state)
+        if state["epoch"] == epoch + 1:
+            raise CrashError
+
+    monkeypatch.setattr(dasvit.retrain, "save_checkpoint", save_and_crash)
+    return None
+
+
+@pytest.mark.usefixtures("few_retrained")
+@pytest.mark.parametrize("crash", [crash_before_checkpoint, crash_after_checkpoint])
+@pytest.mark.parametrize("model", ["encoder", "vit", "test_resnet"])
+def test_killed_in_every_epoch_and_resumed(
+    model: str, crash: Callable, genotype_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout and moving crops; `test_resnet` has running statistics."""
+    config = retrain_config(
+        model=genotype_path if model == "encoder" else model,
+        dropout=0.2,
+        label_smoothing=0.1,
+        data=replace(DIGITS, augment="crop_flip"),
+        epochs=2 if model == "test_resnet" else 3,
+        grad_clip=1.0,
+    )
+    expected, folder = tmp_path / "whole", tmp_path / "killed"
+    retrain(config, expected)
+    for epoch in range(config.epochs):
+        with monkeypatch.context() as patch, pytest.raises(CrashError):
+            retrain(config, folder, report=crash(patch, epoch) or (lambda e: None), resume=True)
+        torch.rand(epoch + 1)  # another process has another random state
+        if crash is crash_before_checkpoint:  # one more epoch, so that the next crash comes later
+            with monkeypatch.context() as patch:
+                crash_after_checkpoint(patch, epoch)
+                with pytest.raises(CrashError):
+                    retrain(config, folder, resume=True)
+        assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == epoch + 1
+        assert not (folder / "model.safetensors").exists()
+    result = retrain(config, folder, resume=True)
+    assert_same_run(folder, expected)
+    rows = read_trace(folder / "train.jsonl")
+    assert [row["epoch"] for row in rows] == list(range(config.epochs))
+    assert result.seconds == pytest.approx(sum(row["seconds"] for row in rows))
+
+
+@pytest.mark.usefixtures("few_retrained")
+def test_killed_between_sparse_checkpoints_and_resumed(tmp_path: Path) -> None:
+    config = retrain_config(model="vit", epochs=3, checkpoint_epochs=2)
+    retrain(config, tmp_path / "whole")
+    folder = tmp_path / "killed"
+    for epoch, kept in [(0, None), (1, None), (2, 2)]:
+        crash = runs.crash_at(lambda e, n=epoch: isinstance(e, RetrainEpoch) and e.epoch == n)
+        with pytest.raises(CrashError):
+            retrain(config, folder, report=crash, resume=True)
+        assert (folder / "checkpoint.pt").exists() == (kept is not None)
+        if kept is not None:
+            assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == kept
+    retrain(config, folder, resume=True)
+    assert_same_run(folder, tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("few_retrained")
+def test_killed_before_the_result_and_resumed(
+    genotype_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = retrain_config(model=genotype_path)
+    expected, folder = tmp_path / "whole", tmp_path / "killed"
+    retrain(config, expected)
+
+    def crash(path: Path, result: RetrainResult) -> None:
+        raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dasvit.retrain, "save_result", crash)
+        with pytest.raises(CrashError):
+            retrain(config, folder)
+    events: list[Event] = []
+    retrain(config, folder, resume=True, report=events.append)
+    assert_same_run(folder, expected)
+    assert [type(e) for e in events] == [RetrainResult]
+
+
+@pytest.mark.timeout(900)  # processes that start: seconds, minutes on a busy machine
+def test_sigkill_within_an_epoch(tmp_path: Path) -> None:
+    """A real process on the full digits; resumed in this one."""
+    expected, folder = tmp_path / "whole", tmp_path / "killed"
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [
+        *(sys.executable, "-m", "dasvit", "retrain", "--device", "cpu"),
+        *("--model", "vit", "--dim", "12", "--depth", "1", "--patch-size", "4"),
+        *("--epochs", "8", "--warmup-epochs", "1", "--batch-size", "16", "--lr", "3e-3"),
+        *("--dropout", "0.1", "--grad-clip", "0", "--augment", "none", "--out", str(folder)),
+    ]
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
+    trace, deadline = folder / "train.jsonl", time.monotonic() + 400
+    try:
+        while not (trace.exists() and trace.read_bytes().count(b"\n") >= 2):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert not (folder / "result.json").exists()
+    config = load_retrain_config(folder)
+    assert (config.epochs, config.batch_size, config.dropout) == (8, 16, 0.1)
+    for each, resume in ((folder, True), (expected, False)):
+        retrain(config, each, resume=resume)
+    assert_same_run(folder, expected)
