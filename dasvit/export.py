@@ -66,7 +66,7 @@ def metadata(facts: ModelFacts) -> dict[str, str]:
         "input_size": json.dumps([facts.in_channels, facts.image_size, facts.image_size]),
         "mean": json.dumps(list(facts.mean)),
         "std": json.dumps(list(facts.std)),
-        "resize": json.dumps("bilinear, antialiased, the whole image"),
+        "resize": json.dumps("bilinear, antialiased, shorter side, middle cut out"),
         "pixel_range": json.dumps([0, 1]),
     }
 

@@ -152,7 +152,14 @@ def _listing_hash(found: FoundImages, size: int) -> str:
     digest = hashlib.blake2b(f"{_RECORD} {found.root.resolve()} {size}".encode(), digest_size=16)
     for part in (found.train, found.test):
         for path, label in part:
-            stat = Path(path).stat()
-            digest.update(f"\n{path} {label} {stat.st_size} {stat.st_mtime_ns}".encode())
+            digest.update(f"\n{path} {label} {_version(Path(path))}".encode())
         digest.update(b"\n\n")
     return digest.hexdigest()
+
+
+def _version(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:  # a link to nothing: reading it will say so
+        return "none"
+    return f"{stat.st_size} {stat.st_mtime_ns}"

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 
+import timm
+
 import dasvit
 from dasvit.config import RetrainConfig
 from dasvit.genotype import Genotype
@@ -33,7 +35,7 @@ def model_card(
     if encoder:
         parts.append("```text\n" + encoder.replace("; ", "\n") + "\n```\n")
     parts += ["## Measured\n", _measured(config, result), "## Images\n", _images(facts)]
-    parts += ["## Use\n", _use(facts)]
+    parts += ["## Use\n", _use(facts, config.plugins if config is not None else ())]
     return "\n".join(parts)
 
 
@@ -64,9 +66,9 @@ def _images(facts: ModelFacts) -> str:
     size = facts.image_size
     names = ", ".join(facts.class_names[:20]) + (" …" if len(facts.class_names) > 20 else "")
     return (
-        f"The whole image as {kind}, resized to {size} × {size} (bilinear, antialiased), scaled to "
-        f"[0, 1], less the mean {_numbers(facts.mean)}, over the standard deviation "
-        f"{_numbers(facts.std)}.\n\n"
+        f"As {kind}, the shorter side resized to {size} (bilinear, antialiased), the middle "
+        f"{size} × {size} cut out, scaled to [0, 1], less the mean {_numbers(facts.mean)}, over "
+        f"the standard deviation {_numbers(facts.std)}.\n\n"
         f"{len(facts.class_names)} classes: {names}\n"
     )
 
@@ -75,13 +77,21 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{v:.4f}" for v in values)
 
 
-def _use(facts: ModelFacts) -> str:
-    register = "import dasvit.network  # registers the architecture\n"
-    own = facts.architecture.startswith("dasvit")
+def _use(facts: ModelFacts, plugins: tuple[str, ...]) -> str:
+    register = "".join(
+        f"import {module}  # registers {what}\n" for module, what in _modules(facts, plugins)
+    )
+    flags = f" --plugins {' '.join(plugins)}" if plugins else ""
     return (
-        "```python\nimport timm\n"
-        + (register if own else "")
+        f"```python\nimport timm\n{register}"
         + '\nmodel = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True).eval()\n'
         "```\n\n"
-        "```bash\npython -m dasvit predict --model PATH_OF_THIS_FOLDER IMAGE\n```\n"
+        f"```bash\npython -m dasvit predict --model PATH_OF_THIS_FOLDER{flags} IMAGE\n```\n"
     )
+
+
+def _modules(facts: ModelFacts, plugins: tuple[str, ...]) -> list[tuple[str, str]]:
+    """What must be imported before timm knows the network, and why."""
+    module = timm.model_entrypoint(facts.architecture).__module__
+    own = [(module, "the architecture")] if module.startswith("dasvit.") else []
+    return own + [(name, "operations of its own") for name in plugins]

@@ -4,6 +4,7 @@
 which registers the derived networks), and so does the Hugging Face Hub once it is uploaded.
 """
 
+import copy
 import json
 import os
 import shutil
@@ -46,7 +47,8 @@ class ModelFacts:
         model_args: further arguments of `timm.create_model`, JSON-ready.
         class_names: one a class, in the order of the logits.
         in_channels: 1 for grey images, 3 for RGB.
-        image_size: side in pixels; whole images are resized to it (bilinear, antialiased).
+        image_size: side in pixels; the shorter side of an image is resized to it (bilinear,
+            antialiased) and the middle cut out, as in training.
         mean: per channel, on images in [0, 1]. std: likewise.
     """
 
@@ -80,7 +82,7 @@ def describe(
     if isinstance(model, DASViT):
         architecture = "dasvit"
         args = sized | {
-            "genotype": model.genotype.to_dict(),
+            "genotype": _published(model.genotype),
             "patch_size": model.embedding.patches.patch_size[0],
             "embed_dim": model.embed_dim,
             "depth": len(model.cells),
@@ -99,6 +101,15 @@ def describe(
     elif timm.get_pretrained_cfg_value(name, "fixed_input_size") or hasattr(model, "patch_embed"):
         args = sized
     return ModelFacts(architecture, args, class_names, in_channels, image_size, mean, std)
+
+
+def _published(genotype: Genotype) -> dict[str, Any]:
+    """A genotype without the place of the data on the disk of who searched."""
+    values = copy.deepcopy(genotype.to_dict())
+    settings = (values.get("provenance") or {}).get("settings", {})
+    if isinstance(data := settings.get("data"), dict):
+        data.pop("data_dir", None)
+    return values
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -196,9 +207,9 @@ def _config(facts: ModelFacts) -> dict[str, Any]:
         | {
             "num_classes": len(facts.class_names),
             "input_size": [facts.in_channels, facts.image_size, facts.image_size],
-            # The whole image, squeezed to the size, as in training.
+            # The middle square of the image, as in training.
             "crop_pct": 1.0,
-            "crop_mode": "squash",
+            "crop_mode": "center",
             "interpolation": "bilinear",
             "mean": list(facts.mean),
             "std": list(facts.std),

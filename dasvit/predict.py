@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms.v2.functional import center_crop
 
 from dasvit.files import first_line
 from dasvit.image_folder import open_image
 from dasvit.model_folder import ModelFacts
-from dasvit.pixels import pixels_of
+from dasvit.pixels import square_pixels
 
 __all__ = [
     "Prediction",
@@ -42,7 +41,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An image file that could not be read, and why."""
+    """An image file that could not be read, and why; the reason names it."""
 
     path: Path
     reason: str
@@ -58,7 +57,9 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS and p.is_file()
+                p
+                for p in path.rglob("*")
+                if p.suffix.lower() in IMG_EXTENSIONS and (p.is_file() or p.is_symlink())
             )
             if not inside:
                 raise ValueError(f"{path} holds no images; looked for {', '.join(IMG_EXTENSIONS)}")
@@ -75,13 +76,14 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
 def read_image(path: Path, facts: ModelFacts) -> Tensor:
     """One image as the network was trained on: `(channels, size, size)`, normalised.
 
-    Of an image that is no square the middle is taken; see `pixels_of` for channels and depth.
+    Of an image that is no square the middle is taken, see `square_pixels`.
 
     Raises:
         OSError: not a readable image.
     """
-    pixels = pixels_of(open_image(str(path)), facts.in_channels)
-    pixels = center_crop(pixels, [min(pixels.shape[1:])] * 2).float()
+    image = open_image(str(path))
+    square = image.width == image.height
+    pixels = square_pixels(image, facts.in_channels, None if square else facts.image_size).float()
     size = (facts.image_size, facts.image_size)
     if pixels.shape[1:] != size:
         pixels = F.interpolate(pixels[None], size, mode="bilinear", antialias=True)[0]

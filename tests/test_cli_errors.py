@@ -247,7 +247,14 @@ def test_an_interrupt_names_the_way_on(
     assert done.code == 130
     assert done.err.count("\n") == 1
     default = {"search": "runs/search-digits-seed0", "retrain": "runs/retrain-digits-vit-seed0"}
+    assert done.err == "error: stopped, start again: nothing was begun\n"
+    (workdir / default[command]).mkdir(parents=True)
+    (workdir / default[command] / "config.json").write_text("{}")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"dasvit.commands.{command}.{command}", interrupted)
+        done = call(*(SEARCH if command == "search" else [*RETRAIN, "--model", "vit"]))
     assert f"continue with: python -m dasvit {command} --resume {default[command]}" in done.err
+    assert "checkpoint" not in done.err
 
 
 def test_an_interrupted_search_goes_on(

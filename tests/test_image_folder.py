@@ -178,9 +178,11 @@ def test_unreadable_images_are_named_and_left_out(tmp_path: Path, in_memory: str
     whole = (root / "cat" / "00.png").read_bytes()
     (root / "cat" / "00.png").write_bytes(whole[: len(whole) // 2])
     (root / "owl" / "03.png").write_bytes(b"")
+    (root / "owl" / "04.png").unlink()
+    (root / "owl" / "04.png").symlink_to(tmp_path / "nowhere.png")
     data = load_data(config(root, in_memory=in_memory, num_workers=0), CPU)
-    assert sorted(Path(p).name for p in data.skipped) == ["00.png", "03.png"]
-    assert len(data.train) + len(data.test) == 28
+    assert sorted(Path(p).name for p in data.skipped) == ["00.png", "03.png", "04.png"]
+    assert len(data.train) + len(data.test) == 27
     assert len(all_of(data.train)[1]) == len(data.train)
 
 

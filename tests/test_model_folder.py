@@ -7,18 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import runs
 import safetensors.torch
 import timm
 import torch
+from PIL import Image
 from runs import names_in
 from timm.data import create_transform, resolve_data_config
 from trained_runs import train_digits
 
 import dasvit.model_folder
 from dasvit.genotype import Genotype
-from dasvit.model_folder import check_room, load_model_folder, save_model_folder
+from dasvit.model_card import model_card
+from dasvit.model_folder import check_room, describe, load_model_folder, save_model_folder
+from dasvit.predict import read_image
 from dasvit.trace import load_retrain_result
 from dasvit.trained import load_model, open_trained
 
@@ -47,9 +51,45 @@ def test_a_retraining_leaves_a_folder_that_timm_loads(trained_encoder: Path) -> 
     assert tuple(cfg["mean"]) == facts.mean and tuple(cfg["std"]) == facts.std
     data = resolve_data_config(model=model)
     assert (data["input_size"], data["crop_pct"]) == ((1, 8, 8), 1.0)
-    assert data["crop_mode"] == "squash" and data["interpolation"] == "bilinear"
-    assert create_transform(**data) is not None
+    assert data["crop_mode"] == "center" and data["interpolation"] == "bilinear"
     assert config.data.image_size == facts.image_size == 8
+
+
+@pytest.mark.parametrize("size", [(8, 8), (30, 14), (11, 40)])
+def test_timms_own_transform_feeds_it_as_in_training(
+    size: tuple[int, int], trained_encoder: Path, tmp_path: Path
+) -> None:
+    """Long images too, up to the rounding of a resized pixel to 8 bits, here and there."""
+    model = timm.create_model(f"local-dir:{trained_encoder / 'model'}", pretrained=True)
+    _, facts = load_model_folder(trained_encoder / "model")
+    pixels = np.random.default_rng(0).integers(0, 256, size[::-1], dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "long.png")
+    transform: Any = create_transform(**resolve_data_config(model=model))
+    theirs = transform(Image.open(tmp_path / "long.png"))
+    step = 1 / 255 / min(facts.std)
+    gap = (theirs - read_image(tmp_path / "long.png", facts)).abs()
+    assert gap.max() <= 2.01 * step and gap.mean() <= 0.6 * step
+
+
+def test_the_place_of_the_data_stays_at_home(tmp_path: Path, trained_encoder: Path) -> None:
+    model, facts = load_model_folder(trained_encoder / "model")
+    settings = {"dim": 12, "data": {"dataset": "folder", "data_dir": "/home/somebody/photos"}}
+    model.genotype = Genotype(runs.ENCODER.nodes, {"seed": 3, "settings": settings})
+    told = describe(
+        model,
+        "genotype.json",
+        class_names=facts.class_names,
+        in_channels=facts.in_channels,
+        image_size=facts.image_size,
+        mean=facts.mean,
+        std=facts.std,
+    )
+    save_model_folder(tmp_path / "model", model, told, "")
+    for path in (tmp_path / "model").glob("*.json"):
+        assert "somebody" not in path.read_text()
+    left = Genotype.load(tmp_path / "model" / "genotype.json").provenance
+    assert left == {"seed": 3, "settings": {"dim": 12, "data": {"dataset": "folder"}}}
+    assert settings["data"] == {"dataset": "folder", "data_dir": "/home/somebody/photos"}
 
 
 def test_timm_fine_tunes_it(trained_encoder: Path) -> None:
@@ -91,7 +131,18 @@ def test_the_card_has_the_measured_numbers(trained_encoder: Path) -> None:
     assert f"| parameters | {result.num_params:,} |" in text
     assert "| data set | digits |" in text and "| epochs | 2 |" in text
     assert "o_0 = msa_h2(e_{k-2}) + mlp_r0.5(e_{k-1})" in text
-    assert "resized to 8 × 8" in text
+    assert "the middle 8 × 8 cut out" in text
+    assert "import dasvit.network  #" in text and "--plugins" not in text
+
+
+def test_the_card_imports_what_registers(trained_encoder: Path) -> None:
+    _, facts = load_model_folder(trained_encoder / "model")
+    text = model_card(replace(facts, architecture="autoformer_base_patch16_224", model_args={}))
+    assert "import dasvit.autoformer  # registers the architecture" in text
+    assert "import dasvit" not in model_card(replace(facts, architecture="vit_base_patch16_224"))
+    text = model_card(facts, replace(runs.retrain_config(), plugins=("mine.ops",)))
+    assert "import mine.ops  # registers operations of its own" in text
+    assert "--model PATH_OF_THIS_FOLDER --plugins mine.ops IMAGE" in text
 
 
 @pytest.mark.parametrize("name", ["vit", "test_vit", "test_resnet"])

@@ -2,6 +2,8 @@
 
 import csv
 import io
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,9 @@ import torch
 from PIL import Image
 from runs import DIGITS, files_of
 
+from dasvit import image_folder
 from dasvit.cli import main
+from dasvit.config import DataConfig
 from dasvit.data import load_data
 from dasvit.export import export
 from dasvit.model_folder import ModelFacts
@@ -99,16 +103,13 @@ def test_unreadable_images_are_named_and_skipped(
     (digits / "a" / "cut.png").write_bytes(content[: len(content) // 2])
     (digits / "b" / "text.jpg").write_text("no image")
     (digits / "b" / "empty.png").write_bytes(b"")
+    (digits / "b" / "gone.png").symlink_to(digits / "nowhere.png")
     assert run(digits, "--model", trained_encoder) == 1
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1 + 12
-    skipped = [line for line in err.splitlines() if line.startswith("skipped ")]
-    assert [Path(line.split(": ")[0]).name for line in skipped] == [
-        "cut.png",
-        "empty.png",
-        "text.jpg",
-    ]
-    assert err.splitlines()[-1] == "error: 3 of 15 images could not be read"
+    skipped = re.findall(r"^skipped: (\S+) is not a readable image", err, re.MULTILINE)
+    assert [Path(p).name for p in skipped] == ["cut.png", "empty.png", "gone.png", "text.jpg"]
+    assert err.splitlines()[-1] == "error: 4 of 16 images could not be read"
     only = [digits / "b" / "empty.png"]
     facts = open_trained(trained_encoder, CPU)
     (row,) = predict(facts.model, facts.facts, only)
@@ -139,14 +140,36 @@ def test_images_of_every_mode(mode: str, facts: ModelFacts, tmp_path: Path) -> N
 
 def test_resized_and_normalised_as_in_training(tmp_path: Path) -> None:
     """The same numbers as the data set's own test batches, at another size than the files'."""
-    from dataclasses import replace
-
     data = load_data(replace(DIGITS, image_size=12), CPU)
     images, _ = next(iter(data.test.batches(3)))
     facts = replace(GREY, image_size=12, mean=data.mean, std=data.std)
     for i in range(3):
         Image.fromarray(data.test.images[i, 0].numpy()).save(tmp_path / f"{i}.png")
         torch.testing.assert_close(read_image(tmp_path / f"{i}.png", facts), images[i])
+
+
+@pytest.mark.parametrize("in_memory", ["yes", "no"])
+def test_of_a_long_image_the_middle_is_taken_as_in_training(tmp_path: Path, in_memory: str) -> None:
+    generator = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i, shape in enumerate([(20, 33, 3), (41, 24, 3)]):
+            pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "d" / name / f"{i}.png")
+    config = DataConfig(
+        dataset="folder",
+        data_dir=str(tmp_path / "d"),
+        image_size=12,
+        augment="none",
+        in_memory=in_memory,
+    )
+    data = load_data(config, CPU)
+    facts = replace(RGB, image_size=12, mean=data.mean, std=data.std)
+    images, labels = next(iter(data.test.batches(2)))
+    held_out = image_folder.find_images(tmp_path / "d", test_fraction=0.2).test
+    assert [label for _, label in held_out] == labels.tolist() == [0, 1]
+    for (path, _), image in zip(held_out, images, strict=True):
+        torch.testing.assert_close(read_image(Path(path), facts), image)
 
 
 def test_rows_and_columns_stay_in_place(tmp_path: Path) -> None:

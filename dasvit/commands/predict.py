@@ -61,7 +61,7 @@ def run(args: PredictArgs) -> None:
     ):
         if isinstance(row, Unreadable):
             skipped += 1
-            print(f"skipped {row.path}: {row.reason}", file=sys.stderr)
+            print(f"skipped: {row.reason}", file=sys.stderr)
         elif as_csv:
             rows.append(row)
         else:

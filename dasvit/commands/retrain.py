@@ -1,6 +1,5 @@
 """`retrain`: train one network from scratch."""
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +58,8 @@ def run(args: RetrainArgs) -> None:
                 resume=args.resume is not None,
                 device=str(device),
             ),
-            shlex.join(["python", "-m", "dasvit", "retrain", "--resume", str(out)]),
+            "retrain",
+            out,
         )
     if first:
         print(f"weights: {out / 'model.safetensors'}")

@@ -61,7 +61,8 @@ def run(args: SearchArgs) -> None:
             resume=args.resume is not None,
             device=args.device,
         ),
-        shlex.join(["python", "-m", "dasvit", "search", "--resume", str(out)]),
+        "search",
+        out,
     )
     png, svg = save_encoder(Genotype.load(out / "genotype.json"), out / "encoder")
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
