@@ -78,6 +78,11 @@ _MISFIT = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError
 def _build_timm(config: RetrainConfig, in_channels: int, num_classes: int) -> nn.Module:
     name, size = config.model, config.data.image_size
     options: dict[str, Any] = {"in_chans": in_channels, "num_classes": num_classes}
+    if config.dropout:
+        raise ValueError(
+            f"dropout={config.dropout:g} is of {VIT!r} and of derived networks; {name!r} is built "
+            "as timm defines it: give --dropout 0"
+        )
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
     try:
@@ -89,6 +94,10 @@ def _build_timm(config: RetrainConfig, in_channels: int, num_classes: int) -> nn
             # Convolutional networks take any size.
             return timm.create_model(name, **options)
     except _MISFIT as error:
+        if "drop_path_rate" in str(error):
+            raise ValueError(
+                f"model {name!r} has no stochastic depth; give --drop-path 0"
+            ) from None
         raise ValueError(
             f"model {name!r} cannot be built for images of {size} × {size} with {in_channels} "
             f"channels ({first_line(error)}); try another --image-size"

@@ -1,8 +1,10 @@
 """The derived network: encoders of one genotype, stacked; registered with timm."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from timm.models import build_model_with_cfg, register_model
 from timm.models._features import feature_take_indices
@@ -269,15 +271,23 @@ def checkpoint_filter_fn(state: dict[str, Tensor], model: DASViT) -> dict[str, T
     return fit_embedding(state, model.embedding)
 
 
-def _build(variant: str, pretrained: bool, **kwargs: Any) -> DASViT:
-    return build_model_with_cfg(
-        DASViT,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
-        **kwargs,
-    )
+def _build(
+    variant: str,
+    pretrained: bool,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **kwargs: Any,
+) -> DASViT:
+    with nullcontext() if device is None else torch.device(device):
+        model = build_model_with_cfg(
+            DASViT,
+            variant,
+            pretrained,
+            pretrained_filter_fn=checkpoint_filter_fn,
+            feature_cfg={"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"},
+            **kwargs,
+        )
+    return model if dtype is None else model.to(dtype)
 
 
 _CFG: dict[str, Any] = {
@@ -303,7 +313,7 @@ default_cfgs = {
 
 
 def _variant(size: str, heads: str, pretrained: bool, kwargs: dict[str, Any]) -> DASViT:
-    settings = {"genotype": _HEADS[heads], "embed_dim": _WIDTHS[size], "depth": 12}
+    settings: dict[str, Any] = {"genotype": _HEADS[heads], "embed_dim": _WIDTHS[size], "depth": 12}
     return _build(f"dasvit_{size}{heads}_patch16_224", pretrained, **(settings | kwargs))
 
 

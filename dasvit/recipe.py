@@ -22,14 +22,22 @@ Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def check_optimizer(name: str) -> None:
-    """Whether timm knows an optimiser.
+    """Whether timm has an optimiser that runs on every device and takes plain gradients.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it has not.
     """
     known = [str(known) for known in timm.optim.list_optimizers()]
-    if name not in known:
-        raise ValueError(f"unknown optimizer {name!r}; timm has {', '.join(known)}")
+    plain = [known for known in known if _is_plain(known)]
+    if name not in plain:
+        why = "cannot be used here" if name in known else "is unknown"
+        raise ValueError(f"optimizer {name!r} {why}; of timm's these can: {', '.join(plain)}")
+
+
+def _is_plain(name: str) -> bool:
+    # bitsandbytes' and APEX' need a GPU and a package of their own.
+    foreign = name.startswith(("bnb", "fused"))
+    return not foreign and not timm.optim.get_optimizer_info(name).second_order
 
 
 def make_optimizer(config: RetrainConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -239,9 +239,10 @@ class _Run:
         weights = self.model.operation_weights().detach()
         finite = math.isfinite(train_loss) and all_finite(list(self.model.parameters()))
         if not finite:
+            kept = "; the last checkpoint is kept" if self.epoch else ""
             raise FloatingPointError(
                 f"the loss or the weights are not finite in epoch {self.epoch} (loss "
-                f"{train_loss}); the last checkpoint is kept. Try a smaller weight_lr, or grad_clip"
+                f"{train_loss}){kept}. Try a smaller weight_lr, or grad_clip"
             )
         return SearchEpoch(
             epoch=self.epoch,

@@ -87,13 +87,15 @@ class FolderSplit:
         crops = seed is not None and self._config.augment == "resized_crop"
         size = None if crops else self._config.image_size
         transform = _transform(self._config, self._mean, self._std, train=seed is not None)
-        loader = DataLoader(
-            _FileDataset(self._samples, self._channels, size, transform, seed),
-            # Of a last batch smaller than the number of processes some get nothing.
-            batch_sampler=[rows for i in index if (rows := i[rank::processes].tolist())],
-            num_workers=self._config.num_workers,
-            pin_memory=self._device.type == "cuda",
-        )
+        with warnings.catch_warnings():  # more workers than cores are the user's choice
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            loader = DataLoader(
+                _FileDataset(self._samples, self._channels, size, transform, seed),
+                # Of a last batch smaller than the number of processes some get nothing.
+                batch_sampler=[rows for i in index if (rows := i[rank::processes].tolist())],
+                num_workers=self._config.num_workers,
+                pin_memory=self._device.type == "cuda",
+            )
         try:
             for images, labels in loader:
                 yield (

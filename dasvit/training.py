@@ -177,7 +177,7 @@ class Training:
             raise FloatingPointError(
                 f"the training loss is {train_loss} in epoch {self.epochs_done}"
                 f"{' and the weights are not finite' if math.isfinite(train_loss) else ''}; "
-                "the last checkpoint is kept. "
+                f"{'the last checkpoint is kept. ' if self.epochs_done else ''}"
                 "Try a smaller lr, a longer warmup_epochs, or grad_clip"
             )
 

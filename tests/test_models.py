@@ -128,6 +128,14 @@ def test_an_image_size_that_does_not_fit_is_refused(name: str, size: int, messag
         assert "\n" not in str(refused.value)
 
 
+def test_what_timms_networks_do_not_take_is_refused() -> None:
+    with pytest.raises(ValueError, match="'vgg16' has no stochastic depth; give --drop-path 0"):
+        check_retrain(config_at(32, model="vgg16", drop_path=0.1))
+    with pytest.raises(ValueError, match=r"dropout=0.5 .* 'resnet50' .* give --dropout 0"):
+        check_retrain(config_at(32, model="resnet50", dropout=0.5))
+    check_retrain(config_at(32, model="resnet50", drop_path=0.1))
+
+
 def test_a_batch_norm_over_one_value_is_refused_before_training(tmp_path: Path) -> None:
     config = config_at(8, model="resnet50", batch_size=1)
     with pytest.raises(ValueError, match=r"does not train on .* in batches of 1 .*--batch-size"):

@@ -69,6 +69,15 @@ def test_names_say_width_and_heads(name: str) -> None:
     assert set(timm.list_models("dasvit_*")) == set(NAMES)
 
 
+def test_device_and_dtype_at_once() -> None:
+    model = small(device="meta", dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+    assert (
+        small(features_only=True, dtype=torch.float64)(images().double())[0].dtype == torch.float64
+    )
+    assert {p.device.type for p in small(device="cpu").parameters()} == {"cpu"}
+
+
 def test_there_are_no_pretrained_weights_to_be_had() -> None:
     assert not timm.list_pretrained("dasvit*")
     with pytest.raises(RuntimeError, match="No pretrained weights exist"):

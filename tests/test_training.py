@@ -94,8 +94,11 @@ def test_norms_and_biases_decay_unless_told_not_to() -> None:
 @pytest.mark.usefixtures("few")
 def test_another_optimizer_of_timm(tmp_path: Path) -> None:
     retrain(retrain_config(model="vit", optimizer="lamb", epochs=2), tmp_path)
-    with pytest.raises(ValueError, match="unknown optimizer 'adamm'"):
+    with pytest.raises(ValueError, match="optimizer 'adamm' is unknown"):
         check_retrain(retrain_config(optimizer="adamm"))
+    for name in ("adahessian", "bnbadamw8bit", "fusedlamb"):
+        with pytest.raises(ValueError, match=f"optimizer '{name}' cannot be used here"):
+            check_retrain(retrain_config(optimizer=name))
 
 
 # --- What a batch goes through

@@ -126,5 +126,6 @@ def test_another_error_restarts_both(fault: str, tmp_path: Path, trial: Path) ->
 
 def test_the_last_error_is_that_of_the_worker_that_failed(tmp_path: Path, trial: Path) -> None:
     sweep(tmp_path, "kernel")
-    assert json.loads((trial / "error.json").read_text())["error"] == "no such kernel"
+    error = json.loads((trial / "error.json").read_text())["error"]
+    assert error == "RuntimeError: no such kernel"
     assert times_fired(tmp_path) == 4  # three restarts
