@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -60,5 +61,9 @@ def read_json(path: str | Path, what: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name if it has none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    """The first line of an error's message, and of the next one as much as fits where the first
+    only announces it; its type's name if it has none."""
+    first, *more = str(error).splitlines() or [""]
+    if first.endswith(":") and more:
+        first = textwrap.shorten(f"{first} {more[0]}", 200, placeholder=" …")
+    return first or type(error).__name__

@@ -6,6 +6,7 @@ which registers the derived networks), and so does the Hugging Face Hub once it 
 
 import copy
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -282,9 +283,16 @@ def _facts(values: Any, path: Path) -> ModelFacts:
         raise ValueError(
             f"{path} has input_size {cfg['input_size']}; it must be [1 or 3, side, side]"
         )
-    if not len(mean) == len(std) == channels or not all(s > 0 for s in std):
+    sides = args.get("img_size", height)
+    if sides not in (height, [height, height]):
         raise ValueError(
-            f"{path} has mean {list(mean)} and std {list(std)}; it needs {channels} of each, "
-            "std above 0"
+            f"{path} has input_size {cfg['input_size']} for a network of img_size {sides}; give "
+            "both the same"
+        )
+    finite = all(math.isfinite(value) for value in (*mean, *std))
+    if not (finite and len(mean) == len(std) == channels and min(std) > 0):
+        raise ValueError(
+            f"{path} has mean {list(mean)} and std {list(std)}; it needs {channels} finite "
+            f"{'number' if channels == 1 else 'numbers'} of each, std above 0"
         )
     return ModelFacts(name, args, tuple(names), channels, height, mean, std)

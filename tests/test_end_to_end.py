@@ -78,7 +78,9 @@ def test_from_images_to_classes_of_others(folder: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
 
     said = dasvit(folder, "search", *DATA, *SEARCH, "--out", "found")
-    assert "retrain --preset digits --dataset folder --data-dir photos --patch-size 4 --model" in said
+    assert (
+        "retrain --preset digits --dataset folder --data-dir photos --patch-size 4 --model" in said
+    )
     genotype = Genotype.load(folder / "found" / "genotype.json")
     assert set(genotype.operations) <= set(OPERATIONS)
     assert len(read_trace(folder / "found" / "alpha.jsonl")) == 2  # an epoch a stage

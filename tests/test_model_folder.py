@@ -1,6 +1,7 @@
 """A model folder: what a retraining leaves, timm loads, and what is refused."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -208,10 +209,12 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         (lambda v: v.update(architecture="dasvit_nano"), "'dasvit_nano' is no network"),
         (lambda v: v["model_args"].update(embed_dim=9), "describes no network .*msa_h2.*dim=9"),
         (lambda v: v["model_args"]["genotype"].pop("schema"), "is not a genotype"),
-        (lambda v: v["model_args"].update(depth=2), "does not fit its config.json"),
+        (lambda v: v["model_args"].update(depth=2), "does not fit its config.json .* key.s. in"),
         (lambda v: v["model_args"].update(wings=2), "describes no network .*wings"),
         (lambda v: v["pretrained_cfg"].update(std=[0.0]), "std above 0"),
-        (lambda v: v["pretrained_cfg"].update(mean=[1, 2]), "needs 1 of each"),
+        (lambda v: v["pretrained_cfg"].update(mean=[1, 2]), "needs 1 finite number of each"),
+        (lambda v: v["pretrained_cfg"].update(mean=[math.nan]), "needs 1 finite number of each"),
+        (lambda v: v["pretrained_cfg"].update(input_size=[1, 16, 16]), "of img_size 8; give both"),
         (lambda v: v["pretrained_cfg"].update(input_size=[2, 8, 8]), r"input_size \[2, 8, 8\]"),
     ],
 )
