@@ -28,7 +28,7 @@ __all__ = ["IN_MEMORY_BYTES", "cache_folder", "fits_in_memory", "folder_data"]
 IN_MEMORY_BYTES = 2 * 2**30
 """Folders whose images at `image_size` take less are held in memory, in uint8."""
 _STATISTICS_FROM = 2000  # images from which a streamed folder's mean and deviation are taken
-_RECORD = "dasvit/folder/1"
+_RECORD = "dasvit/folder/2"
 
 
 def fits_in_memory(found: FoundImages, config: DataConfig) -> bool:
@@ -137,7 +137,8 @@ def _verify(found: FoundImages, size: int) -> dict[str, Any]:
     some = [found.train[i][0] for i in order[:_STATISTICS_FROM]]
 
     def moments(image: Image.Image) -> Tensor:
-        pixels = square_pixels(image, channels, size).double().div_(255)
+        side = min(size, *image.size)  # enlarging blurs, and is no part of the images
+        pixels = square_pixels(image, channels, side).double().div_(255)
         return torch.stack([pixels.mean((1, 2)), pixels.square().mean((1, 2))])
 
     measured = [pair for _, pair in map_images(moments, some) if pair is not None]

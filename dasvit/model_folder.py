@@ -36,6 +36,16 @@ __all__ = [
     "tensors_of",
 ]
 
+MODEL_ARGS = frozenset(
+    {
+        *("depth", "embed_dim", "genotype", "img_size", "in_chans", "num_classes", "num_heads"),
+        *("patch_size", "token_ratio", "token_where", "global_pool"),
+        *("drop_path_rate", "drop_rate", "proj_drop_rate"),
+    }
+)
+"""Arguments of `timm.create_model` that a folder may give: sizes and shares. Others make timm open
+files that the folder names, or the network."""
+
 WEIGHTS, CONFIG, GENOTYPE, CARD = "model.safetensors", "config.json", "genotype.json", "README.md"
 
 
@@ -279,6 +289,16 @@ def _facts(values: Any, path: Path) -> ModelFacts:
         raise ValueError(f"{path} has {len(names)} label_names for {classes} classes")
     if not isinstance(name, str) or not isinstance(args, dict) or not timm.is_model(name):
         raise ValueError(f"{path}: architecture {name!r} is no network that timm knows")
+    foreign = sorted(set(map(str, args)) - MODEL_ARGS)
+    if foreign:
+        raise ValueError(
+            f"{path}: model_args has {', '.join(foreign)}, which a folder may not give; known: "
+            f"{', '.join(sorted(MODEL_ARGS))}"
+        )
+    if not isinstance(args.get("genotype", {}), dict):
+        raise ValueError(
+            f"{path}: the genotype in model_args must be an object, not a name or file"
+        )
     if channels not in (1, 3) or height != width or not isinstance(height, int) or height < 1:
         raise ValueError(
             f"{path} has input_size {cfg['input_size']}; it must be [1 or 3, side, side]"

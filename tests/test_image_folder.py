@@ -186,6 +186,17 @@ def test_unreadable_images_are_named_and_left_out(tmp_path: Path, in_memory: str
     assert len(all_of(data.train)[1]) == len(data.train)
 
 
+@pytest.mark.parametrize("image_size", [4, 16])
+def test_statistics_are_alike_held_and_streamed(tmp_path: Path, image_size: int) -> None:
+    """Of enlarged images, those of the images as they are."""
+    root = fill(tmp_path / "d", 10)
+    held, streamed = (
+        load_data(config(root, image_size=image_size, in_memory=how), CPU) for how in ("yes", "no")
+    )
+    assert streamed.mean == pytest.approx(held.mean, abs=1e-3)
+    assert streamed.std == pytest.approx(held.std, rel=2e-3)
+
+
 def test_a_record_is_kept_until_a_file_changes(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,7 +64,8 @@ def bootstrap(
         seed: equal seeds give equal intervals.
 
     Returns:
-        Both ends, or None where under half of the resamples define the statistic.
+        Both ends, or None where under half of the resamples define the statistic, or where all
+        give the same: few data in perfect order, which does not make it certain.
     """
     rng = random.Random(seed)
     values = []
@@ -72,9 +73,9 @@ def bootstrap(
         value = statistic([rng.randrange(size) for _ in range(size)])
         if value is not None:
             values.append(value)
-    if len(values) < resamples / 2:
-        return None
     values.sort()
+    if len(values) < resamples / 2 or math.isclose(values[0], values[-1], abs_tol=1e-9):
+        return None
     outside = (1.0 - level) / 2
     low = values[math.floor(outside * (len(values) - 1))]
     high = values[math.ceil((1.0 - outside) * (len(values) - 1))]
@@ -100,8 +101,9 @@ def mean_difference(
     """Mean of `x` minus mean of `y` with Welch's t-interval; `count` is the number of values in
     `y`.
 
-    The interval needs two values on each side; with fewer there is only the difference. None
-    where a side is empty.
+    The interval needs two values on each side, and a spread on one of them: two equal ones show
+    coarse values, not certainty. Without it there is only the difference. None where a side is
+    empty.
     """
     if not x or not y:
         return None
@@ -109,8 +111,8 @@ def mean_difference(
     if len(x) < 2 or len(y) < 2:
         return Estimate(difference, None, None, len(y))
     a, b = statistics.variance(x) / len(x), statistics.variance(y) / len(y)
-    half = 0.0
-    if a + b > 0:
-        freedom = (a + b) ** 2 / (a**2 / (len(x) - 1) + b**2 / (len(y) - 1))
-        half = float(stats.t.ppf((1.0 + level) / 2, freedom)) * math.sqrt(a + b)
+    if a + b == 0:
+        return Estimate(difference, None, None, len(y))
+    freedom = (a + b) ** 2 / (a**2 / (len(x) - 1) + b**2 / (len(y) - 1))
+    half = float(stats.t.ppf((1.0 + level) / 2, freedom)) * math.sqrt(a + b)
     return Estimate(difference, difference - half, difference + half, len(y))

@@ -45,7 +45,7 @@ def gain_sentence(outcome: Outcome) -> str:
         f"{100 * gain.value:+.1f} points from the mean of {_count(gain.count, 'random encoder')}"
     )
     if gain.low is None or gain.high is None:
-        return f"{text}; an interval needs two seeds and two random encoders."
+        return f"{text}; an interval needs two seeds and two random encoders that differ."
     return f"{text}; 95 % interval {_points(gain.low)} to {_points(gain.high)} (Welch's t)."
 
 
@@ -93,7 +93,7 @@ def score_sentence(outcome: Outcome) -> str:
         )
     text = f"Kendall's τ between {words} and test accuracy is {tau.value:+.2f} (n = {tau.count}"
     if tau.low is None or tau.high is None:
-        return f"{text}; too few for an interval)."
+        return f"{text}; too few for an interval: all resamples agree)."
     return f"{text}, 95 % bootstrap interval {tau.low:+.2f} to {tau.high:+.2f})."
 
 
