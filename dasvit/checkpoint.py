@@ -62,14 +62,29 @@ def load_checkpoint(path: Path, kind: str) -> dict[str, Any]:
     return state
 
 
-def restore(path: Path, kind: str, load: Callable[[dict[str, Any]], None]) -> None:
+def restore(
+    path: Path,
+    kind: str,
+    load: Callable[[dict[str, Any]], None],
+    data: dict[str, Any] | None = None,
+) -> None:
     """Hand a checkpoint to `load`, and take as many threads as its run had: with others it would
     not continue to the same bits.
 
+    Args:
+        data: facts about the images, compared with the "data" that were saved.
+
     Raises:
-        ValueError: as `load_checkpoint`, or what it holds does not fit what `load` fills.
+        ValueError: as `load_checkpoint`, or what it holds does not fit what `load` fills, or the
+            images are not those of before.
     """
     state = load_checkpoint(path, kind)
+    before = state.get("data", data)
+    if before != data:
+        raise ValueError(
+            f"{path} is of other images ({before} there, {data} now): bring the data back as they "
+            "were, or begin in another folder"
+        )
     try:
         load(state)
         torch.set_num_threads(state.get("num_threads", torch.get_num_threads()))

@@ -1,6 +1,7 @@
 """A data set ready for use, whatever it was read from."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,11 @@ class ImageData:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a continued run must find again, plain values. The test set has no part in it."""
+        return {"training images": len(self.train), "classes": len(self.class_names)}
 
 
 _AT_ONCE = 2**26  # values; their float copy takes 256 MiB

@@ -8,7 +8,7 @@ from typing import Any
 
 import timm.optim
 import torch
-from timm.data.mixup import Mixup
+from timm.data.mixup import Mixup, mixup_target
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
@@ -81,7 +81,8 @@ def make_schedule(
 def make_mixing(config: RetrainConfig, num_classes: int) -> Mixing | None:
     """Mixup and CutMix by turns, of images with the batch in reverse; None where both are off.
 
-    It draws from NumPy's global generator. Targets come out as shares of the classes, smoothed.
+    It draws from NumPy's global generator. Targets come out as shares of the classes, smoothed. Of
+    an odd number of images the last stays as it is.
     """
     if config.mixup == 0 and config.cutmix == 0:
         return None
@@ -94,7 +95,12 @@ def make_mixing(config: RetrainConfig, num_classes: int) -> Mixing | None:
 
     def mixing(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         even = len(images) - len(images) % 2
-        return mix(images[:even].clone(), labels[:even])  # it writes into the images
+        targets = mixup_target(labels, num_classes, smoothing=config.label_smoothing)
+        if even == 0:
+            return images, targets
+        images = images.clone()
+        mixed, shares = mix(images[:even], labels[:even])  # it writes into the images
+        return torch.cat([mixed, images[even:]]), torch.cat([shares, targets[even:]])
 
     return mixing
 

@@ -113,7 +113,7 @@ def retrain(
     )
     checkpoint = out_dir / "checkpoint.pt"
     if resume and checkpoint.exists():
-        restore(checkpoint, RETRAIN_KIND, training.load)
+        restore(checkpoint, RETRAIN_KIND, training.load, data.facts)
     if processes.first:
         trace = JsonLinesReport(out_dir / "train.jsonl", start_epoch=training.epochs_done)
         report = tee(trace, report)
@@ -122,7 +122,7 @@ def retrain(
         if processes.first:
             report(record)
             if is_due(training.epochs_done, config.checkpoint_epochs, config.epochs):
-                state = {"config": settings, **training.state()}
+                state = {"config": settings, "data": data.facts, **training.state()}
                 save_checkpoint(checkpoint, RETRAIN_KIND, state)
     return _finish(config, training, data, out_dir, report)
 

@@ -97,7 +97,7 @@ def search(
     run = _Run(config, data, where)
     checkpoint = out_dir / "checkpoint.pt"
     if resume and checkpoint.exists():
-        restore(checkpoint, KIND, run.load_state_dict)
+        restore(checkpoint, KIND, run.load_state_dict, data.facts)
     report = tee(JsonLinesReport(out_dir / "alpha.jsonl", start_epoch=run.epoch), report)
 
     while True:
@@ -105,7 +105,7 @@ def search(
             report(run.train_epoch(train, val))
             # After the report: a crash between the two repeats the epoch, and loses nothing.
             if is_due(run.epoch, config.checkpoint_epochs, run.stage_end):
-                save_checkpoint(checkpoint, KIND, run.state_dict())
+                save_checkpoint(checkpoint, KIND, {**run.state_dict(), "data": data.facts})
         kept = run.next_candidates()
         report(run.stage_report(kept))
         if kept is None:

@@ -57,7 +57,7 @@ def test_killed_in_every_epoch_and_resumed(
     """With dropout and moving crops; `test_resnet` has running statistics."""
     config = retrain_config(
         model=genotype_path if model == "encoder" else model,
-        dropout=0.2,
+        dropout=0.0 if model == "test_resnet" else 0.2,
         label_smoothing=0.1,
         data=replace(DIGITS, augment="crop_flip"),
         epochs=2 if model == "test_resnet" else 3,
@@ -146,3 +146,15 @@ def test_sigkill_within_an_epoch(tmp_path: Path) -> None:
     for each, resume in ((folder, True), (expected, False)):
         retrain(config, each, resume=resume)
     assert_same_run(folder, expected)
+
+
+def test_other_images_are_not_continued_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    crash = runs.crash_at(lambda event: isinstance(event, RetrainEpoch) and event.epoch == 1)
+    runs.few_images(monkeypatch, dasvit.retrain)
+    with pytest.raises(CrashError):
+        retrain(retrain_config(), tmp_path, report=crash)
+    runs.few_images(monkeypatch, dasvit.retrain, train=120)
+    with pytest.raises(ValueError, match=r"other images .*: 128.* there, .*: 120.* now"):
+        retrain(retrain_config(), tmp_path, resume=True)
+    runs.few_images(monkeypatch, dasvit.retrain)
+    assert 0 <= retrain(retrain_config(), tmp_path, resume=True).test_top1 <= 1

@@ -220,5 +220,25 @@ def test_sigkill_within_an_epoch_and_resume_from_the_command_line(tmp_path: Path
     assert_same_run(folder, expected)
 
 
+def test_other_images_are_not_continued_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runs.few_images(monkeypatch, dasvit.search)
+    with pytest.raises(CrashError):
+        run_until(tmp_path, epoch=1)
+    runs.few_images(monkeypatch, dasvit.search, train=120)
+    with pytest.raises(ValueError, match=r"other images .*: 128.* there, .*: 120.* now"):
+        search(search_config(), tmp_path, resume=True)
+    runs.few_images(monkeypatch, dasvit.search)
+    assert search(search_config(), tmp_path, resume=True).genotype
+
+
+def run_until(folder: Path, epoch: int) -> None:
+    """A search that ends without a word in the middle of an epoch."""
+    search(
+        search_config(),
+        folder,
+        report=runs.crash_at(lambda event: isinstance(event, SearchEpoch) and event.epoch == epoch),
+    )
+
+
 def _num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0

@@ -123,11 +123,14 @@ def test_mixing_makes_shares_of_classes() -> None:
     images, labels = torch.rand(9, 1, 8, 8), torch.arange(9)
     before = images.clone()
     mixed, targets = mixing(images, labels)
-    assert mixed.shape == (8, 1, 8, 8)  # pairs
     assert torch.equal(images, before)
-    torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
+    torch.testing.assert_close(targets.sum(dim=1), torch.ones(9))
     assert targets.min() == pytest.approx(0.01)  # smoothed
-    assert not torch.equal(mixed, before[:8])
+    assert not torch.equal(mixed[:8], before[:8])
+    assert torch.equal(mixed[8], before[8])  # pairs: the odd one stays
+    assert targets[8].argmax() == 8 and targets[8].max() == pytest.approx(0.91)
+    alone, targets = mixing(images[:1], labels[:1])
+    assert torch.equal(alone, before[:1]) and targets.argmax() == 0
 
 
 def test_stochastic_depth_drops_operations_and_no_identity() -> None:

@@ -4,11 +4,12 @@ import importlib.util
 import logging
 import math
 import os
+import secrets
 import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -197,14 +198,24 @@ def check_storage(cluster: "Cluster", folder: Path) -> None:
             for node in ray.nodes()
             if node["Alive"]
         }
-        blind = [address for address, seen in answers.items() if not ray.get(seen)]
+        blind = [address for address, seen in answers.items() if not _answer(seen)]
     finally:
         probe.unlink(missing_ok=True)
     if blind:
         raise ValueError(
-            f"--storage-path {folder.parent} is not the same folder on {', '.join(sorted(blind))}; "
-            "give one that all nodes share (NFS, EFS, FSx)"
+            f"--storage-path {folder.parent} is not the same folder on {', '.join(sorted(blind))} "
+            "(or there is no answer); give one that all nodes share (NFS, EFS, FSx)"
         )
+
+
+def _answer(seen: Any) -> bool:
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        return ray.get(seen, timeout=10 * STORAGE_SECONDS)
+    except RayError:  # the node is gone, too busy, or cannot start a process
+        return False
 
 
 def _sees(path: str) -> bool:
@@ -244,6 +255,7 @@ def connect(address: str | None) -> Iterator[Cluster]:
             # a mode Ray asks for its token; set now, after the import, "token" would not reach all
             # of its parts.
             os.environ.pop("RAY_AUTH_MODE", None)
+            _private_token()
             ray.init(
                 address="local",
                 include_dashboard=True,
@@ -293,6 +305,23 @@ def _check_reachable(address: str) -> None:
             f"--address {address}: nobody answers there ({error}); is the cluster up? Use the "
             "address that `ray start` printed, or auto on one of its nodes"
         ) from None
+
+
+def _private_token() -> None:
+    """Ray's token, made if there is none, readable for its owner alone: Ray itself would let all
+    users of this machine read it, and with it run code as this one."""
+    path = Path.home() / ".ray" / "auth_token"
+    with suppress(OSError):  # a home that cannot be written: Ray says so
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_name(f"auth_token.{os.getpid()}")
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with os.fdopen(os.open(fresh, flags, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+            with suppress(FileExistsError):  # another process was first
+                os.link(fresh, path)
+            fresh.unlink()
+        path.chmod(0o600)
 
 
 def _import_here_and_in_workers() -> None:

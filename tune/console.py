@@ -11,7 +11,7 @@ from tune.folder import ResultFolder
 from tune.leaderboard import table
 from tune.outcome import Outcome
 from tune.plan import Plan
-from tune.space import GAMMA_FRACTION
+from tune.space import GAMMA_FRACTION, against_plain_darts
 
 __all__ = ["print_end", "print_machine", "print_plan", "print_results"]
 
@@ -21,28 +21,37 @@ SHOWN_ROWS = 8
 def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[str]) -> None:
     search, retrain = plan.search, plan.retrain
     names = ("gamma_max" if name == GAMMA_FRACTION else name for name in space)
-    drawn = f"{plan.num_random} random encoders" if plan.num_random else ""
+    drawn = _count(plan.num_random, "random encoder") if plan.num_random else ""
     if plan.num_searches:
         print(
-            f"preset {preset}: search on {search.data.dataset}, {plan.num_configs} "
-            f"configurations × {plan.seeds} seeds = {plan.num_searches} trials of "
-            f"{search.total_epochs} epochs, over {', '.join(names)}"
+            f"preset {preset}: search on {search.data.dataset}, "
+            f"{_count(plan.num_configs, 'configuration')} × {_count(plan.seeds, 'seed')} = "
+            f"{_count(plan.num_searches, 'trial')} of {search.total_epochs} epochs, over "
+            f"{', '.join(names)}"
         )
+        if against := against_plain_darts(search, plan.fixed):
+            given = ", ".join(f"{name} = {getattr(search, name):g}" for name in against)
+            print(f"plain DARTS, the baseline, is not among them: {given} is given")
         if plan.scheduler == "asha":
             print(
                 f"ASHA stops searches early: from epoch {plan.grace_epochs} on, one in "
                 f"{plan.reduction_factor} goes on at each rung"
             )
-        best = f"the best {plan.retrain_top} encoders"
+        if plan.check_seeds:
+            print(
+                f"then the best {plan.retrain_top} of them again on "
+                f"{_count(plan.check_seeds, 'fresh seed')}"
+            )
+        best = f"the best {_count(plan.retrain_top, 'encoder')}"
         if len(plan.objectives) > 1:
             print(f"objectives: accuracy, and the least {' and '.join(plan.objectives[1:])}")
-            best = f"{plan.retrain_top} encoders of the Pareto front"
+            best = f"{_count(plan.retrain_top, 'encoder')} of the Pareto front"
         found = f"{best}, {drawn}" if drawn else best
         models = f"then {found} and a plain ViT"
     else:
         models = f"preset {preset}: {drawn} and a plain ViT"
     print(
-        f"{models} × {plan.retrain_seeds} seeds on "
+        f"{models} × {_count(plan.retrain_seeds, 'seed')} on "
         f"{retrain.data.dataset}, {retrain.epochs} epochs each\nresults in {folder.root}"
     )
     if preset != PAPER_PRESET:
@@ -51,6 +60,10 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
             f"{PAPER_PRESET} --data-dir DIR --num-samples {plan.num_samples}"
         )
     print("starting Ray …", flush=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def print_machine(cluster: Cluster, need: Demand) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tune.aggregate import ConfigSummary
 from tune.folder import ResultFolder
-from tune.objectives import cost
-from tune.outcome import Outcome
+from tune.objectives import cost, vit_cost
+from tune.outcome import VIT, Outcome
 from tune.plan import Plan
 from tune.trials import (
     Failure,
@@ -78,7 +78,9 @@ def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float
 def _costs(plan: Plan, searched: Iterable[SearchTrial]) -> dict[str, dict[str, int]]:
     if len(plan.objectives) == 1:
         return {}
-    return {t.genotype.canonical_hash: cost(t.genotype, plan.retrain) for t in searched}
+    genotypes = (*(trial.genotype for trial in searched), *plan.random_genotypes())
+    found = {g.canonical_hash: cost(g, plan.retrain) for g in genotypes}
+    return found | {VIT: vit_cost(plan.retrain)}
 
 
 def gather_search(

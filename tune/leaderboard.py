@@ -25,6 +25,7 @@ from tune.worth import check_rows, gain_sentence, score_sentence
 
 __all__ = [
     "config_rows",
+    "darts_sentence",
     "front_sentence",
     "markdown",
     "percent",
@@ -93,24 +94,23 @@ def table(outcome: Outcome, *, limit: int | None = None) -> list[list[str]]:
                 *_costs(outcome, summary.hash),
             ]
         )
-    dashes = ["–"] * (len(rows[0]) - 8)
     ranked = {summary.hash for summary in outcome.ranking}
     for genotype in outcome.random:
         name = genotype.canonical_hash
         if name not in ranked:
-            rows.append(
-                ["random", name, "–", "–", "–", "–", *_tested(models.get(name), asked), *dashes]
-            )
+            tested = _tested(models.get(name), asked)
+            rows.append(["random", name, *["–"] * 4, *tested, *_costs(outcome, name)])
     if VIT in models:
         tested = _tested(models[VIT], asked)
-        rows.append(["–", "plain ViT", "–", "–", "–", "–", *tested, *dashes])
+        rows.append(["–", "plain ViT", *["–"] * 4, *tested, *_costs(outcome, VIT)])
     return rows
 
 
 def _costs(outcome: Outcome, name: str) -> list[str]:
     if not outcome.costs:
         return []
-    counts = [format_count(outcome.costs[name][cost]) for cost in outcome.objectives[1:]]
+    known = outcome.costs.get(name)
+    counts = [format_count(known[cost]) if known else "–" for cost in outcome.objectives[1:]]
     return [*counts, "yes" if name in {summary.hash for summary in outcome.front} else ""]
 
 
@@ -121,7 +121,8 @@ def front_sentence(outcome: Outcome) -> str:
     costs = " and ".join(COST_WORDS[name] for name in outcome.objectives[1:])
     return (
         f"Pareto front: no other encoder is as good in {_words(outcome.metric)} and {costs}, and "
-        f"better in one; {len(outcome.front)} of {len(outcome.ranking)} encoders are on it. "
+        f"better in one; {len(outcome.front)} of {len(outcome.ranking)} encoders are on it. Costs "
+        "are counted for RGB images and 10 classes, which shifts all encoders alike. "
     )
 
 
@@ -199,13 +200,7 @@ def markdown(
         "Each with its mean over its finished seeds ± the sample standard deviation (n - 1) over "
         "them; a single seed has no ±. *Seeds*: that the mean is over, and how many were asked "
         "for; one that failed is in no mean. *Genotypes*: what its seeds derived, by the names "
-        "above, with their number where it is more than one."
-        + "".join(
-            f" Configuration {c.config_index} is plain DARTS in first order: all tokens, "
-            "no fairness."
-            for c in configs
-            if is_plain_darts(c.settings)
-        ),
+        "above, with their number where it is more than one." + darts_sentence(configs),
         "",
         *_markdown_table(config_rows(outcome, configs)),
         "",
@@ -221,6 +216,16 @@ def markdown(
             f"- `{f.name}`: {f.error or 'not started, or interrupted'}" for f in outcome.failures
         ]
     return "\n".join(lines) + "\n"
+
+
+def darts_sentence(configs: Sequence[ConfigSummary]) -> str:
+    """Which configuration is the baseline, after a space; or that none is."""
+    found = [str(c.config_index) for c in configs if is_plain_darts(c.settings)]
+    if not configs:
+        return ""
+    if not found:
+        return " None of those with a score is plain DARTS: this table has no such baseline."
+    return f" Configuration {found[0]} is plain DARTS in first order: all tokens, no fairness."
 
 
 def _check(outcome: Outcome) -> list[str]:
@@ -352,9 +357,10 @@ def table_csv(outcome: Outcome, ranking: Sequence[GenotypeSummary]) -> str:
         name = genotype.canonical_hash
         if name not in ranked:
             row = {"model": name, "encoder": str(genotype), "origin": "random"}
-            rows.append(row | _model_cells(models.get(name)))
+            rows.append(row | outcome.costs.get(name, {}) | _model_cells(models.get(name)))
     if VIT in models:
-        rows.append({"model": VIT, "origin": "baseline", **_model_cells(models[VIT])})
+        row = {"model": VIT, "origin": "baseline", **outcome.costs.get(VIT, {})}
+        rows.append(row | _model_cells(models[VIT]))
     columns = ["rank", "model", "encoder", "found"]
     for name in ("discretised_accuracy", "supernet_accuracy", "gap", "test_top1", "test_top5"):
         columns += [f"{name}_mean", f"{name}_std"]

@@ -43,7 +43,7 @@ from tune.record import SweepRecord
 from tune.results import save_genotypes, save_random_genotypes, write_results
 from tune.retrain_best import run_retrain_trials
 from tune.searcher import result_lag
-from tune.space import outer_space
+from tune.space import first_draws, outer_space
 from tune.sweep import asha, run_search_trials
 
 __all__ = ["main", "memory_warning"]
@@ -76,8 +76,14 @@ def _command(argv: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    # The way out of Ctrl-C ends Ray's processes; a plain SIGTERM would leave that to chance.
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    # The way out of Ctrl-C ends Ray's processes; a plain SIGTERM would leave that to chance. What a
+    # script starts in the background ignores Ctrl-C, but for the time in which Tune listens to it.
+    def interrupt(*_: object) -> None:
+        if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
+            raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
@@ -112,7 +118,8 @@ def _run(options: SweepOptions, command: str) -> int:
             print(f"{folder.root} holds this sweep already, finished: nothing to run\n")
         else:
             print_plan(plan, options.preset, folder, space)
-            with connect(address) as cluster:
+            # Once more: Ray puts a handler of its own in place.
+            with connect(address) as cluster, _sigterm_as_ctrl_c():
                 _compute(_Run(options, plan, space, folder, record, state), cluster)
             record.save()
             outcome = state()
@@ -220,12 +227,15 @@ def memory_warning(options: SweepOptions, need: Demand) -> str | None:
 
 def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
     plan = run.plan
+    again = min(plan.retrain_top, plan.num_configs) * plan.check_seeds
+    checks = f", then {again} searches on fresh seeds" if again else ""
     scheduler = None
     if plan.scheduler == "asha":
         scheduler = asha(
             total_epochs=plan.search.total_epochs,
             grace_epochs=plan.grace_epochs,
             reduction_factor=plan.reduction_factor,
+            spared=len(first_draws(plan.search, run.space, fixed=plan.fixed)),
         )
     run_search_trials(
         plan.search,
@@ -241,7 +251,7 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
         ray_dir=ray_dir,
         demand=need,
         scheduler=scheduler,
-        then=f", then {plan.num_retrainings} retrainings",
+        then=f"{checks}, then {plan.num_retrainings} retrainings",
     )
 
 

@@ -1,5 +1,6 @@
 """More than one objective: what an encoder costs, and the Pareto front. No Ray."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,9 +10,10 @@ import torch
 from dasvit.complexity import complexity
 from dasvit.config import RetrainConfig
 from dasvit.genotype import Genotype
+from dasvit.models import VIT, model_on_meta
 from dasvit.network import DASViT
 
-__all__ = ["ACCURACY", "COSTS", "cost", "front", "parse_objectives", "spread_out"]
+__all__ = ["ACCURACY", "COSTS", "cost", "front", "parse_objectives", "spread_out", "vit_cost"]
 
 ACCURACY = "accuracy"
 """The search score, which every sweep maximises."""
@@ -48,6 +50,14 @@ def cost(genotype: Genotype, retrain: RetrainConfig) -> dict[str, int]:
     """
     size = (retrain.data.image_size, retrain.patch_size, retrain.dim, retrain.depth)
     return dict(zip(COSTS, _cost(genotype.canonical().nodes, *size), strict=True))
+
+
+def vit_cost(retrain: RetrainConfig) -> dict[str, int]:
+    """`cost` of the plain ViT."""
+    config = dataclasses.replace(retrain, model=VIT)
+    side = config.data.image_size
+    found = complexity(model_on_meta(config, in_channels=3, num_classes=10), (3, side, side))
+    return dict(zip(COSTS, (found.macs_total, found.num_params), strict=True))
 
 
 @functools.lru_cache(maxsize=4096)

@@ -129,19 +129,6 @@ class SweepOptions:
             )
         if not 0 <= self.check_seeds <= MAX_TRIALS:
             raise ValueError(f"--check-seeds must be 0 to {MAX_TRIALS}, but got {self.check_seeds}")
-        self._check_scheduler()
-        several = len(parse_objectives(self.objectives)) > 1
-        if several and self.seeds != 1:
-            raise ValueError(
-                f"--objectives {self.objectives} with --seeds {self.seeds}: Ray repeats no trial "
-                "of several objectives; use --seeds 1, and --check-seeds K to search the front "
-                "again on K more"
-            )
-        if several and self.scheduler != "none":
-            raise ValueError(
-                f"--objectives {self.objectives} with --scheduler {self.scheduler}: a search that "
-                "is stopped early has no encoder, and so no cost; give one of them"
-            )
         searching = {
             "--scheduler": self.scheduler != "none",
             "--objectives": len(parse_objectives(self.objectives)) > 1,
@@ -154,6 +141,19 @@ class SweepOptions:
             raise ValueError(
                 f"--search random takes no {flag}: it draws --num-samples encoders and searches "
                 "nothing; leave it away, or use --search gradient"
+            )
+        self._check_scheduler()
+        several = len(parse_objectives(self.objectives)) > 1
+        if several and self.seeds != 1:
+            raise ValueError(
+                f"--objectives {self.objectives} with --seeds {self.seeds}: Ray repeats no trial "
+                "of several objectives; use --seeds 1, and --check-seeds K to search the front "
+                "again on K more"
+            )
+        if several and self.scheduler != "none":
+            raise ValueError(
+                f"--objectives {self.objectives} with --scheduler {self.scheduler}: a search that "
+                "is stopped early has no encoder, and so no cost; give one of them"
             )
         if self.gpus_per_trial is not None and not 0 <= self.gpus_per_trial < float("inf"):
             raise ValueError(f"--gpus-per-trial must be 0 or more, but got {self.gpus_per_trial}")

@@ -35,7 +35,8 @@ class Outcome:
         checked, not_checked: searches of the best configurations on fresh seeds; no rank.
         seeds, check_seeds, retrain_seeds: that each of them was asked for; 0 if unknown.
         objectives: accuracy, and what is minimised beside it.
-        costs: of the found encoders by canonical hash, each by objective; empty with one objective.
+        costs: of the encoders by canonical hash and of "vit", each by objective; empty with one
+            objective.
         random: encoders drawn at random, which were or will be retrained too.
         wall: seconds of all runs so far ("search", "retraining", "other", "total") and the
             trials at a time ("concurrent"); empty if unknown.

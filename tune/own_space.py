@@ -47,7 +47,7 @@ def load_space(where: str, search: SearchConfig, *, fixed: Collection[str]) -> d
             raise ValueError(f"{path} has no function {function}")
         inspect.signature(made).bind(search, fixed=fixed)
         space = made(search, fixed=fixed)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = first_line(error)
         raise ValueError(
             f"--space {where}: {type(error).__name__}: {reason}; the function takes (search, *, "

@@ -210,14 +210,9 @@ def _settings(outcome: Outcome, configs: Sequence[ConfigSummary]) -> Html:
             f"{len(configs)}."
         )
         part = Html("")
-    plain = [str(c.config_index) for c in configs if is_plain_darts(c.settings)]
-    note = (
-        [prose(f"Configuration {', '.join(plain)} is plain DARTS: all tokens, no fairness.")]
-        if plain
-        else []
-    )
+    note = prose(leaderboard.darts_sentence(configs))
     return section(
-        "settings", "Settings", words, part, *note, table(leaderboard.config_rows(outcome, configs))
+        "settings", "Settings", words, part, note, table(leaderboard.config_rows(outcome, configs))
     )
 
 

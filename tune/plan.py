@@ -1,5 +1,6 @@
 """What a sweep computes, as a value that sweep.json keeps. No Ray."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -94,7 +95,7 @@ class Plan:
         Raises:
             ValueError: the space does not hold that many.
         """
-        return distinct_random_genotypes(self.search, self.num_random, seed=self.search.seed)
+        return _random_genotypes(self.search, self.num_random)
 
     def models(
         self, chosen: Sequence[GenotypeSummary], random: Sequence[Genotype]
@@ -155,3 +156,8 @@ class Plan:
             raise ValueError(
                 f"sweep.json: malformed settings ({type(error).__name__}: {error})"
             ) from None
+
+
+@functools.lru_cache(maxsize=8)
+def _random_genotypes(search: SearchConfig, count: int) -> tuple[Genotype, ...]:
+    return distinct_random_genotypes(search, count, seed=search.seed)

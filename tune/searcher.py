@@ -99,7 +99,9 @@ class InOrder(Searcher):
     def _tell_given(self, draw: dict[str, Any], score: Score) -> None:
         if isinstance(score, list):
             return  # Ray's OptunaSearch takes no several values for a point from elsewhere
-        inside = all(domain.is_valid(draw[name]) for name, domain in self.space.items())
+        inside = draw.keys() == self.space.keys() and all(
+            domain.is_valid(draw[name]) for name, domain in self.space.items()
+        )
         if inside and score is not None:
             self.searcher.add_evaluated_point(draw, score)
 

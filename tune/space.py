@@ -12,6 +12,7 @@ __all__ = [
     "GAMMA_FRACTION",
     "OUTER_NAMES",
     "PLAIN_DARTS",
+    "against_plain_darts",
     "first_draws",
     "is_plain_darts",
     "make_room",
@@ -128,27 +129,41 @@ PLAIN_DARTS: dict[str, Any] = {
 the preset's (a preset `…_darts` has the single stage too)."""
 
 
+def against_plain_darts(search: SearchConfig, fixed: Collection[str]) -> list[str]:
+    """Settings that were given and keep plain DARTS out of a sweep."""
+    return [
+        name
+        for name, value in PLAIN_DARTS.items()
+        if name in fixed and getattr(search, name) != value
+    ]
+
+
 def first_draws(
     search: SearchConfig, names: Collection[str] | None = None, *, fixed: Collection[str] = ()
 ) -> list[dict[str, Any]]:
     """What every sweep begins with: `search` itself, and plain DARTS, its baseline.
 
-    Both may lie outside `outer_space`, where no weight is 0. Where a setting that does not vary
-    keeps plain DARTS from being expressed, or `search` is that already, there is one draw.
+    Both may lie outside the space: ours has no weight of 0, and one of the user's own may leave
+    settings out, which plain DARTS sets all the same. There is one draw where `search` is plain
+    DARTS already, or where a setting that was given is against it.
 
     Args:
         names: of the domains; by default those of `outer_space`.
+        fixed: settings that were given.
     """
     values = {name: getattr(search, name) for name in OUTER_NAMES if name != "gamma_max"}
     values[GAMMA_FRACTION] = (search.gamma_max - search.gamma_min) / (1.0 - search.gamma_min)
     values["gamma_max"] = search.gamma_max
     names = outer_space(search, fixed=fixed) if names is None else names
     own = {name: values[name] for name in names}
-    plain = {name: PLAIN_DARTS.get(name, value) for name, value in own.items()}
-    expressed = all(
-        name in names or getattr(search, name) == value for name, value in PLAIN_DARTS.items()
-    )
-    return [own, plain] if expressed and plain != own else [own]
+    if is_plain_darts(values) or against_plain_darts(search, fixed):
+        return [own]
+    other = {
+        name: value
+        for name, value in PLAIN_DARTS.items()
+        if name in names or getattr(search, name) != value
+    }
+    return [own, own | other]
 
 
 def is_plain_darts(settings: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray import tune
 from ray.tune import Callback
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -14,7 +15,7 @@ from tune.cluster import Demand
 from tune.gather import gather_search, gather_stopped
 from tune.objectives import ACCURACY
 from tune.progress import Progress
-from tune.searcher import make_searcher
+from tune.searcher import CONFIG_INDEX, make_searcher
 from tune.space import first_draws
 from tune.trainable import SearchSetup, failure_recorder, make_trainable, stop_recorder
 
@@ -96,12 +97,31 @@ def run_search_trials(
     )
 
 
-def asha(*, total_epochs: int, grace_epochs: int, reduction_factor: int) -> TrialScheduler:
+class _Asha(AsyncHyperBandScheduler):
+    """ASHA that lets the configurations before a number go on: a sweep's own settings and its
+    baseline are there to be compared with. Others are measured by them all the same."""
+
+    def __init__(self, spared: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._spared = spared
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        decision = super().on_trial_result(tune_controller, trial, result)
+        return self.CONTINUE if trial.config[CONFIG_INDEX] < self._spared else decision
+
+
+def asha(
+    *, total_epochs: int, grace_epochs: int, reduction_factor: int, spared: int = 0
+) -> TrialScheduler:
     """ASHA by the supernet's validation accuracy at the same epoch.
 
     All searches of a sweep have the same stages, so that an epoch means the same network size.
+
+    Args:
+        spared: configurations, from the first on, that are never stopped.
     """
-    return AsyncHyperBandScheduler(
+    return _Asha(
+        spared,
         time_attr="epoch",
         metric="supernet_accuracy",
         mode="max",

@@ -180,7 +180,7 @@ def load_retrain_trial(root: Path, model: str, seed: int) -> RetrainTrial | None
 def read_failure(folder: Path) -> Failure:
     """Why the trial in `folder` has no result."""
     if (folder / ERROR_FILE).exists():
-        return Failure(folder.name, read_json(folder / ERROR_FILE, "trial error")["error"])
+        return Failure(folder.name, _value(folder / ERROR_FILE, "error", "trial error"))
     return Failure(folder.name)
 
 
@@ -189,7 +189,10 @@ def read_stop(folder: Path) -> StoppedTrial | None:
     path = folder / STOP_FILE
     if not path.exists():
         return None
-    return StoppedTrial(name=folder.name, **read_json(path, "stopped trial"))
+    names = [f.name for f in dataclasses.fields(StoppedTrial) if f.name != "name"]
+    return StoppedTrial(
+        name=folder.name, **{name: _value(path, name, "stopped trial") for name in names}
+    )
 
 
 def model_file(genotypes: Path, model: str) -> str:
@@ -203,4 +206,11 @@ def retrain_settings(retrain: RetrainConfig, model: str, seed: int) -> RetrainCo
 
 def _wall_seconds(folder: Path) -> float | None:
     path = folder / TIMES_FILE
-    return read_json(path, "trial times")["wall_seconds"] if path.exists() else None
+    return _value(path, "wall_seconds", "trial times") if path.exists() else None
+
+
+def _value(path: Path, name: str, what: str) -> Any:
+    values = read_json(path, what)
+    if not isinstance(values, dict) or name not in values:
+        raise ValueError(f"{path} is no record of {what}: it has no {name!r}; delete it")
+    return values[name]

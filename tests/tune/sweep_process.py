@@ -26,11 +26,19 @@ SMALL = [
 class SweepProcess:
     """`tune/run_search.py` running in `folder`; every process under it is remembered."""
 
-    def __init__(self, folder: Path, argv: Sequence[str], **environment: str) -> None:
+    def __init__(
+        self, folder: Path, argv: Sequence[str], *, in_background: bool = False, **environment: str
+    ) -> None:
+        """Args:
+        in_background: as a script starts it with `&`: Ctrl-C is ignored from the start.
+        """
+        command = [sys.executable, str(SCRIPT), *argv]
+        if in_background:
+            command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *command]
         self._log, self._err = folder / "sweep.log", folder / "sweep.err"
         with self._log.open("w") as log, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                [sys.executable, str(SCRIPT), *argv],
+                command,
                 cwd=folder,
                 stdout=log,
                 stderr=err,

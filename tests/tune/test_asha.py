@@ -96,12 +96,13 @@ def test_asha_stops_the_one_that_lags() -> None:
     """At its first rung: the later, worse of two is ended; the last epoch ends nobody."""
 
     class Trial:
-        def __init__(self, name: str) -> None:
+        def __init__(self, name: str, index: int) -> None:
             self.trial_id = name
+            self.config = {CONFIG_INDEX: index}
 
-    scheduler: Any = asha(total_epochs=6, grace_epochs=1, reduction_factor=2)
-    good, bad = Trial("good"), Trial("bad")
-    for trial in (good, bad):
+    scheduler: Any = asha(total_epochs=6, grace_epochs=1, reduction_factor=2, spared=2)
+    good, bad, baseline = Trial("good", 3), Trial("bad", 2), Trial("baseline", 1)
+    for trial in (good, bad, baseline):
         scheduler.on_trial_add(None, trial)
 
     def tell(trial: Trial, epoch: int, score: float) -> str:
@@ -110,6 +111,7 @@ def test_asha_stops_the_one_that_lags() -> None:
 
     assert tell(good, 1, 0.6) == "CONTINUE"
     assert tell(bad, 1, 0.3) == "STOP"
+    assert tell(baseline, 1, 0.2) == "CONTINUE"  # what the sweep is compared with
     assert [tell(good, epoch, 0.6) for epoch in range(2, 7)] == ["CONTINUE"] * 5
     final = {"finished": 1, "supernet_accuracy": 0.6}
     assert scheduler.on_trial_result(None, good, final) == "CONTINUE"

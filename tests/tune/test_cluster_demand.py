@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import AuthenticationError
+from ray.exceptions import AuthenticationError, GetTimeoutError
 
 from tune.cluster import (
     ENVIRONMENT,
@@ -116,6 +116,33 @@ def test_a_cluster_of_our_own_asks_for_the_token(
     assert seen == [None]
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_the_token_is_for_its_owner(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    class StartedError(Exception):
+        pass
+
+    def start(**options: object) -> None:
+        raise StartedError
+
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    token = tmp_path / ".ray" / "auth_token"
+    if there:
+        token.parent.mkdir()
+        token.write_text("mine")
+        token.chmod(0o644)
+    with pytest.raises(StartedError), connect(None):
+        pass
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert token.read_text() == "mine" if there else len(token.read_text()) == 64
+    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
+
+
 def test_the_papers_setting_is_not_begun_on_cpus() -> None:
     with pytest.raises(ValueError, match=r"--preset cifar10 needs a GPU.*--gpus-per-trial 0"):
         check_gpus(0, "cifar10", gpus_per_trial=None)
@@ -177,15 +204,37 @@ def test_storage_that_a_node_does_not_see(
         for i, letter in enumerate("abc", start=1)
     ]
     monkeypatch.setattr("ray.remote", Task)
-    monkeypatch.setattr("ray.get", lambda answer: answer)
+    monkeypatch.setattr("ray.get", lambda answer, timeout: answer)
     monkeypatch.setattr("ray.nodes", lambda: nodes)
     root = tmp_path / "runs" / "sweep"
     root.mkdir(parents=True)
     if shared:
         check_storage(GPUS, root)
     else:
-        with pytest.raises(ValueError, match=r"is not the same folder on 10\.0\.0\.2; give one"):
+        with pytest.raises(ValueError, match=r"is not the same folder on 10\.0\.0\.2 "):
             check_storage(GPUS, root)
     assert list(root.iterdir()) == []
     monkeypatch.delattr("ray.nodes")
     check_storage(LAPTOP, root)  # asks nobody
+
+
+def test_a_node_that_does_not_answer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Task:
+        def options(self, **options: object) -> "Task":
+            return self
+
+        def remote(self, path: str) -> str:
+            return path
+
+    def get(answer: str, timeout: float) -> bool:
+        raise GetTimeoutError
+
+    nodes = [{"NodeManagerAddress": "10.0.0.2", "NodeID": "b" * 56, "Alive": True}]
+    monkeypatch.setattr("ray.remote", lambda function: Task())
+    monkeypatch.setattr("ray.get", get)
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    with pytest.raises(ValueError, match=r"10\.0\.0\.2 \(or there is no answer\); give one"):
+        check_storage(GPUS, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -76,6 +76,22 @@ def test_ctrl_c(tmp_path: Path, unhurt: dict[str, Any]) -> None:
     assert results(root) == unhurt
 
 
+@pytest.mark.parametrize("in_background", [False, True])
+def test_sigterm(in_background: bool, tmp_path: Path, unhurt: dict[str, Any]) -> None:
+    """As `kill PID`, a shutdown and a batch system send it: the way out of Ctrl-C."""
+    root = tmp_path / "runs" / "small"
+    sweep = SweepProcess(tmp_path, SMALL, in_background=in_background)
+    sweep.wait_until(lambda: begun(root, "search"))
+    sweep.process.terminate()
+    assert sweep.wait() == 130
+    assert "continue with: python tune/run_search.py --name small" in sweep.error
+    assert "Traceback" not in sweep.error and "***" not in sweep.error
+    assert sweep.left_behind() == []
+    sweep = SweepProcess(tmp_path, SMALL)
+    assert sweep.wait() == 0, sweep.error
+    assert results(root) == unhurt
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB in memory."""

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ from ray import tune
 
 from dasvit.config import SearchConfig
 from tune.own_space import check_space, identify_space, load_space
-from tune.space import first_draws, outer_space
+from tune.space import first_draws, is_plain_darts, outer_space, to_search_config
 
 HEAD = "from ray import tune\n\n\ndef space(search, *, fixed=()):\n    "
 
@@ -27,9 +28,11 @@ def test_an_own_space(own, search_config: SearchConfig) -> None:
     space = load_space(where, search_config, fixed=())
     assert set(space) == {"token_ratio", "xi"}
     assert space["xi"].categories == [0.0, search_config.weight_lr]
-    # What it leaves out stays as it is, so plain DARTS cannot be among its draws.
-    [first] = first_draws(search_config, space)
+    # What it leaves out stays as it is, but for the baseline.
+    [first, darts] = first_draws(search_config, space)
     assert first == {"token_ratio": search_config.token_ratio, "xi": search_config.xi}
+    assert is_plain_darts(dataclasses.asdict(to_search_config(search_config, darts, 0)))
+    [_] = first_draws(search_config, space, fixed=("skip_weight",))
     assert set(load_space(where, search_config, fixed=("xi",))) == {"token_ratio"}
 
 
