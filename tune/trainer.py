@@ -2,15 +2,22 @@
 
 from typing import Any
 
+import ray
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
+from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.train.v2.torch.torch_trainer import TorchTrainer
+from ray.util.state import get_actor
+from ray.util.state.exception import RayStateApiException
 
 from tune.job import JobError
 
 __all__ = ["JobTrainer", "RestartPolicy"]
+
+STATE_SECONDS = 10
+"""What Ray's state service has to answer."""
 
 
 class JobTrainer(TorchTrainer):
@@ -29,18 +36,42 @@ class JobTrainer(TorchTrainer):
         ]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
-        policy = RestartPolicy(parts["failure_policy"].failure_config)
+        driver = ray.get_runtime_context().get_actor_id()
+        policy = RestartPolicy(parts["failure_policy"].failure_config, driver)
         return super()._initialize_and_run_controller(**parts | {"failure_policy": policy})
 
 
 class RestartPolicy(DefaultFailurePolicy):
-    """Ray Train's own, but for a `JobError` of any worker."""
+    """Ray Train's own, but for a `JobError` of any worker, and for a driver that is gone.
+
+    A driver that a scheduler stopped, or that was killed, takes the workers and the controller with
+    it, in this order. The controller must not take the workers' end for a fault: the workers it
+    started anew would be cut off before Ray Train has noted what they hold, and their CPUs and GPUs
+    would be lost to the sweep.
+
+    Args:
+        driver: actor id of the trial's driver; None where it is no actor.
+    """
+
+    def __init__(self, failure_config: FailureConfig, driver: str | None = None) -> None:
+        super().__init__(failure_config)
+        self._driver = driver
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         failures = getattr(training_failed_error, "worker_failures", {})
         if any(isinstance(failure, JobError) for failure in failures.values()):
             return FailureDecision.RAISE
+        if self._driver is not None and not _is_alive(self._driver):
+            return FailureDecision.RAISE
         return super().make_decision(training_failed_error)
+
+
+def _is_alive(actor: str) -> bool:
+    try:
+        state = get_actor(actor, timeout=STATE_SECONDS)
+    except RayStateApiException:
+        return True  # not known: as Ray Train itself would go on
+    return state is not None and state.state != "DEAD"
 
 
 class _NoDatasets(WorkerGroupCallback):

@@ -22,11 +22,15 @@ pytestmark = [
 
 
 def test_each_process_of_a_trial_is_killed(tmp_path: Path, unhurt: dict[str, Any]) -> None:
-    """Worker, driver and controller, in the search; then the worker again, in a retraining."""
+    """Worker, drivers and controller, in the search; then the worker again, in a retraining.
+
+    A driver for each CPU: with what its trial held lost, nothing could go on.
+    """
     root = tmp_path / "runs" / "small"
     sweep = SweepProcess(tmp_path, SMALL)
     for phase, title in (
         ("search", "ray::RayTrainWorker"),
+        ("search", "ray::ImplicitFunc"),
         ("search", "ray::ImplicitFunc"),
         ("search", "ray::TrainController"),
         ("retrain", "ray::RayTrainWorker"),

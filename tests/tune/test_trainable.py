@@ -2,12 +2,14 @@ import errno
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ray.train import FailureConfig
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.util.state.exception import RayStateApiException
 
 from dasvit.config import DataConfig, RetrainConfig, SearchConfig
 from dasvit.trace import read_trace
@@ -186,6 +188,26 @@ def test_no_restart_after_what_would_come_again(others: tuple[Exception, ...]) -
     # It was none of the restarts that other errors have.
     assert policy.make_decision(failed(OSError("away"))) is FailureDecision.RETRY
     assert policy.make_decision(failed(OSError("away"))) is FailureDecision.RAISE
+
+
+@pytest.mark.parametrize(
+    ("driver", "decision"),
+    [("ALIVE", "RETRY"), ("DEAD", "RAISE"), (None, "RAISE"), ("no answer", "RETRY")],
+)
+def test_no_restart_for_a_driver_that_is_gone(
+    driver: str | None, decision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its scheduler stopped it, or it was killed: what were started anew nobody would free."""
+
+    def get_actor(actor: str, timeout: int) -> Any:
+        assert actor == "ab12"
+        if driver == "no answer":
+            raise RayStateApiException("away")
+        return driver and SimpleNamespace(state=driver)
+
+    monkeypatch.setattr("tune.trainer.get_actor", get_actor)
+    policy = RestartPolicy(FailureConfig(max_failures=1), driver="ab12")
+    assert policy.make_decision(failed(OSError("away"))).name == decision
 
 
 def test_the_reason_is_that_of_the_worker_that_failed_by_itself() -> None:
