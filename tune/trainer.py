@@ -1,10 +1,16 @@
 """Ray Train's trainer as the trials need it: what it restarts, and what it does not start."""
 
+import os
 from typing import Any
 
 import ray
+from ray.train.v2._internal.callbacks import placement_group_callback
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
+from ray.train.v2._internal.execution.controller.placement_group_cleaner import (
+    PlacementGroupCleaner,
+)
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2.api.config import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
@@ -30,8 +36,12 @@ class JobTrainer(TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         assert not self.datasets
+        ours: dict[type, type] = {
+            DatasetsCallback: _NoDatasets,
+            PlacementGroupCleanerCallback: _CleanUpHere,
+        }
         return [
-            _NoDatasets() if isinstance(callback, DatasetsCallback) else callback
+            ours[type(callback)]() if type(callback) in ours else callback
             for callback in super()._create_default_callbacks()
         ]
 
@@ -69,9 +79,29 @@ class RestartPolicy(DefaultFailurePolicy):
 def _is_alive(actor: str) -> bool:
     try:
         state = get_actor(actor, timeout=STATE_SECONDS)
-    except RayStateApiException:
+    except (RayStateApiException, OSError, RuntimeError, ValueError):
         return True  # not known: as Ray Train itself would go on
     return state is not None and state.state != "DEAD"
+
+
+def _ask_this_cluster() -> None:
+    """Ray's state service looks for a cluster on this machine, and gives up where there are two."""
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+
+
+class _CleanUpHere(PlacementGroupCleanerCallback):
+    """What frees the CPUs and GPUs of a controller that was killed: beside other clusters too."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        _ask_this_cluster()  # for the restart policy, in this process
+        placement_group_callback.PlacementGroupCleaner = _Cleaner  # that starts its process
+        super().after_controller_start(train_run_context)
+
+
+class _Cleaner(PlacementGroupCleaner):
+    def __init__(self, **options: Any) -> None:
+        _ask_this_cluster()
+        super().__init__(**options)
 
 
 class _NoDatasets(WorkerGroupCallback):
