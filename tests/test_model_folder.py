@@ -51,7 +51,7 @@ def test_a_retraining_leaves_a_folder_that_timm_loads(trained_encoder: Path) -> 
     facts = open_trained(trained_encoder, CPU).facts
     assert tuple(cfg["mean"]) == facts.mean and tuple(cfg["std"]) == facts.std
     data = resolve_data_config(model=model)
-    assert (data["input_size"], data["crop_pct"]) == ((1, 8, 8), 1.0)
+    assert (tuple(data["input_size"]), data["crop_pct"]) == ((1, 8, 8), 1.0)
     assert data["crop_mode"] == "center" and data["interpolation"] == "bilinear"
     assert config.data.image_size == facts.image_size == 8
 
