@@ -98,16 +98,18 @@ def run_search_trials(
 
 
 class _Asha(AsyncHyperBandScheduler):
-    """ASHA that lets the configurations before a number go on: a sweep's own settings and its
-    baseline are there to be compared with. Others are measured by them all the same."""
+    """ASHA that lets some searches go on, and measures the others by them all the same: one that has
+    had all its epochs and is about to derive (a rung may lie there), and the configurations before
+    a number, a sweep's own settings and its baseline, which are there to be compared with."""
 
-    def __init__(self, spared: int, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._spared = spared
+    def __init__(self, spared: int, max_t: int, **settings: Any) -> None:
+        super().__init__(max_t=max_t, stop_last_trials=False, **settings)
+        self._spared, self._last = spared, max_t
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
-        return self.CONTINUE if trial.config[CONFIG_INDEX] < self._spared else decision
+        done = result.get("epoch", 0) >= self._last
+        return self.CONTINUE if done or trial.config[CONFIG_INDEX] < self._spared else decision
 
 
 def asha(
@@ -128,7 +130,6 @@ def asha(
         max_t=total_epochs,
         grace_period=grace_epochs,
         reduction_factor=reduction_factor,
-        stop_last_trials=False,  # a search that has had all its epochs is about to derive
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -115,6 +116,18 @@ def test_asha_stops_the_one_that_lags() -> None:
     assert [tell(good, epoch, 0.6) for epoch in range(2, 7)] == ["CONTINUE"] * 5
     final = {"finished": 1, "supernet_accuracy": 0.6}
     assert scheduler.on_trial_result(None, good, final) == "CONTINUE"
+
+
+def test_asha_ends_nobody_who_has_had_all_epochs() -> None:
+    """With 9 epochs from 1 by 3 there is a rung at the last."""
+    scheduler: Any = asha(total_epochs=9, grace_epochs=1, reduction_factor=3)
+    for number in range(4):
+        trial = SimpleNamespace(trial_id=str(number), config={CONFIG_INDEX: number})
+        scheduler.on_trial_add(None, trial)
+        for epoch in range(1, 10):
+            score = 0.9 if epoch < 9 else 0.9 - 0.1 * number
+            result = {"epoch": epoch, "supernet_accuracy": score, "training_iteration": epoch}
+            assert scheduler.on_trial_result(None, trial, result) == "CONTINUE"
 
 
 def test_a_stopped_search_is_neither_failed_nor_finished(stopped_job: Job, tmp_path: Path) -> None:
