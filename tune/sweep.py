@@ -98,7 +98,7 @@ def run_search_trials(
 
 
 class _Asha(AsyncHyperBandScheduler):
-    """ASHA that lets some searches go on, and measures the others by them all the same: one that has
+    """ASHA that lets some searches go on, and measures others by them all the same: one that has
     had all its epochs and is about to derive (a rung may lie there), and the configurations before
     a number, a sweep's own settings and its baseline, which are there to be compared with."""
 
