@@ -125,7 +125,7 @@ class Outcome:
     def chosen(self, count: int) -> list[GenotypeSummary]:
         """The encoders to retrain, in the order of the ranking: the best; with several objectives,
         the best and others evenly along the front."""
-        if not self.costs:
+        if not self.costs or not self.ranking:
             return self.ranking[:count]
         names = spread_out([s.hash for s in self.front], count)
         best = self.ranking[0].hash

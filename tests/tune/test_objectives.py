@@ -110,6 +110,13 @@ def test_what_is_chosen(several: Outcome) -> None:
     assert worst not in {s.hash for s in several.chosen(3)}
 
 
+def test_before_any_search_has_finished(several: Outcome) -> None:
+    """The baselines' costs are known from the start."""
+    none = dataclasses.replace(several, search=(), costs={"vit": {"macs": 5, "params": 10}})
+    assert (none.ranking, none.front, none.chosen(2), none.best_configs(2)) == ([], [], [], [])
+    assert table(none)[0][-1] == "Pareto front"
+
+
 def test_of_equal_scores_the_cheaper_one_leads(
     outcome: Outcome, make_chain: Any, search_trial: Any
 ) -> None:
