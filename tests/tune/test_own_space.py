@@ -70,6 +70,7 @@ def test_other_contents_are_another_space(own) -> None:
         ("return ['xi']", "returned list, not a dictionary"),
         ("return {'xi': 1 / 0}", "ZeroDivisionError"),
         ("return {", "SyntaxError"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
     ],
 )
 def test_a_bad_space_is_one_line(own, search_config: SearchConfig, body: str, message: str) -> None:

@@ -20,7 +20,7 @@ from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.space import first_draws
 from tune.trainable import RetrainSetup, SearchSetup, failure_recorder, root_cause
 from tune.trainer import RestartPolicy
-from tune.trials import load_search_trial, read_failure
+from tune.trials import ERROR_FILE, STOP_FILE, load_search_trial, read_failure, read_stop
 
 NEED = Demand(cpus=1, gpus=0.0, concurrent=2)
 
@@ -216,6 +216,17 @@ def test_the_reason_is_that_of_the_worker_that_failed_by_itself() -> None:
     assert root_cause(failed(BROKEN_OFF, away, JobError("bad\nvalue"))) == "bad\nvalue"
     assert "Connection closed" in root_cause(failed(BROKEN_OFF))
     assert root_cause(OSError("")) == "OSError"
+
+
+def test_malformed_records_are_named(search_job: Job) -> None:
+    search_job.record_stop(epochs=1, score=0.5)
+    stop = read_stop(search_job.folder)
+    assert stop is not None and stop.score == 0.5
+    for name, read in ((STOP_FILE, read_stop), (ERROR_FILE, read_failure)):
+        for text in ("{}", "[]"):
+            (search_job.folder / name).write_text(text)
+            with pytest.raises(ValueError, match=f"{name} is no record of .*; delete it"):
+                read(search_job.folder)
 
 
 def test_a_job_travels_between_processes(search_job: Job) -> None:
