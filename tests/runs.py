@@ -96,6 +96,18 @@ def crash_at(moment: Callable[[Any], bool]) -> Callable[[Any], None]:
     return report
 
 
+def crash_after_saving(monkeypatch: pytest.MonkeyPatch, module: ModuleType, epoch: int) -> None:
+    """The loop in `module` ends right after the checkpoint of an epoch."""
+    save = module.save_checkpoint
+
+    def save_and_crash(path: Path, kind: str, state: dict[str, Any]) -> None:
+        save(path, kind, state)
+        if state["epoch"] == epoch + 1:
+            raise CrashError
+
+    monkeypatch.setattr(module, "save_checkpoint", save_and_crash)
+
+
 def rows_without_times(path: Path) -> list[dict[str, Any]]:
     """The rows of a run's trace but for their wall times."""
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_trace(path)]

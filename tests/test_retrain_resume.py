@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import runs
@@ -37,14 +36,7 @@ def crash_before_checkpoint(
 def crash_after_checkpoint(
     monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> Callable[[Event], None] | None:
-    save = dasvit.retrain.save_checkpoint
-
-    def save_and_crash(path: Path, kind: str, state: dict[str, Any]) -> None:
-        save(path, kind, state)
-        if state["epoch"] == epoch + 1:
-            raise CrashError
-
-    monkeypatch.setattr(dasvit.retrain, "save_checkpoint", save_and_crash)
+    runs.crash_after_saving(monkeypatch, dasvit.retrain, epoch)
     return None
 
 

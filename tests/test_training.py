@@ -37,18 +37,6 @@ ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    runs.few_images(monkeypatch, dasvit.retrain)
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("genotype") / "genotype.json"
-    ENCODER.save(path)
-    return str(path)
-
-
 def weights(folder: Path) -> dict[str, Tensor]:
     return safetensors.torch.load_file(folder / "model.safetensors")
 
@@ -91,7 +79,7 @@ def test_norms_and_biases_decay_unless_told_not_to() -> None:
     ]
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_retrained")
 def test_another_optimizer_of_timm(tmp_path: Path) -> None:
     retrain(retrain_config(model="vit", optimizer="lamb", epochs=2), tmp_path)
     with pytest.raises(ValueError, match="optimizer 'adamm' is unknown"):
@@ -148,8 +136,8 @@ def test_stochastic_depth_drops_operations_and_no_identity() -> None:
     assert set(cell.state_dict()) == set(kept.state_dict())
 
 
-def test_stochastic_depth_grows_with_the_layers(encoder: str) -> None:
-    config = retrain_config(model=encoder, depth=3, drop_path=0.2)
+def test_stochastic_depth_grows_with_the_layers(genotype_path: str) -> None:
+    config = retrain_config(model=genotype_path, depth=3, drop_path=0.2)
     model: Any = build_model(config, in_channels=1, num_classes=10)
     rates = [getattr(cell.drop_path, "drop_prob", 0.0) for cell in model.cells]
     assert rates == pytest.approx([0.0, 0.1, 0.2])
@@ -191,7 +179,7 @@ def test_the_average_follows_the_weights() -> None:
     assert make_average(retrain_config(), run.model) is None
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_retrained")
 def test_the_average_is_what_is_saved(tmp_path: Path) -> None:
     config = retrain_config(model="vit", epochs=2)
     retrain(config, tmp_path / "plain")
@@ -208,9 +196,9 @@ def test_the_average_is_what_is_saved(tmp_path: Path) -> None:
 # --- Restart
 
 
-@pytest.mark.usefixtures("few")
-def test_a_modern_recipe_resumes_to_the_same_end(encoder: str, tmp_path: Path) -> None:
-    base = retrain_config(model=encoder, epochs=3, data=replace(DIGITS, augment="none"))
+@pytest.mark.usefixtures("few_retrained")
+def test_a_modern_recipe_resumes_to_the_same_end(genotype_path: str, tmp_path: Path) -> None:
+    base = retrain_config(model=genotype_path, epochs=3, data=replace(DIGITS, augment="none"))
     config = replace(modern(base), epochs=3, warmup_epochs=1, accumulate=2, warmup_lr=1e-7)
     assert config.mixup and config.ema_decay and config.drop_path and config.data.augment == "rand"
     retrain(config, tmp_path / "whole")
@@ -233,7 +221,7 @@ def test_modern_presets() -> None:
 # --- Several processes
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_retrained")
 def test_result_says_what_memory_it_took(tmp_path: Path) -> None:
     result = retrain(retrain_config(model="vit", epochs=2), tmp_path)
     assert result.peak_memory_bytes is not None
@@ -278,10 +266,10 @@ def two_processes(config: RetrainConfig, out: Path, store: Path) -> list[str]:
     return [out for out, _ in done]
 
 
-def test_two_processes_train_what_one_trains(encoder: str, tmp_path: Path) -> None:
+def test_two_processes_train_what_one_trains(genotype_path: str, tmp_path: Path) -> None:
     # Plain descent: Adam makes steps of rounding where a gradient is 0, as of the keys' biases.
     config = retrain_config(
-        model=encoder,
+        model=genotype_path,
         optimizer="sgd",
         lr=0.05,
         epochs=2,
@@ -347,7 +335,7 @@ def test_too_little_disk_is_found_before_training(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("few")
+@pytest.mark.usefixtures("few_retrained")
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
