@@ -14,7 +14,7 @@ from dasvit.metrics import (
     operation_share,
 )
 
-__all__ = ["ProgressReport", "duration"]
+__all__ = ["ProgressReport", "counted", "duration"]
 
 
 def duration(seconds: float) -> str:
@@ -25,6 +25,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 class ProgressReport:

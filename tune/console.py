@@ -5,7 +5,7 @@ import sys
 from collections.abc import Collection
 
 from dasvit.presets import PAPER_PRESET
-from dasvit.progress import duration
+from dasvit.progress import counted, duration
 from tune.cluster import Cluster, Demand
 from tune.folder import ResultFolder
 from tune.leaderboard import table
@@ -21,12 +21,12 @@ SHOWN_ROWS = 8
 def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[str]) -> None:
     search, retrain = plan.search, plan.retrain
     names = ("gamma_max" if name == GAMMA_FRACTION else name for name in space)
-    drawn = _count(plan.num_random, "random encoder") if plan.num_random else ""
+    drawn = counted(plan.num_random, "random encoder") if plan.num_random else ""
     if plan.num_searches:
         print(
             f"preset {preset}: search on {search.data.dataset}, "
-            f"{_count(plan.num_configs, 'configuration')} × {_count(plan.seeds, 'seed')} = "
-            f"{_count(plan.num_searches, 'trial')} of {search.total_epochs} epochs, over "
+            f"{counted(plan.num_configs, 'configuration')} × {counted(plan.seeds, 'seed')} = "
+            f"{counted(plan.num_searches, 'trial')} of {search.total_epochs} epochs, over "
             f"{', '.join(names)}"
         )
         if against := against_plain_darts(search, plan.fixed):
@@ -40,18 +40,18 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
         if plan.check_seeds:
             print(
                 f"then the best {plan.retrain_top} of them again on "
-                f"{_count(plan.check_seeds, 'fresh seed')}"
+                f"{counted(plan.check_seeds, 'fresh seed')}"
             )
-        best = f"the best {_count(plan.retrain_top, 'encoder')}"
+        best = f"the best {counted(plan.retrain_top, 'encoder')}"
         if len(plan.objectives) > 1:
             print(f"objectives: accuracy, and the least {' and '.join(plan.objectives[1:])}")
-            best = f"{_count(plan.retrain_top, 'encoder')} of the Pareto front"
+            best = f"{counted(plan.retrain_top, 'encoder')} of the Pareto front"
         found = f"{best}, {drawn}" if drawn else best
         models = f"then {found} and a plain ViT"
     else:
         models = f"preset {preset}: {drawn} and a plain ViT"
     print(
-        f"{models} × {_count(plan.retrain_seeds, 'seed')} on "
+        f"{models} × {counted(plan.retrain_seeds, 'seed')} on "
         f"{retrain.data.dataset}, {retrain.epochs} epochs each\nresults in {folder.root}"
     )
     if preset != PAPER_PRESET:
@@ -60,10 +60,6 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
             f"{PAPER_PRESET} --data-dir DIR --num-samples {plan.num_samples}"
         )
     print("starting Ray …", flush=True)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def print_machine(cluster: Cluster, need: Demand) -> None:

@@ -3,6 +3,7 @@
 The test accuracies are read here to judge the search. Nothing is chosen by them.
 """
 
+from dasvit.progress import counted
 from tune.aggregate import Spread, rank_configs, seed_count
 from tune.estimates import Estimate, mean_difference, rank_correlation
 from tune.outcome import Outcome
@@ -42,7 +43,7 @@ def gain_sentence(outcome: Outcome) -> str:
     seeds = sum(t.model == best for t in outcome.retrained)
     text = (
         f"The encoder that ranks first ({best}, {seed_count(seeds, outcome.retrain_seeds)}) tests "
-        f"{100 * gain.value:+.1f} points from the mean of {_count(gain.count, 'random encoder')}"
+        f"{100 * gain.value:+.1f} points from the mean of {counted(gain.count, 'random encoder')}"
     )
     if gain.low is None or gain.high is None:
         return f"{text}; an interval needs two seeds and two random encoders that differ."
@@ -101,10 +102,6 @@ def _score(values: Spread, asked: int) -> str:
     mean = f"{100 * values.mean:.1f}"
     std = "" if values.std is None else f" ± {100 * values.std:.1f}"
     return f"{mean}{std} ({seed_count(values.count, asked)})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _points(ratio: float) -> str:
