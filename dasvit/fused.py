@@ -2,10 +2,9 @@
 
 The candidates of all edges that leave one node read the same tokens. Their pre-norms have no
 affine part of their own (the linear layer behind holds it), so one normalisation serves them all;
-their input projections are the rows of two matrices, their GELUs one call, attention with equally
-many heads one call. In the weight pass, where the operation weights are constants, they scale the
-output projections, which are then accumulated: no candidate's output is held on its own. In the
-alpha passes the candidates' outputs are what the gradient of their weights needs.
+their q, k and v are the rows of one matrix, attention with equally many heads is one call, the
+hidden units of an edge and their GELU are one. The operation weights scale the output projections,
+which are then accumulated: no candidate's output is ever held on its own (`weighted_linear`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,18 +19,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dasvit.cell import SearchCell, add_to_node
-from dasvit.gelu_linear import add_gelu_linear
 from dasvit.genotype import NUM_INPUTS, edge_list
 from dasvit.mixed_edge import MixedEdge
 from dasvit.ops import IDENTITY, MLP, MSA, Identity, Zero
 from dasvit.tokens import TokenSelector, scatter_tokens
+from dasvit.weighted_linear import autocast_dtype, weighted_linear
 
 __all__ = ["FusedCell"]
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a candidate lies: rows of the input projection, columns of its edge's output one."""
+    """Where a candidate lies: rows of an input projection, columns of its edge's output one."""
 
     candidate: int
     rows: tuple[slice, ...]
@@ -70,7 +69,10 @@ class _SourceEdges(nn.Module):
         self.qkv_weight, self.qkv_bias = _projection(
             3 * dim * sum(map(len, attention.values())), dim
         )
-        self.fc1_weight, self.fc1_bias = _projection(sum(self.hidden), dim)
+        # Apart for every edge: the gradient of a common one would have to be put together first.
+        hidden_layers = [_projection(units, dim) for units in self.hidden]
+        self.fc1_weights = nn.ParameterList(weight for weight, _ in hidden_layers)
+        self.fc1_biases = nn.ParameterList(bias for _, bias in hidden_layers)
         widths = [max((p.columns.stop for p in places), default=0) for places in self.places]
         self.out_weights = nn.ParameterList(nn.Parameter(torch.empty(dim, w)) for w in widths)
         self.out_biases = nn.ParameterList(
@@ -88,7 +90,7 @@ class _SourceEdges(nn.Module):
         )
         for e, places in enumerate(self.places):
             candidates = [p.candidate for p in places]
-            columns = [p.candidate for p in places for _ in range(p.width)]
+            columns = [i for i, p in enumerate(places) for _ in range(p.width)]
             self.register_buffer(f"fused_{e}", _index(candidates), persistent=False)
             self.register_buffer(f"columns_{e}", _index(columns), persistent=False)
         self.load(edges)
@@ -97,8 +99,8 @@ class _SourceEdges(nn.Module):
         """A candidate's parameters by their names in `MSA` or `MLP`, as pieces along rows."""
         attention = len(place.rows) == 3
         first, last = ("qkv", "proj") if attention else ("fc1", "fc2")
-        weight = self.qkv_weight if attention else self.fc1_weight
-        bias = self.qkv_bias if attention else self.fc1_bias
+        weight = self.qkv_weight if attention else self.fc1_weights[e]
+        bias = self.qkv_bias if attention else self.fc1_biases[e]
         number = self.places[e].index(place)
         return {
             f"{first}.weight": [weight[rows] for rows in place.rows],
@@ -139,10 +141,12 @@ class _SourceEdges(nn.Module):
     ) -> tuple[Float[Tensor, "batch tokens dim"], ...]:
         """The outputs of the edges under their operation weights."""
         normalised = F.layer_norm(x, (self.dim,))
+        # Once for all products under autocast, which would do it for each.
+        normalised = normalised.to(autocast_dtype(x))
         inputs: list[list[Tensor]] = [[] for _ in rows]
-        for e, part in chain(self._attention(normalised), self._hidden(normalised)):
+        for e, part in self._attention(normalised):
             inputs[e].append(part)
-        return tuple(self._edge(e, x, row, inputs[e]) for e, row in enumerate(rows))
+        return tuple(self._edge(e, x, normalised, row, inputs[e]) for e, row in enumerate(rows))
 
     def _attention(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
         """(edge, heads' outputs side by side (batch · tokens, dim)) of all attentions."""
@@ -161,60 +165,37 @@ class _SourceEdges(nn.Module):
             out = out.reshape(batch * tokens, len(edges) * dim)
             yield from zip(edges, out.split(dim, dim=1), strict=True)
 
-    def _hidden(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """(edge, hidden units of its MLPs before GELU, side by side (batch · tokens, units))."""
-        if not sum(self.hidden):
-            return
-        hidden = F.linear(x, self.fc1_weight, self.fc1_bias).flatten(0, 1)
-        for e, part in enumerate(hidden.split(self.hidden, dim=1)):
-            if self.hidden[e]:
-                yield e, part
-
-    def _edge(self, e: int, x: Tensor, row: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+    def _edge(
+        self, e: int, x: Tensor, normalised: Tensor, row: Tensor, inputs: Sequence[Tensor]
+    ) -> Tensor:
         terms = []
-        if inputs:
-            project = self._separately if row.requires_grad else self._together
+        if self.places[e]:
+            hidden = None
+            if self.hidden[e]:
+                hidden = F.linear(normalised, self.fc1_weights[e], self.fc1_biases[e])
+                hidden = hidden.flatten(0, 1)
+            fused = weighted_linear(
+                row.index_select(0, self.get_buffer(f"fused_{e}")),
+                [place.width for place in self.places[e]],
+                self.get_buffer(f"columns_{e}"),
+                self.out_weights[e],
+                self.out_biases[e],
+                inputs,
+                hidden,
+            )
             # In the tokens' own precision, as they are summed up over the layers.
-            terms.append(project(e, row, inputs).view(x.shape).to(x.dtype))
+            terms.append(fused.view(x.shape).to(x.dtype))
         if IDENTITY in self.names[e]:
             terms.append(row[self.names[e].index(IDENTITY)] * x)
         terms += [row[int(i)] * op(x) for i, op in self.others[e].named_children()]
         return sum(terms[1:], start=terms[0]) if terms else torch.zeros_like(x)
-
-    def _separately(self, e: int, row: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-        """`Σ_i a_i · (x_i W_iᵀ + b_i)`, term by term."""
-        widths = [place.width for place in self.places[e]]
-        columns = self.out_weights[e].split(widths, dim=1)
-        parts = list(inputs)
-        if self.hidden[e]:
-            units = F.gelu(parts.pop())
-            parts += units.split(widths[len(parts) :], dim=1)
-        terms = [
-            row[place.candidate] * F.linear(x, weight, bias)
-            for place, x, weight, bias in zip(
-                self.places[e], parts, columns, self.out_biases[e], strict=True
-            )
-        ]
-        return sum(terms[1:], start=terms[0])
-
-    def _together(self, e: int, row: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-        """The same as `Σ_i x_i (a_i W_i)ᵀ + Σ_i a_i b_i`."""
-        scaled = self.out_weights[e] * row.index_select(0, self.get_buffer(f"columns_{e}"))
-        pairs = list(zip(inputs, scaled.split([x.shape[1] for x in inputs], dim=1), strict=True))
-        hidden = pairs.pop() if self.hidden[e] else None
-        out = None
-        for x, weight in pairs:
-            out = F.linear(x, weight) if out is None else torch.addmm(out, x, weight.T)
-        if hidden:
-            out = add_gelu_linear(out, *hidden)
-        return out + row.index_select(0, self.get_buffer(f"fused_{e}")) @ self.out_biases[e]
 
 
 def _places(
     attention: dict[int, list[tuple[int, int]]], hidden: list[list[tuple[int, int]]], dim: int
 ) -> list[list[_Place]]:
     """By edge. Rows of q, k and v lie by number of heads: q of all its members, then k, then v;
-    columns by number of heads, and then the hidden units."""
+    columns by number of heads, and then the edge's hidden units."""
     places: list[list[_Place]] = [[] for _ in hidden]
     columns = [0] * len(hidden)
     start = 0
@@ -226,8 +207,8 @@ def _places(
             places[e].append(_Place(i, rows, slice(columns[e], columns[e] + dim)))
             columns[e] += dim
         start += 3 * size
-    start = 0
     for e, widths in enumerate(hidden):
+        start = 0
         for i, width in widths:
             rows = (slice(start, start + width),)
             places[e].append(_Place(i, rows, slice(columns[e], columns[e] + width)))
