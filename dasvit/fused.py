@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from dasvit.attention import attention
 from dasvit.cell import SearchCell, add_to_node
 from dasvit.genotype import NUM_INPUTS, edge_list
 from dasvit.mixed_edge import MixedEdge
@@ -161,7 +162,7 @@ class _SourceEdges(nn.Module):
                 part.view(batch, tokens, len(edges) * heads, dim // heads).transpose(1, 2)
                 for part in qkv_parts
             )
-            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+            out = attention(q, k, v).transpose(1, 2)
             out = out.reshape(batch * tokens, len(edges) * dim)
             yield from zip(edges, out.split(dim, dim=1), strict=True)
 

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dasvit.attention import attention
+
 __all__ = [
     "IDENTITY",
     "MLP",
@@ -102,7 +104,7 @@ class MSA(nn.Module):
         batch, tokens, dim = x.shape
         qkv = self.qkv(self.norm(x)).view(batch, tokens, 3, self.heads, dim // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (batch, heads, tokens, dim / heads)
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = attention(q, k, v)
         out = out.transpose(1, 2).reshape(batch, tokens, dim)
         return self.dropout(self.proj(out))
 
