@@ -8,8 +8,8 @@ from torch import Tensor
 __all__ = ["FEW_TOKENS", "attention"]
 
 FEW_TOKENS = range(16, 49)
-"""On a CPU plain products beat PyTorch's kernel for these numbers of tokens, 1.0 to 1.8 times at
-widths 48 and 192; with more or fewer they lose. See docs/performance.md."""
+"""Numbers of tokens for which plain products beat PyTorch's kernel on a CPU, 1.0 to 1.8 times at
+widths 48 and 192; with fewer they lose, with more at large batches. See docs/performance.md."""
 
 
 def attention(
