@@ -76,7 +76,9 @@ def _attached_weight_gradient(model: SuperNet, batch: Batch) -> tuple[list[Tenso
     images, labels = batch
     logits = model(images)
     loss = F.cross_entropy(logits, labels)
-    grads = torch.autograd.grad(loss, model.weight_parameters())
+    grads = torch.autograd.grad(
+        loss, model.weight_parameters(), allow_unused=True, materialize_grads=True
+    )
     return list(grads), loss.detach(), logits.detach()
 
 

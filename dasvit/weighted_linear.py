@@ -103,7 +103,9 @@ class _WeightedLinear(torch.autograd.Function):
             grad_x = grad @ part
             if by_input:
                 grad_columns.append((grad_x * x).sum(dim=0, dtype=scales.dtype))
-                grad_x = grad_x * s.to(ctx.dtype)
+                scale = s.to(ctx.dtype)
+                # In place unless this pass is itself differentiated: memory is short here.
+                grad_x = grad_x * scale if torch.is_grad_enabled() else grad_x.mul_(scale)
             grad_inputs.append(grad_x if needed else None)
         grad_hidden = grad_inputs.pop() if hidden is not None else None
         if grad_hidden is not None:
