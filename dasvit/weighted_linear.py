@@ -93,16 +93,22 @@ class _WeightedLinear(torch.autograd.Function):
         grad_columns: list[Tensor] = []
         tensors = inputs if hidden is None else [*inputs, hidden]
         needs = needs_inputs if hidden is None else [*needs_inputs, needs_hidden]
-        pieces = by_column.split([x.shape[1] for x in tensors])
-        for (x, part), needed, s in zip(_parts(hidden, inputs, used), needs, pieces, strict=True):
+        sizes = [t.shape[1] for t in tensors]
+        for tensor, part, needed, s in zip(
+            tensors, used.split(sizes, dim=1), needs, by_column.split(sizes), strict=True
+        ):
+            x = F.gelu(tensor) if tensor is hidden else tensor
             if needs_weight:
                 grad_weights.append(grad.T @ x)
+            # GELU's values are not held beside what follows.
+            kept = x if by_input else None
+            del x
             if not (needed or by_input):
                 grad_inputs.append(None)
                 continue
             grad_x = grad @ part
-            if by_input:
-                grad_columns.append((grad_x * x).sum(dim=0, dtype=scales.dtype))
+            if kept is not None:
+                grad_columns.append((grad_x * kept).sum(dim=0, dtype=scales.dtype))
                 scale = s.to(ctx.dtype)
                 # In place unless this pass is itself differentiated: memory is short here.
                 grad_x = grad_x * scale if torch.is_grad_enabled() else grad_x.mul_(scale)
