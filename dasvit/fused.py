@@ -4,7 +4,8 @@ The candidates of all edges that leave one node read the same tokens. Their pre-
 affine part of their own (the linear layer behind holds it), so one normalisation serves them all;
 their q, k and v are the rows of one matrix, attention with equally many heads is one call, the
 hidden units of an edge and their GELU are one. The operation weights scale the output projections,
-which are then accumulated: no candidate's output is ever held on its own (`weighted_linear`).
+which are then accumulated: candidates' outputs are held one by one only in an alpha pass on the
+first tokens, where nothing else is (`weighted_linear`).
 """
 
 from collections.abc import Iterator, Sequence

@@ -76,9 +76,8 @@ def test_bytes_of_counts_a_memory_once() -> None:
 
 def test_ours_is_leaner_than_the_reference() -> None:
     """Where tokens weigh more than parameters: half the memory at λ = 1, a quarter at λ = 0.5."""
-    sizes = replace(
-        TINY, image_size=40
-    )  # attention through PyTorch's kernel at both λ, as on a GPU
+    # Attention through PyTorch's kernel at both λ, as on a GPU.
+    sizes = replace(TINY, image_size=40)
     whole, half = (Cell(stage=1, token_ratio=r, batch_size=16, order=1) for r in (1.0, 0.5))
     batches = make_batches(whole, sizes, CPU)
     ways = {
