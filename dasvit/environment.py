@@ -1,8 +1,10 @@
 """What a result was made with: versions, commit, machine."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 
 import dasvit
 
-__all__ = ["environment", "resolve_device"]
+__all__ = ["check_compiler", "environment", "resolve_device"]
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "ray", "optuna", "scikit-learn")
 
@@ -37,6 +39,24 @@ def resolve_device(device: str) -> torch.device:
             "use --device cpu"
         )
     return resolved
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuse `torch.compile` where what it needs is missing: found out here, not in the first step.
+
+    Raises:
+        ValueError: no C++ compiler for a CPU; no Triton or no C compiler for a GPU.
+    """
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ValueError("compile needs the Python package triton on a GPU; pip install triton")
+    names = ("CXX", "g++", "clang++") if device.type == "cpu" else ("CC", "gcc", "clang")
+    variable, *programs = names
+    programs = [os.environ[variable]] if os.environ.get(variable) else programs
+    if not any(map(shutil.which, programs)):
+        raise ValueError(
+            f"compile needs a compiler ({' or '.join(programs)}), which is not there: install one "
+            f"and name it in {variable}, or leave compile out"
+        )
 
 
 def _git_commit() -> str | None:

@@ -145,27 +145,28 @@ class _SourceEdges(nn.Module):
         normalised = F.layer_norm(x, (self.dim,))
         # Once for all products under autocast, which would do it for each.
         normalised = normalised.to(autocast_dtype(x))
-        inputs: list[list[Tensor]] = [[] for _ in rows]
-        for e, part in self._attention(normalised):
-            inputs[e].append(part)
+        inputs = self._attention(normalised)
         return tuple(self._edge(e, x, normalised, row, inputs[e]) for e, row in enumerate(rows))
 
-    def _attention(self, x: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """(edge, heads' outputs side by side (batch · tokens, dim)) of all attentions."""
+    def _attention(self, x: Tensor) -> list[list[Tensor]]:
+        """By edge, the heads' outputs side by side (batch · tokens, dim) of each attention."""
+        found: list[list[Tensor]] = [[] for _ in self.names]
         if not self.heads:
-            return
+            return found
         batch, tokens, dim = x.shape
         qkv = F.linear(x, self.qkv_weight, self.qkv_bias)
         sizes = [len(edges) * dim for _, edges in self.heads for _ in range(3)]
-        parts = iter(qkv.split(sizes, dim=-1))
-        for (heads, edges), *qkv_parts in zip(self.heads, parts, parts, parts, strict=True):
+        parts = qkv.split(sizes, dim=-1)
+        for number, (heads, edges) in enumerate(self.heads):
             q, k, v = (
                 part.view(batch, tokens, len(edges) * heads, dim // heads).transpose(1, 2)
-                for part in qkv_parts
+                for part in parts[3 * number : 3 * number + 3]
             )
             out = attention(q, k, v).transpose(1, 2)
             out = out.reshape(batch * tokens, len(edges) * dim)
-            yield from zip(edges, out.split(dim, dim=1), strict=True)
+            for e, part in zip(edges, out.split(dim, dim=1), strict=True):
+                found[e].append(part)
+        return found
 
     def _edge(
         self, e: int, x: Tensor, normalised: Tensor, row: Tensor, inputs: Sequence[Tensor]

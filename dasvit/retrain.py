@@ -9,7 +9,7 @@ from dasvit.complexity import check_num_params
 from dasvit.config import RetrainConfig, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
 from dasvit.distributed import current_processes
-from dasvit.environment import resolve_device
+from dasvit.environment import check_compiler, resolve_device
 from dasvit.files import check_free_space
 from dasvit.folder import check_folder, note_skipped, open_folder
 from dasvit.metrics import Report, RetrainResult, tee
@@ -83,6 +83,8 @@ def retrain(
             f"got {config.batch_size}"
         )
     where = resolve_device(device)
+    if config.compile:
+        check_compiler(where)
     settings = config_to_dict(config)
     check_folder(out_dir, RETRAIN_KIND, settings, resume=resume)
     if resume and (out_dir / "result.json").exists():

@@ -17,7 +17,7 @@ from dasvit.complexity import check_num_params
 from dasvit.config import OUTER_SETTINGS, SearchConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
 from dasvit.derive import derive
-from dasvit.environment import resolve_device
+from dasvit.environment import check_compiler, resolve_device
 from dasvit.files import first_line
 from dasvit.folder import check_folder, note_skipped, open_folder, read_settings
 from dasvit.genotype import Genotype
@@ -79,11 +79,14 @@ def search(
         device: "cpu", "cuda", "cuda:1", or "auto".
 
     Raises:
-        ValueError: settings that cannot run, or an `out_dir` that holds another run.
+        ValueError: settings that cannot run, no compiler for `compile`, or an `out_dir` that holds
+            another run.
         FloatingPointError: a loss that is not finite; the last checkpoint is kept.
     """
     check_search(config)
     where = resolve_device(device)
+    if config.compile:
+        check_compiler(where)
     out_dir = Path(out_dir)
     settings = config_to_dict(config)
     check_folder(out_dir, KIND, settings, resume=resume)
@@ -184,6 +187,8 @@ class _Run:
             in_channels=self._in_channels,
             num_classes=self._num_classes,
         ).to(self.device)
+        if self.config.compile:
+            self.model.compile_encoders()
         self.step = BilevelStep(self.config, self.model)
 
     @property
@@ -355,7 +360,9 @@ def accuracy(model: nn.Module, split: Split) -> float:
     training = model.training
     model.eval()
     correct = torch.zeros((), device=next(model.parameters()).device)
-    for images, labels in split.batches(EVAL_BATCH):
-        correct += (model(images).argmax(dim=1) == labels).sum()
+    # Not compiled anew for batches of these sizes.
+    with torch.compiler.set_stance("force_eager"):
+        for images, labels in split.batches(EVAL_BATCH):
+            correct += (model(images).argmax(dim=1) == labels).sum()
     model.train(training)
     return correct.item() / len(split)

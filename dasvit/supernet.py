@@ -103,6 +103,20 @@ class SuperNet(nn.Module):
             alpha_init_std * torch.randn(len(self.edge_ops), len(self.edge_ops[0]))
         )
 
+    def compile_encoders(self, backend: str = "inductor") -> None:
+        """Compute the encoders through `torch.compile` from now on.
+
+        A layer's graphs serve all layers. What was compiled before in this process, by whomever,
+        is compiled anew when it is next called: graphs of a stage left behind would count against
+        PyTorch's limit of graphs a function.
+
+        Args:
+            backend: of `torch.compile`.
+        """
+        torch.compiler.reset()
+        for cell in self.cells:
+            cell.compile(backend=backend, dynamic=False)
+
     @property
     def num_layers(self) -> int:
         return len(self.cells)

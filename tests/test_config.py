@@ -95,6 +95,7 @@ def test_data_checks(changes: dict[str, Any], fragments: list[str]) -> None:
         ({"dropout": -0.1}, ["dropout", "-0.1"]),
         ({"dropout": 1.0}, ["dropout", "1.0"]),
         ({"dropout": NAN}, ["dropout", "nan"]),
+        ({"dropout": 0.1, "compile": True}, ["compile", "0.1"]),
         ({"token_ratio": 0.0}, ["token_ratio", "0.0"]),
         ({"token_ratio": -0.5}, ["token_ratio", "-0.5"]),
         ({"token_ratio": 1.01}, ["token_ratio", "1.01"]),

@@ -136,6 +136,9 @@ class SearchConfig:
     recompute: bool = False
     """Keep only the inputs of each node's edges for the backward pass and compute them anew
     there: less memory, more time. Needs `fused`."""
+    compile: bool = False
+    """Compile the encoders with `torch.compile`, once a stage: pays where a stage takes long beside
+    that (docs/performance.md). The same function, its sums in another order. Needs dropout 0."""
     checkpoint_epochs: int = 1
     """Epochs from one checkpoint to the next; each stage's last epoch has one too. A run that is
     killed repeats what came after, to the same end."""
@@ -151,6 +154,11 @@ class SearchConfig:
         require(
             not self.recompute or (self.fused and self.dropout == 0),
             "recompute needs fused, and dropout 0",
+        )
+        require(
+            not self.compile or self.dropout == 0,
+            f"compile needs dropout 0, but got {self.dropout}: the passes of a step would draw "
+            "different masks",
         )
         require(len(self.operations) > 0, "operations must name at least one operation")
         require(
