@@ -62,7 +62,7 @@ def ablations(
             make_ours, replace(cell, token_ratio=1.0), sizes, device, batches, precision=precision
         )
     if compiled:
-        makers[COMPILED] = lambda: _compiled(ours(precision=precision))
+        makers[COMPILED] = partial(ours, precision=precision, compile=True)
     return makers
 
 
@@ -100,9 +100,3 @@ def _square_scores():
     with ExitStack() as stack:
         stack.enter_context(patch.object(TokenSelector, "scores", scores))
         yield
-
-
-def _compiled(runner: Runner) -> Runner:
-    assert isinstance(runner.model, SuperNet)
-    runner.model.compile_encoders()
-    return runner

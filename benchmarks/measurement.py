@@ -49,6 +49,7 @@ class Plan:
         repeats: rounds of a comparison.
         group_seconds: no further round of a comparison after these.
         workers: of the DataLoader.
+        compile: whether ours goes through torch.compile.
         compiled: whether torch.compile is a row of the ablation.
         clock: "wall", or "cpu": see `measure.timed`.
     """
@@ -62,6 +63,7 @@ class Plan:
     repeats: int
     group_seconds: float
     workers: int
+    compile: bool
     compiled: bool
     clock: Clock
 
@@ -96,8 +98,9 @@ class Measurement:
         every.sort(key=lambda group: (plan.batches.index(group[1]), group[0]))
         main = [g for g in every if g[:2] == (plan.orders[0], plan.batches[0])]
         for order, batch_size, stage in main if first else [g for g in every if g not in main]:
-            # On a GPU memory is short, and times are steady: token ratios apart.
-            apart = self.device.type == "cuda"
+            # On a GPU memory is short, and times are steady: token ratios apart. Nor are two
+            # compiled at once: what is compiled next drops what was before.
+            apart = self.device.type == "cuda" or plan.compile
             for ratios in [(r,) for r in plan.ratios] if apart else [plan.ratios]:
                 cells = [
                     Cell(stage=stage, token_ratio=r, batch_size=batch_size, order=order)
@@ -119,8 +122,9 @@ class Measurement:
         precisions = {precision for _, precision in self._variants()}
         rates = {p: matmul_rate(self.device, DTYPES[p], clock=plan.clock) for p in precisions}
         batches = make_batches(cells[0], plan.sizes, self.device)
+        ours = partial(make_ours, compile=plan.compile)
         makers = {
-            key: partial(make_ours, cell, plan.sizes, self.device, batches, precision=precision)
+            key: partial(ours, cell, plan.sizes, self.device, batches, precision=precision)
             if name == "ours"
             else partial(make_reference, cell, plan.sizes, self.device, batches, precision)
             for key, (cell, name, precision) in variants.items()
@@ -220,13 +224,17 @@ class Measurement:
         plan = self.plan
         cells = {stage: self._main_cell(stage) for stage in plan.stages}
         config = cells[plan.stages[0]].config(plan.sizes, precision=plan.precision)
-        steps = {
-            row["stage"]: row["median_seconds"]
+        rows = {
+            row["stage"]: row
             for row in self.facts["rows"]
             if row["variant"] == "ours" and row["status"] == "ok"
             for cell in cells.values()
             if asdict(cell).items() <= row.items()
         }
+        steps, starts = (
+            {stage: row[name] for stage, row in rows.items()}
+            for name in ("median_seconds", "start_seconds")
+        )
         if set(steps) != set(range(1, len(config.stage_layers) + 1)):
             self.facts["skipped"].append("projection: a stage's step is missing")
             return
@@ -236,7 +244,7 @@ class Measurement:
             for stage, cell in cells.items()
         }
         self.facts["data"] = {"batch_size": config.batch_size, "workers": plan.workers} | drawn
-        self.facts["projection"] = project(config, steps, evaluation, drawn["ours"])
+        self.facts["projection"] = project(config, steps, evaluation, drawn["ours"], starts)
         self._say(f"a whole search: {self.facts['projection']['minutes']:.1f} minutes")
         self.save()
 
@@ -273,7 +281,8 @@ class Measurement:
 
     def _has_time(self, name: str, flops: int) -> bool:
         # Two steps that warm up and the fewest rounds there are.
-        if self._left() >= (2 + MIN_ROUNDS) * self._round_seconds_a_flop * flops:
+        needed = (2 + MIN_ROUNDS) * self._round_seconds_a_flop * flops
+        if self._left() >= needed + COMPILE_SECONDS * self.plan.compile:
             return True
         self.facts["skipped"].append(name)
         self._say(f"{name}: skipped, no time left")

@@ -83,6 +83,7 @@ def project(
     step: Mapping[int, float],
     evaluation: Mapping[int, float],
     batches: float,
+    start: Mapping[int, float],
 ) -> dict[str, Any]:
     """The minutes of a whole search.
 
@@ -91,10 +92,13 @@ def project(
         step: seconds of a step by stage (1, 2, …).
         evaluation: seconds of an image in evaluation by stage.
         batches: seconds to draw the two batches of a step.
+        start: seconds to make a stage's supernet and take its first step, by stage: what is
+            compiled is compiled there.
     """
     steps = HALF // config.batch_size
     minutes = {
-        stage: config.stage_epochs * (steps * (step[stage] + batches) + HALF * evaluation[stage])
+        stage: start[stage]
+        + config.stage_epochs * (steps * (step[stage] + batches) + HALF * evaluation[stage])
         for stage in step
     }
     return {
@@ -105,6 +109,7 @@ def project(
         "step_seconds": dict(step),
         "evaluation_seconds_an_image": dict(evaluation),
         "batches_seconds": batches,
+        "start_seconds": dict(start),
         "minutes_by_stage": {stage: seconds / 60 for stage, seconds in minutes.items()},
         "minutes": sum(minutes.values()) / 60,
     }

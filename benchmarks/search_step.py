@@ -66,6 +66,8 @@ class Args:
     """cpu counts the processor time of this process: for one thread on a shared CPU."""
     count_memory: bool = False
     """Only count the peaks of memory, on tensors without data: any size, on any machine."""
+    compile: bool = False
+    """Ours through torch.compile, and no ablation: a minute and more for every row."""
     processes: int = 1
     """Above 1: also so many copies of the step at once, and only that is measured."""
     commit: str = ""
@@ -94,6 +96,10 @@ def plan_of(args: Args, device: torch.device) -> Plan:
     require(args.threads >= 1, f"threads must be positive, but got {args.threads}")
     require(args.processes >= 1, f"processes must be positive, but got {args.processes}")
     require(
+        not args.compile or not (args.count_memory or args.processes > 1),
+        "compile goes with neither count_memory nor processes",
+    )
+    require(
         args.precision in ("", "fp32", "bf16"),
         f"precision must be fp32 or bf16, but got {args.precision!r}",
     )
@@ -114,7 +120,8 @@ def plan_of(args: Args, device: torch.device) -> Plan:
         repeats=3 if args.quick else args.repeats,
         group_seconds=1.0 if args.quick else args.group_seconds,
         workers=8 if gpu else 0,
-        compiled=gpu,
+        compile=args.compile,
+        compiled=gpu and not args.compile,
         clock=args.clock,
     )
     for ratio in plan.ratios:  # λ, width and sizes are checked as a search's are
@@ -169,7 +176,8 @@ def run(argv: list[str]) -> None:
         measurement.processes(args.processes)
     else:
         measurement.table(first=True)
-        measurement.ablation()
+        if not args.compile:
+            measurement.ablation()
         if device.type == "cuda" or args.quick:
             measurement.projection()
         measurement.table(first=False)

@@ -190,6 +190,8 @@ def make_ours(
             in_channels=CHANNELS,
             num_classes=CLASSES,
         )
+    if config.compile:
+        model.compile_encoders()
     return Runner(model, BilevelStep(config, model), batches)
 
 

@@ -68,7 +68,7 @@ class _WeightedLinear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(scales, columns, weight, bias, hidden, *inputs)
         ctx.dtype = autocast_dtype(weight)
-        scaled = (weight * scales[columns]).to(ctx.dtype)
+        scaled = _product(weight, scales[columns], ctx.dtype)
         out = (scales @ bias).to(ctx.dtype)
         for x, part in _parts(hidden, inputs, scaled):
             # The biases are broadcast in the first product, the next ones add to it in place.
@@ -86,7 +86,7 @@ class _WeightedLinear(torch.autograd.Function):
         # With respect to the scales by way of the weight's gradient where that is computed
         # anyway: the smaller of the two sums.
         by_input = needs_scales and not needs_weight
-        used = (weight if by_input else weight * by_column).to(ctx.dtype)
+        used = weight.to(ctx.dtype) if by_input else _product(weight, by_column, ctx.dtype)
 
         grad_inputs: list[Tensor | None] = []
         grad_weights: list[Tensor] = []
@@ -119,7 +119,8 @@ class _WeightedLinear(torch.autograd.Function):
 
         grad_scales = grad_weight = grad_bias = None
         if needs_weight:
-            unscaled = torch.cat(grad_weights, dim=1).to(weight.dtype)
+            unscaled = torch.cat(grad_weights, dim=1)
+            # In the weight's dtype: these promote.
             grad_weight = unscaled * by_column
             if needs_scales:
                 grad_columns.append((unscaled * weight).sum(dim=0))
@@ -131,6 +132,13 @@ class _WeightedLinear(torch.autograd.Function):
                 one_hot = columns == torch.arange(len(scales), device=columns.device).unsqueeze(1)
                 grad_scales = one_hot.to(scales.dtype) @ torch.cat(grad_columns) + bias @ total
         return grad_scales, None, grad_weight, grad_bias, grad_hidden, *grad_inputs
+
+
+def _product(weight: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
+    """`weight * factors` in another dtype, in one pass through memory where no graph is built."""
+    if torch.is_grad_enabled():
+        return (weight * factors).to(dtype)
+    return torch.mul(weight, factors, out=torch.empty_like(weight, dtype=dtype))
 
 
 def _parts(

@@ -177,8 +177,9 @@ def test_stage_candidates_are_nested_and_always_the_same() -> None:
 
 def test_projection_adds_up() -> None:
     config = SearchConfig(batch_size=64, token_ratio=0.5)
-    found = project(config, {1: 0.1, 2: 0.2, 3: 0.3}, {1: 1e-4, 2: 1e-4, 3: 1e-4}, 0.01)
-    by_hand = 30 * (390 * (0.1 + 0.2 + 0.3 + 3 * 0.01) + 3 * 2.5) / 60
+    start = {1: 60.0, 2: 70.0, 3: 80.0}
+    found = project(config, {1: 0.1, 2: 0.2, 3: 0.3}, {1: 1e-4, 2: 1e-4, 3: 1e-4}, 0.01, start)
+    by_hand = (210 + 30 * (390 * (0.1 + 0.2 + 0.3 + 3 * 0.01) + 3 * 2.5)) / 60
     assert found["steps_an_epoch"] == 390
     assert found["minutes"] == pytest.approx(by_hand)
 
