@@ -10,12 +10,14 @@ it is products, fewer and fused operations are. The device's numbers are measure
 one large product in the precision of the step, and the bandwidth of a copy, bytes read and written.
 """
 
+import itertools
 import json
 import math
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +43,7 @@ from benchmarks.workload import (
 from dasvit.environment import environment
 from dasvit.files import write_atomic
 from dasvit.memory import peak_of
+from dasvit.setting import require
 
 __all__ = ["Operation", "Work", "bound", "step_work"]
 
@@ -207,26 +210,45 @@ class Args:
     """Patches a side."""
 
 
-def count(args: Args) -> dict[str, Any]:
-    """Bounds of every step asked for, and the minutes of a search made of them."""
+def check(args: Args) -> Sizes:
+    """The sizes of a command line.
+
+    Raises:
+        ValueError: a setting that cannot be.
+    """
+    for name in ("rate", "bandwidth", "dim", "patches"):
+        value = getattr(args, name)
+        require(value > 0, f"{name} must be positive, but got {value}")
+    for name, known in (("stages", {1, 2, 3}), ("orders", {1, 2})):
+        values = getattr(args, name)
+        require(
+            len(values) > 0 and set(values) <= known,
+            f"{name} must be some of {sorted(known)}, but got {values}",
+        )
+    require(all(b >= 1 for b in args.batches), f"batches must be positive, but got {args.batches}")
     sizes = Sizes(dim=args.dim, image_size=16 * args.patches, patch_size=16)
+    for ratio in args.ratios:  # λ, width and sizes are checked as a search's are
+        Cell(stage=1, token_ratio=ratio, batch_size=1, order=1).config(sizes)
+    return sizes
+
+
+def count(args: Args, sizes: Sizes) -> dict[str, Any]:
+    """Bounds of every step asked for, and the minutes of a search made of them."""
     where = torch.device("cpu")
     rows = []
-    for order in args.orders:
-        for batch_size in args.batches:
-            for ratio in args.ratios:
-                for stage in args.stages:
-                    cell = Cell(stage=stage, token_ratio=ratio, batch_size=batch_size, order=order)
-                    stage_candidates(cell.config(sizes))  # made of numbers, before they have none
-                    for variant in ("ours", "reference"):
-                        operations = step_work(partial(_make, cell, sizes, variant, args, where))
-                        row: dict[str, Any] = asdict(cell) | {"variant": variant}
-                        row |= bound(operations, rate=args.rate, bandwidth=args.bandwidth)
-                        useful = cell.flops(sizes)
-                        row["matmul_fraction"] = useful / args.rate / row["seconds"]
-                        rows.append(row)
-                        print(_line(cell, row), flush=True)
-    return {"rows": rows, "search_minutes": _minutes(rows, args)}
+    for order, batch_size, ratio, stage in itertools.product(
+        args.orders, args.batches, args.ratios, args.stages
+    ):
+        cell = Cell(stage=stage, token_ratio=ratio, batch_size=batch_size, order=order)
+        stage_candidates(cell.config(sizes))  # made of numbers, before they have none
+        for variant in ("ours", "reference"):
+            operations = step_work(partial(_make, cell, sizes, variant, args, where))
+            row: dict[str, Any] = asdict(cell) | {"variant": variant}
+            row |= bound(operations, rate=args.rate, bandwidth=args.bandwidth)
+            row["matmul_fraction"] = cell.flops(sizes) / args.rate / row["seconds"]
+            rows.append(row)
+            print(_line(cell, row), flush=True)
+    return {"rows": rows, "search_minutes": _minutes(rows, sizes)}
 
 
 def _make(cell: Cell, sizes: Sizes, variant: str, args: Args, where: torch.device) -> Runner:
@@ -236,11 +258,9 @@ def _make(cell: Cell, sizes: Sizes, variant: str, args: Args, where: torch.devic
     return make_reference(cell, sizes, where, batches, args.precision, same_weights=False)
 
 
-def _minutes(rows: list[dict[str, Any]], args: Args) -> list[dict[str, Any]]:
+def _minutes(rows: list[dict[str, Any]], sizes: Sizes) -> list[dict[str, Any]]:
     """Of the steps of a whole search on CIFAR-10, by variant, λ, batch and order."""
-    config = Cell(stage=1, token_ratio=1.0, batch_size=1, order=1).config(
-        Sizes(dim=args.dim, image_size=16 * args.patches, patch_size=16)
-    )
+    config = Cell(stage=1, token_ratio=1.0, batch_size=1, order=1).config(sizes)
     found: dict[tuple, dict[int, float]] = defaultdict(dict)
     names = ("variant", "token_ratio", "batch_size", "order")
     for row in rows:
@@ -266,23 +286,38 @@ def _line(cell: Cell, row: dict[str, Any]) -> str:
     )
 
 
-def main() -> None:
+def run(argv: list[str]) -> None:
+    """Count what a command line asks for.
+
+    Raises:
+        ValueError: a setting that cannot be.
+    """
     from dasvit.arguments import parse
 
-    argv = sys.argv[1:]
     args: Args = parse(Args, argv)
     facts = {
         "schema": SCHEMA,
         "command": " ".join(["python benchmarks/roofline.py", *argv]),
         "environment": environment(),
-        "settings": asdict(replace(args, out=args.out)) | {"out": str(args.out)},
-        **count(args),
-    }
+        "date": time.strftime("%Y-%m-%d"),
+        "settings": asdict(args) | {"out": str(args.out)},
+    } | count(args, check(args))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(args.out, json.dumps(facts, indent=1) + "\n")
     for row in facts["search_minutes"]:
-        print(f"a whole search of such steps, {row}")
+        print(
+            f"a whole search of such steps, λ = {row['token_ratio']:g}, batch {row['batch_size']}, "
+            f"order {row['order']}: {row['variant']} at least {row['minutes']:.1f} minutes"
+        )
     print(f"results: {args.out}")
+
+
+def main() -> None:
+    try:
+        run(sys.argv[1:])
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
