@@ -45,7 +45,7 @@ from dasvit.files import write_atomic
 from dasvit.memory import peak_of
 from dasvit.setting import require
 
-__all__ = ["Operation", "Work", "bound", "step_work"]
+__all__ = ["Operation", "Work", "bound", "search_minutes", "step_work"]
 
 SCHEMA = "dasvit/roofline/1"
 aten = torch.ops.aten
@@ -248,7 +248,7 @@ def count(args: Args, sizes: Sizes) -> dict[str, Any]:
             row["matmul_fraction"] = cell.flops(sizes) / args.rate / row["seconds"]
             rows.append(row)
             print(_line(cell, row), flush=True)
-    return {"rows": rows, "search_minutes": _minutes(rows, sizes)}
+    return {"rows": rows, "search_minutes": search_minutes(rows, sizes)}
 
 
 def _make(cell: Cell, sizes: Sizes, variant: str, args: Args, where: torch.device) -> Runner:
@@ -258,7 +258,7 @@ def _make(cell: Cell, sizes: Sizes, variant: str, args: Args, where: torch.devic
     return make_reference(cell, sizes, where, batches, args.precision, same_weights=False)
 
 
-def _minutes(rows: list[dict[str, Any]], sizes: Sizes) -> list[dict[str, Any]]:
+def search_minutes(rows: list[dict[str, Any]], sizes: Sizes) -> list[dict[str, Any]]:
     """Of the steps of a whole search on CIFAR-10, by variant, λ, batch and order."""
     config = Cell(stage=1, token_ratio=1.0, batch_size=1, order=1).config(sizes)
     found: dict[tuple, dict[int, float]] = defaultdict(dict)
@@ -295,7 +295,7 @@ def run(argv: list[str]) -> None:
     from dasvit.arguments import parse
 
     args: Args = parse(Args, argv)
-    facts = {
+    facts: dict[str, Any] = {
         "schema": SCHEMA,
         "command": " ".join(["python benchmarks/roofline.py", *argv]),
         "environment": environment(),
