@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dasvit.batch import Batch
-from dasvit.seed import get_rng_state, same_draws
+from dasvit.seed import present_draws, same_draws
 from dasvit.supernet import SuperNet
 
 __all__ = ["AlphaGradient", "alpha_gradient", "weight_gradient"]
@@ -82,7 +82,7 @@ def alpha_gradient(
     if xi == 0:
         with _frozen(model.weight_parameters()):
             return _gradient_at(model, val_batch, fairness, [])[0]
-    draws = get_rng_state(device)
+    draws = present_draws(device)
 
     params: list[Tensor] = [*model.weight_parameters()]
     saved = [p.detach().clone() for p in params]

@@ -14,7 +14,7 @@ import torch
 
 import dasvit
 
-__all__ = ["check_compiler", "environment", "resolve_device"]
+__all__ = ["check_compiler", "check_cuda_graph", "environment", "resolve_device"]
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "ray", "optuna", "scikit-learn")
 
@@ -56,6 +56,19 @@ def check_compiler(device: torch.device) -> None:
         raise ValueError(
             f"compile needs a compiler ({' or '.join(programs)}), which is not there: install one "
             f"and name it in {variable}, or leave compile out"
+        )
+
+
+def check_cuda_graph(device: torch.device) -> None:
+    """Refuse CUDA graphs where there is no GPU.
+
+    Raises:
+        ValueError: the device is a CPU.
+    """
+    if device.type != "cuda":
+        raise ValueError(
+            f"cuda_graph needs a GPU, but the device is {device}; leave cuda_graph out, or use "
+            "--device cuda"
         )
 
 

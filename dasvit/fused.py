@@ -8,7 +8,7 @@ which are then accumulated: candidates' outputs are held one by one only in an a
 first tokens, where nothing else is (`weighted_linear`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -90,6 +90,7 @@ class _SourceEdges(nn.Module):
             )
             for edge in edges
         )
+        self.foreign = any(True for others in self.others for _ in others.children())
         for e, places in enumerate(self.places):
             candidates = [p.candidate for p in places]
             columns = [i for i, p in enumerate(places) for _ in range(p.width)]
@@ -317,7 +318,11 @@ class FusedCell(nn.Module):
 
     def _group(self, number: int, x: Tensor, rows: Sequence[Tensor]) -> Sequence[Tensor]:
         group = self.groups[number]
-        run = partial(checkpoint, group, use_reentrant=False) if self.recompute else group
+        assert isinstance(group, _SourceEdges)
+        run: Callable[..., Sequence[Tensor]] = group
+        if self.recompute:
+            # Only registered operations may draw random numbers, which a CUDA graph cannot.
+            run = partial(checkpoint, group, use_reentrant=False, preserve_rng_state=group.foreign)
         if not self.selectors:
             return run(x, *rows)
         kept, index = self.selectors[number](x)

@@ -16,11 +16,13 @@ def adamw(
     lr: float,
     weight_decay: float,
     spared: Iterable[nn.Parameter] = (),
+    capturable: bool = False,
 ) -> torch.optim.AdamW:
     """AdamW in PyTorch's fused form.
 
     Args:
         spared: those of `params` that the weight decay leaves alone.
+        capturable: its step may be part of a CUDA graph.
     """
     # Paper gap: whether norms and biases decay, see docs/fidelity.md.
     no_decay = {id(p) for p in spared}
@@ -28,7 +30,9 @@ def adamw(
     for p in params:
         groups[id(p) in no_decay]["params"].append(p)
     filled = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(filled, lr=lr, weight_decay=weight_decay, fused=True)
+    return torch.optim.AdamW(
+        filled, lr=lr, weight_decay=weight_decay, fused=True, capturable=capturable
+    )
 
 
 def norms_and_biases(model: nn.Module) -> list[nn.Parameter]:

@@ -17,7 +17,7 @@ from dasvit.complexity import check_num_params
 from dasvit.config import OUTER_SETTINGS, SearchConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
 from dasvit.derive import derive
-from dasvit.environment import check_compiler, resolve_device
+from dasvit.environment import check_compiler, check_cuda_graph, resolve_device
 from dasvit.files import first_line
 from dasvit.folder import check_folder, note_skipped, open_folder, read_settings
 from dasvit.genotype import Genotype
@@ -79,14 +79,16 @@ def search(
         device: "cpu", "cuda", "cuda:1", or "auto".
 
     Raises:
-        ValueError: settings that cannot run, no compiler for `compile`, or an `out_dir` that holds
-            another run.
+        ValueError: settings that cannot run, no compiler for `compile`, no GPU for `cuda_graph`, or
+            an `out_dir` that holds another run.
         FloatingPointError: a loss that is not finite; the last checkpoint is kept.
     """
     check_search(config)
     where = resolve_device(device)
     if config.compile:
         check_compiler(where)
+    if config.cuda_graph:
+        check_cuda_graph(where)
     out_dir = Path(out_dir)
     settings = config_to_dict(config)
     check_folder(out_dir, KIND, settings, resume=resume)

@@ -12,6 +12,7 @@ __all__ = [
     "derive_seed",
     "generator",
     "get_rng_state",
+    "present_draws",
     "same_draws",
     "seed_everything",
     "set_rng_state",
@@ -51,9 +52,17 @@ def set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
+def present_draws(device: torch.device) -> dict[str, torch.Tensor] | None:
+    """The state for `same_draws`; None while a CUDA graph is captured, where nothing is drawn."""
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return None
+    return get_rng_state(device)
+
+
 @contextmanager
-def same_draws(state: dict[str, torch.Tensor], device: torch.device) -> Iterator[None]:
+def same_draws(state: dict[str, torch.Tensor] | None, device: torch.device) -> Iterator[None]:
     """Run a pass with its stochastic layers drawing from `state`, so that several passes of one
     step see the same dropout masks."""
-    set_rng_state(state, device)
+    if state is not None:
+        set_rng_state(state, device)
     yield

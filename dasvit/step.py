@@ -7,13 +7,16 @@ from torch import Tensor
 from dasvit.architect import AlphaGradient, alpha_gradient, weight_gradient
 from dasvit.batch import Batch
 from dasvit.config import SearchConfig
+from dasvit.cuda_graph import CudaGraphs
 from dasvit.losses import fairness_loss, fairness_types, type_totals
 from dasvit.metrics import EdgeOps
 from dasvit.optim import adamw, clip_gradients, norms_and_biases
-from dasvit.seed import get_rng_state, same_draws
+from dasvit.seed import present_draws, same_draws
 from dasvit.supernet import SuperNet
 
 __all__ = ["BilevelStep", "build_supernet"]
+
+Found = tuple[Float[Tensor, ""], Float[Tensor, "batch classes"], AlphaGradient | None]
 
 
 def build_supernet(
@@ -56,17 +59,22 @@ class BilevelStep:
             lr=config.weight_lr,
             weight_decay=config.weight_decay,
             spared=[] if config.decay_norms else norms_and_biases(model),
+            capturable=config.cuda_graph,
         )
         self.alpha_optimizer = torch.optim.Adam(
             model.alpha_parameters(),
             lr=config.alpha_lr,
             betas=config.alpha_betas,
             weight_decay=config.alpha_weight_decay,
+            fused=True if config.cuda_graph else None,
+            capturable=config.cuda_graph,
         )
+        on_gpu = self.device.type == "cuda"  # a plan has none
+        self._graphs = CudaGraphs[Found]() if config.cuda_graph and on_gpu else None
+        # A graph reads the learning rate from the device.
+        self._lr = torch.empty((), device=self.device) if config.cuda_graph else None
 
-    def __call__(
-        self, train_batch: Batch, val_batch: Batch | None, *, weight_lr: float
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch classes"], AlphaGradient | None]:
+    def __call__(self, train_batch: Batch, val_batch: Batch | None, *, weight_lr: float) -> Found:
         """Update alpha, then the weights; stochastic layers draw the same in every pass.
 
         Args:
@@ -76,10 +84,24 @@ class BilevelStep:
 
         Returns:
             L_train and its logits (batch, classes) before the weights' update, detached, and what
-            the alpha pass found. Nothing waits for the device.
+            the alpha pass found. Nothing waits for the device. With `cuda_graph` the next step
+            overwrites them.
         """
+        if self._lr is not None:
+            self._lr.fill_(weight_lr)
+        for group in self.weight_optimizer.param_groups:
+            group["lr"] = weight_lr if self._lr is None else self._lr
+        batches = *train_batch, *(val_batch or ())
+        if self._graphs is None:
+            return self._update(*batches)
+        return self._graphs.call(self._update, *batches)
+
+    def _update(self, *tensors: Tensor) -> Found:
         model, config = self.model, self.config
-        draws = get_rng_state(self.device)
+        images, labels, *val = tensors
+        train_batch = images, labels
+        val_batch = (val[0], val[1]) if val else None
+        draws = present_draws(self.device)
         found = None
         if val_batch is not None:
             found = alpha_gradient(
@@ -90,8 +112,6 @@ class BilevelStep:
         with same_draws(draws, self.device):
             grads, loss, logits = weight_gradient(model, train_batch)
         clip_gradients(grads, config.grad_clip)
-        for group in self.weight_optimizer.param_groups:
-            group["lr"] = weight_lr
         for param, grad in zip(model.weight_parameters(), grads, strict=True):
             param.grad = grad
         self.weight_optimizer.step()

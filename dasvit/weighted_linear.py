@@ -14,7 +14,7 @@ __all__ = ["autocast_dtype", "weighted_linear"]
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
     """What matrix products of a tensor are computed in: its own dtype unless under autocast."""
     kind = tensor.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if kind != "meta" and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return tensor.dtype
 
@@ -72,7 +72,7 @@ class _WeightedLinear(torch.autograd.Function):
         out = (scales @ bias).to(ctx.dtype)
         for x, part in _parts(hidden, inputs, scaled):
             # The biases are broadcast in the first product, the next ones add to it in place.
-            out = out.addmm_(x, part.T) if out.dim() == 2 else torch.addmm(out, x, part.T)
+            out = out.addmm_(x, part.T) if _in_place(out) else torch.addmm(out, x, part.T)
         return out
 
     @staticmethod
@@ -139,6 +139,11 @@ def _product(weight: Tensor, factors: Tensor, dtype: torch.dtype) -> Tensor:
     if torch.is_grad_enabled():
         return (weight * factors).to(dtype)
     return torch.mul(weight, factors, out=torch.empty_like(weight, dtype=dtype))
+
+
+def _in_place(out: Tensor) -> bool:
+    # PyTorch 2.11 loses the gradient of an output that a compiled function has written twice.
+    return out.dim() == 2 and not torch.compiler.is_compiling()
 
 
 def _parts(

@@ -139,6 +139,10 @@ class SearchConfig:
     compile: bool = False
     """Compile the encoders with `torch.compile`, once a stage: pays where a stage takes long beside
     that (docs/performance.md). The same function, its sums in another order. Needs dropout 0."""
+    cuda_graph: bool = False
+    """Capture a step as a CUDA graph and replay it, on a GPU: the host launches one graph instead
+    of thousands of kernels (docs/performance.md). The same function. Needs dropout 0, and
+    operations that neither draw random numbers nor wait for the device."""
     checkpoint_epochs: int = 1
     """Epochs from one checkpoint to the next; each stage's last epoch has one too. A run that is
     killed repeats what came after, to the same end."""
@@ -159,6 +163,10 @@ class SearchConfig:
             not self.compile or self.dropout == 0,
             f"compile needs dropout 0, but got {self.dropout}: the passes of a step would draw "
             "different masks",
+        )
+        require(
+            not self.cuda_graph or self.dropout == 0,
+            f"cuda_graph needs dropout 0, but got {self.dropout}: a graph draws no masks",
         )
         require(len(self.operations) > 0, "operations must name at least one operation")
         require(

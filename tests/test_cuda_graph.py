@@ -1,0 +1,166 @@
+"""Steps that are captured once and replayed: the same steps."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tape
+import torch
+from runs import search_config
+from torch import Tensor
+
+import dasvit.cuda_graph
+from dasvit.config import DataConfig, SearchConfig
+from dasvit.cuda_graph import WARM_UP, CudaGraphs
+from dasvit.search import search
+from dasvit.step import BilevelStep, build_supernet
+
+OPS = ("zero", "identity", "msa_h2", "mlp_r2")
+EDGES = (OPS,) * 5
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.fixture
+def taped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are tapes, which need no GPU."""
+    monkeypatch.setattr(dasvit.cuda_graph, "capture", tape.record)
+
+
+def _step(device: str = "cpu", **settings: object) -> BilevelStep:
+    config = SearchConfig(
+        data=DataConfig(image_size=8),
+        operations=OPS,
+        stage_ops=(4, 3, 2),
+        dim=8,
+        patch_size=4,
+        alpha_init_std=1.0,
+        alpha_lr=0.05,
+        grad_clip=0.5,
+        token_ratio=0.5,
+        **settings,  # type: ignore[arg-type]
+    )
+    torch.manual_seed(0)
+    model = build_supernet(config, EDGES, num_layers=2, in_channels=1, num_classes=3)
+    return BilevelStep(config, model.to(device))
+
+
+def _with_graphs(step: BilevelStep) -> BilevelStep:
+    step._graphs = CudaGraphs()
+    return step
+
+
+def _same_steps(plain: BilevelStep, graphed: BilevelStep, make_batch: Callable) -> None:
+    """Takes steps with either, and compares what they return and leave behind: alphas at rest
+    first, learning rates that change, a batch of another size between."""
+    device = plain.device
+    for number in range(2 * WARM_UP + 7):
+        train, val = (
+            tuple(t.to(device) for t in make_batch(2 if number == 8 else 4)) for _ in range(2)
+        )
+        val_batch = val if number > WARM_UP else None
+        lr = 0.02 / (1 + number)
+        loss, logits, found = plain(train, val_batch, weight_lr=lr)
+        other_loss, other_logits, other_found = graphed(train, val_batch, weight_lr=lr)
+        torch.testing.assert_close(other_loss, loss)
+        torch.testing.assert_close(other_logits, logits)
+        assert (found is None) == (other_found is None) == (val_batch is None)
+        if found is not None and other_found is not None:
+            for name in ("gradient", "val_loss", "fair_loss", "logits"):
+                torch.testing.assert_close(getattr(other_found, name), getattr(found, name))
+    expected = dict(plain.model.named_parameters())
+    for name, p in graphed.model.named_parameters():
+        torch.testing.assert_close(p, expected[name], msg=name)
+
+
+@pytest.mark.parametrize("settings", [{}, {"xi": 0.05}, {"recompute": True}], ids=str)
+@pytest.mark.usefixtures("double", "taped")
+def test_replayed_steps_are_the_same_steps(settings: dict, make_batch: Callable) -> None:
+    graphed = _with_graphs(_step(cuda_graph=True, **settings))
+    _same_steps(_step(**settings), graphed, make_batch)
+    # Weights alone, both; the single batch of another size was no reason for a third.
+    assert graphed._graphs is not None
+    assert len(graphed._graphs._captured) == 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"xi": 0.05}, {"recompute": True}], ids=str)
+@needs_gpu
+@pytest.mark.usefixtures("double")
+def test_replayed_on_a_gpu(settings: dict, make_batch: Callable) -> None:
+    graphed = _step("cuda", cuda_graph=True, **settings)
+    _same_steps(_step("cuda", **settings), graphed, make_batch)
+    assert graphed._graphs is not None
+    assert len(graphed._graphs._captured) == 2
+
+
+@pytest.mark.usefixtures("taped")
+def test_the_tape_tells_what_a_graph_would_not_repeat() -> None:
+    """That the test above can fail: a number from Python stays what it was."""
+    rate = [1.0]
+    graphs: CudaGraphs[Tensor] = CudaGraphs()
+    results = []
+    for number in range(1, WARM_UP + 4):
+        rate[0] = number
+        results.append(graphs.call(lambda x: (x * rate[0]).sum(), torch.full((2,), 10.0)).item())
+    captured = WARM_UP + 1
+    assert results[:captured] == [20.0 * n for n in range(1, captured + 1)]
+    assert results[captured:] == [20.0 * captured] * 2
+    for call, message in (
+        (lambda x: torch.tensor(x.sum().item()), "waits for the device"),
+        (torch.rand_like, "draws random numbers"),
+    ):
+        graphs = CudaGraphs()
+        for _ in range(WARM_UP):
+            graphs.call(call, torch.ones(2))
+        with pytest.raises(AssertionError, match=message):
+            graphs.call(call, torch.ones(2))
+
+
+@pytest.mark.usefixtures("taped")
+def test_results_lie_in_the_same_tensors() -> None:
+    graphs: CudaGraphs[Tensor] = CudaGraphs()
+    x = torch.tensor([1.0, 2.0])
+    for _ in range(WARM_UP):
+        graphs.call(torch.square, x)
+    first = graphs.call(torch.square, x)
+    assert first.tolist() == [1.0, 4.0]
+    assert graphs.call(torch.square, x + 1) is first
+    assert first.tolist() == [4.0, 9.0]
+    assert x.tolist() == [1.0, 2.0]
+
+
+def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Graph:
+        def __init__(self, *args: object, **options: object) -> None:
+            pass
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", Graph)
+
+    def fails(error: Exception) -> Callable[[], None]:
+        def function() -> None:
+            raise error
+
+        return function
+
+    unsupported = fails(RuntimeError("operation not permitted when stream is capturing\nmore"))
+    with pytest.raises(ValueError, match=r"\(operation not permitted .* capturing\).*leave cuda_g"):
+        dasvit.cuda_graph.capture(unsupported, None)
+    with pytest.raises(torch.OutOfMemoryError):
+        dasvit.cuda_graph.capture(fails(torch.OutOfMemoryError()), None)
+
+
+def test_without_a_gpu_nothing_begins(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cuda_graph needs a GPU, but the device is cpu"):
+        search(search_config(cuda_graph=True), tmp_path / "search")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_dropout_in_a_graph() -> None:
+    with pytest.raises(ValueError, match=r"cuda_graph needs dropout 0, but got 0\.1"):
+        search_config(cuda_graph=True, dropout=0.1)
