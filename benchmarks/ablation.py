@@ -18,23 +18,31 @@ from dasvit.batch import Batch
 from dasvit.supernet import SuperNet
 from dasvit.tokens import TokenSelector
 
-__all__ = ["AS_SHIPPED", "COMPILED", "ablations"]
+__all__ = ["AS_SHIPPED", "COMPILED", "LAUNCHED", "ablations"]
 
 AS_SHIPPED = "as shipped"
 COMPILED = "with torch.compile"
+LAUNCHED = "kernels launched one by one"
 
 
 def ablations(
-    cell: Cell, sizes: Sizes, device: torch.device, *, precision: str, compiled: bool
+    cell: Cell,
+    sizes: Sizes,
+    device: torch.device,
+    *,
+    precision: str,
+    compiled: bool,
+    cuda_graph: bool = False,
 ) -> dict[str, Callable[[], Runner]]:
     """The step as shipped, and without or with one thing at a time.
 
     Args:
         precision: as shipped on this device; the other one is a row.
         compiled: whether `torch.compile` is a row.
+        cuda_graph: whether all but one row replay CUDA graphs.
     """
     batches = make_batches(cell, sizes, device)
-    ours = partial(make_ours, cell, sizes, device, batches)
+    ours = partial(make_ours, cell, sizes, device, batches, cuda_graph=cuda_graph)
     other = "fp32" if precision == "bf16" else "bf16"
     makers: dict[str, Callable[[], Runner]] = {
         AS_SHIPPED: partial(ours, precision=precision),
@@ -59,8 +67,16 @@ def ablations(
             ours(precision=precision), _square_scores
         )
         makers["all tokens (λ = 1)"] = partial(
-            make_ours, replace(cell, token_ratio=1.0), sizes, device, batches, precision=precision
+            make_ours,
+            replace(cell, token_ratio=1.0),
+            sizes,
+            device,
+            batches,
+            precision=precision,
+            cuda_graph=cuda_graph,
         )
+    if cuda_graph:
+        makers[LAUNCHED] = partial(ours, precision=precision, cuda_graph=False)
     if compiled:
         makers[COMPILED] = partial(ours, precision=precision, compile=True)
     return makers
@@ -87,7 +103,8 @@ def _plain_adamw(runner: Runner) -> Runner:
         {name: group[name] for name in ("params", "lr", "weight_decay")}
         for group in runner.step.weight_optimizer.param_groups
     ]
-    runner.step.weight_optimizer = torch.optim.AdamW(groups)
+    capturable = runner.step.config.cuda_graph
+    runner.step.weight_optimizer = torch.optim.AdamW(groups, capturable=capturable)
     return runner
 
 

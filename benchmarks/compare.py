@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ def compare(
     seconds: float,
     memory: bool = True,
     clock: Clock = "wall",
+    alone: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, dict[str, Any]]:
-    """Time each in turn, there and back, after two steps that warm up and a peak that is read.
+    """Time each in turn, there and back, after steps that warm up and a peak that is read.
 
     Args:
         makers: build the ways by name.
@@ -34,18 +36,36 @@ def compare(
         seconds: begin no further round after these, once there are `MIN_ROUNDS`.
         memory: read peaks (another, untimed step).
         clock: see `timed`.
+        alone: makes a context for everything but the start of the first way.
 
     Returns:
         By name: `status` ("ok", "oom", or "failed: …"), and where it ran `seconds` (all rounds),
-        `median_seconds`, `start_seconds` (making it and its first step), and `peak_bytes`.
+        `median_seconds`, `start_seconds` (making it and the steps that warm up), `peak_bytes`, and
+        on a GPU `held_bytes` (all that stays taken from the device between two steps).
     """
+    with ExitStack() as stack:
+        return _compare(makers, device, repeats, seconds, memory, clock, stack, alone)
+
+
+def _compare(
+    makers: Mapping[str, Callable[[], Runner]],
+    device: torch.device,
+    repeats: int,
+    seconds: float,
+    memory: bool,
+    clock: Clock,
+    stack: ExitStack,
+    alone: Callable[[], AbstractContextManager[object]],
+) -> dict[str, dict[str, Any]]:
     runners: dict[str, Runner] = {}
     found: dict[str, dict[str, Any]] = {}
-    for name, make in makers.items():
+    for number, (name, make) in enumerate(makers.items()):
         runner, found[name] = _start(make, device, memory=memory)
         if runner is not None:
             runners[name] = runner
         free(device)
+        if number == 0:
+            stack.enter_context(alone())
     times: dict[str, list[float]] = {name: [] for name in runners}
     started = time.perf_counter()
     for number in range(repeats):
@@ -72,15 +92,27 @@ def compare(
 def _start(
     make: Callable[[], Runner], device: torch.device, *, memory: bool
 ) -> tuple[Runner | None, dict[str, Any]]:
-    """The runner after two steps and its peak, or None and why."""
+    """The runner, warm, and its peak, or None and why."""
     made: list[Runner] = []
+    on_gpu = device.type == "cuda"
+    before = torch.cuda.memory_reserved(device) if on_gpu else 0
+
+    def rest() -> None:
+        for _ in range(made[0].warm_up - 2):
+            made[0]()
+
     try:
         first = timed(lambda: (made.append(make()), made[0]()), device)
-        facts: dict[str, Any] = {"status": "ok", "start_seconds": first}
+        facts: dict[str, Any] = {"status": "ok"}
         if memory:
             facts["peak_bytes"] = peak_bytes(made[0], made[0].resident(), device)
         else:
             made[0]()
+        facts["start_seconds"] = first + timed(rest, device)
+        if on_gpu:
+            made[0].resident()  # drops gradients
+            free(device)
+            facts["held_bytes"] = torch.cuda.memory_reserved(device) - before
     except OUT_OF_MEMORY:
         return None, {"status": "oom"}
     except Exception as error:  # what a compiler or a kernel does not take is a result

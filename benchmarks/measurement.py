@@ -1,10 +1,12 @@
 """One measurement: the work in order of importance until its time is up, and what is known
 so far on disk after every part."""
 
+import fcntl
 import itertools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -50,6 +52,8 @@ class Plan:
         group_seconds: no further round of a comparison after these.
         workers: of the DataLoader.
         compile: whether ours goes through torch.compile.
+        cuda_graph: whether ours is replayed as a CUDA graph.
+        alone: a file that one run at a time holds while it times, or None.
         compiled: whether torch.compile is a row of the ablation.
         clock: "wall", or "cpu": see `measure.timed`.
     """
@@ -64,6 +68,8 @@ class Plan:
     group_seconds: float
     workers: int
     compile: bool
+    cuda_graph: bool
+    alone: Path | None
     compiled: bool
     clock: Clock
 
@@ -86,7 +92,8 @@ class Measurement:
         seconds: float,
     ) -> None:
         self.plan, self.device, self.out = plan, device, out
-        self.facts = facts | {"plan": asdict(plan), "rows": [], "ablation": [], "skipped": []}
+        settings = {name: value for name, value in asdict(plan).items() if name != "alone"}
+        self.facts = facts | {"plan": settings, "rows": [], "ablation": [], "skipped": []}
         self._end = time.perf_counter() + seconds
         self._round_seconds_a_flop = 0.0
 
@@ -119,10 +126,8 @@ class Measurement:
         name = ", ".join(_label(cell) for cell in cells)
         if not self._has_time(name, flops):
             return
-        precisions = {precision for _, precision in self._variants()}
-        rates = {p: matmul_rate(self.device, DTYPES[p], clock=plan.clock) for p in precisions}
         batches = make_batches(cells[0], plan.sizes, self.device)
-        ours = partial(make_ours, compile=plan.compile)
+        ours = partial(make_ours, compile=plan.compile, cuda_graph=plan.cuda_graph)
         makers = {
             key: partial(ours, cell, plan.sizes, self.device, batches, precision=precision)
             if name == "ours"
@@ -130,6 +135,9 @@ class Measurement:
             for key, (cell, name, precision) in variants.items()
         }
         found = self._compare(makers)
+        precisions = {precision for _, precision in self._variants()}
+        with self._alone():
+            rates = {p: matmul_rate(self.device, DTYPES[p], clock=plan.clock) for p in precisions}
         for key, (cell, name, precision) in variants.items():
             row: dict[str, Any] = asdict(cell)
             row |= {"variant": name, "precision": precision} | found[key]
@@ -155,7 +163,18 @@ class Measurement:
             repeats=self.plan.repeats,
             seconds=seconds,
             clock=self.plan.clock,
+            alone=self._alone,
         )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While other runs that know the same file wait."""
+        if self.plan.alone is None:
+            yield
+            return
+        with self.plan.alone.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _variants(self) -> list[tuple[str, str]]:
         own = self.plan.precision
@@ -167,9 +186,7 @@ class Measurement:
         plan = self.plan
         for ratio in sorted(plan.ratios):
             cell = replace(self._main_cell(plan.stages[0]), token_ratio=ratio)
-            makers = ablations(
-                cell, plan.sizes, self.device, precision=plan.precision, compiled=False
-            )
+            makers = self._ablations(cell)
             if not self._has_time(
                 f"ablation, {_label(cell)}", len(makers) * cell.flops(plan.sizes)
             ):
@@ -185,8 +202,19 @@ class Measurement:
             self.facts["skipped"].append("torch.compile")
             return
         cell = self._main_cell(plan.stages[0])
-        makers = ablations(cell, plan.sizes, self.device, precision=plan.precision, compiled=True)
+        makers = self._ablations(cell, compiled=True)
         self._ablation(cell, {name: makers[name] for name in (AS_SHIPPED, COMPILED)})
+
+    def _ablations(self, cell: Cell, *, compiled: bool = False) -> dict[str, Callable[[], Runner]]:
+        plan = self.plan
+        return ablations(
+            cell,
+            plan.sizes,
+            self.device,
+            precision=plan.precision,
+            compiled=compiled,
+            cuda_graph=plan.cuda_graph,
+        )
 
     def _ablation(self, cell: Cell, makers: Mapping[str, Callable[[], Runner]]) -> None:
         found = self._compare(makers)
@@ -259,6 +287,7 @@ class Measurement:
                 plan.sizes,
                 str(self.device),
                 precision=plan.precision,
+                cuda_graph=plan.cuda_graph,
                 processes=count,
                 seconds=plan.group_seconds,
             )

@@ -21,15 +21,16 @@ def _init(barrier: Any) -> None:
     _ready = barrier
 
 
-def _run(cell: Cell, sizes: Sizes, device: str, precision: str, seconds: float) -> float:
+def _run(
+    cell: Cell, sizes: Sizes, device: str, precision: str, cuda_graph: bool, seconds: float
+) -> float:
     """Images a second of one process, while all others run."""
     where = torch.device(device)
     torch.set_num_threads(1)
     try:
-        runner = make_ours(
-            cell, sizes, where, make_batches(cell, sizes, where), precision=precision
-        )
-        for _ in range(2):
+        batches = make_batches(cell, sizes, where)
+        runner = make_ours(cell, sizes, where, batches, precision=precision, cuda_graph=cuda_graph)
+        for _ in range(runner.warm_up):
             runner()
         _synchronize(where)
         _ready.wait(_START_SECONDS)
@@ -51,7 +52,14 @@ def _synchronize(device: torch.device) -> None:
 
 
 def together(
-    cell: Cell, sizes: Sizes, device: str, *, precision: str, processes: int, seconds: float
+    cell: Cell,
+    sizes: Sizes,
+    device: str,
+    *,
+    precision: str,
+    cuda_graph: bool = False,
+    processes: int,
+    seconds: float,
 ) -> dict[str, Any]:
     """Take the step in so many processes at once, all ready before the first begins.
 
@@ -66,7 +74,8 @@ def together(
     facts: dict[str, Any] = {"processes": processes}
     with ProcessPoolExecutor(processes, context, _init, (barrier,)) as pool:
         futures = [
-            pool.submit(_run, cell, sizes, device, precision, seconds) for _ in range(processes)
+            pool.submit(_run, cell, sizes, device, precision, cuda_graph, seconds)
+            for _ in range(processes)
         ]
         errors = [e for e in (f.exception() for f in futures) if e is not None]
         if errors:

@@ -69,7 +69,8 @@ def steps_table(facts: dict[str, Any], what: str) -> str:
     time = what == "median_seconds"
     unit, scale, word = ("ms", 1e3, "faster") if time else ("MiB", 2**-20, "leaner")
     plain = list(dict.fromkeys(["fp32", own]))
-    way = "ours compiled" if facts["plan"].get("compile") else "ours"
+    named = {"compile": "compiled", "cuda_graph": "graphed"}
+    way = " ".join(["ours", *(word for name, word in named.items() if facts["plan"].get(name))])
     header = ["order, batch, stage, λ", f"{way} {own} ({unit})"]
     for p in plain:
         header += [f"reference {p} ({unit})", word, f"{word} than at λ = 1"]

@@ -68,6 +68,10 @@ class Args:
     """Only count the peaks of memory, on tensors without data: any size, on any machine."""
     compile: bool = False
     """Ours through torch.compile, and no ablation: a minute and more for every row."""
+    cuda_graph: bool = False
+    """Ours replayed as CUDA graphs, on a GPU."""
+    alone: Path | None = None
+    """Time while no other run with the same file does: several may compile at once."""
     processes: int = 1
     """Above 1: also so many copies of the step at once, and only that is measured."""
     commit: str = ""
@@ -100,6 +104,10 @@ def plan_of(args: Args, device: torch.device) -> Plan:
         "compile goes with neither count_memory nor processes",
     )
     require(
+        not args.cuda_graph or device.type == "cuda",
+        f"cuda_graph needs a GPU, but the device is {device}",
+    )
+    require(
         args.precision in ("", "fp32", "bf16"),
         f"precision must be fp32 or bf16, but got {args.precision!r}",
     )
@@ -121,6 +129,8 @@ def plan_of(args: Args, device: torch.device) -> Plan:
         group_seconds=1.0 if args.quick else args.group_seconds,
         workers=8 if gpu else 0,
         compile=args.compile,
+        cuda_graph=args.cuda_graph,
+        alone=args.alone,
         compiled=gpu and not args.compile,
         clock=args.clock,
     )
@@ -176,10 +186,10 @@ def run(argv: list[str]) -> None:
         measurement.processes(args.processes)
     else:
         measurement.table(first=True)
-        if not args.compile:
-            measurement.ablation()
         if device.type == "cuda" or args.quick:
             measurement.projection()
+        if not args.compile:
+            measurement.ablation()
         measurement.table(first=False)
         measurement.compiled()
     measurement.save()

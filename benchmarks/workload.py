@@ -15,6 +15,7 @@ from benchmarks.measure import bytes_of
 from benchmarks.reference import ReferenceNet, ReferenceStep
 from dasvit.batch import Batch
 from dasvit.config import DataConfig, SearchConfig
+from dasvit.cuda_graph import WARM_UP
 from dasvit.fused import FusedCell
 from dasvit.metrics import EdgeOps
 from dasvit.seed import derive_seed, generator, seed_everything
@@ -144,6 +145,7 @@ class Runner:
         model: the network.
         step: called with the two batches and `weight_lr`.
         batches: for the weights and for alpha.
+        warm_up: steps before all steps are alike, at least 2.
 
     Attributes:
         around: makes a context that each step runs in.
@@ -154,8 +156,9 @@ class Runner:
         model: nn.Module,
         step: BilevelStep | ReferenceStep,
         batches: tuple[Batch, Batch],
+        warm_up: int = 2,
     ) -> None:
-        self.model, self.step, self.batches = model, step, batches
+        self.model, self.step, self.batches, self.warm_up = model, step, batches, warm_up
         self.around: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __call__(self) -> None:
@@ -192,7 +195,8 @@ def make_ours(
         )
     if config.compile:
         model.compile_encoders()
-    return Runner(model, BilevelStep(config, model), batches)
+    graphed = config.cuda_graph and device.type == "cuda"
+    return Runner(model, BilevelStep(config, model), batches, warm_up=WARM_UP + 1 if graphed else 2)
 
 
 def make_reference(
