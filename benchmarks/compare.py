@@ -95,6 +95,7 @@ def _start(
     """The runner, warm, and its peak, or None and why."""
     made: list[Runner] = []
     on_gpu = device.type == "cuda"
+    free(device)
     before = torch.cuda.memory_reserved(device) if on_gpu else 0
 
     def rest() -> None:

@@ -50,6 +50,12 @@ class ImageEmbedding(TokenEmbedding):
         """Patches down and across of these images."""
         return self.patches.dynamic_feat_size((images.shape[2], images.shape[3]))
 
+    def patch_tokens(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch patches dim"]:
+        """The patches through timm's convolution, which takes and exports images of every size."""
+        return self.patches(images)
+
     def positions_of(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "1 tokens dim"]:

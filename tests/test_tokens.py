@@ -164,3 +164,23 @@ def test_scatter_leaves_the_others_as_they_are() -> None:
     out = scatter_tokens(tokens, kept, index)
     assert torch.equal(out, reference.bypass(tokens, kept, index.tolist()))
     assert torch.equal(tokens, before)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_embedding_is_that_of_a_convolution() -> None:
+    """Eq. 23 in one product: the same tokens and gradients as timm's, also where sides differ."""
+    module = TokenEmbedding(image_size=(8, 12), patch_size=4, in_channels=3, dim=5)
+    torch.nn.init.normal_(module.patches.proj.bias)
+    images = torch.randn(2, 3, 8, 12, requires_grad=True)
+    inputs = [images, *module.patches.proj.parameters()]
+    ours, theirs = module.patch_tokens(images), module.patches(images)
+    torch.testing.assert_close(ours, theirs)
+    factors = torch.randn_like(ours)
+    grads = [torch.autograd.grad((t * factors).sum(), inputs) for t in (ours, theirs)]
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_images_of_another_size_are_refused() -> None:
+    module = TokenEmbedding(image_size=8, patch_size=4, in_channels=1, dim=5)
+    with pytest.raises(ValueError, match=r"images must be \(8, 8\), but got \(8, 16\) pixels"):
+        module(torch.zeros(2, 1, 8, 16))
