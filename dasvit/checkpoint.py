@@ -32,7 +32,7 @@ def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
 
 
 def is_due(epochs_done: int, every: int, last: int) -> bool:
-    """Whether a checkpoint follows an epoch: each `every`-th, and the `last`."""
+    """Whether a checkpoint or an evaluation follows an epoch: each `every`-th, and the `last`."""
     return epochs_done % every == 0 or epochs_done == last
 
 

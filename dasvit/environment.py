@@ -67,8 +67,7 @@ def check_cuda_graph(device: torch.device) -> None:
     """
     if device.type != "cuda":
         raise ValueError(
-            f"cuda_graph needs a GPU, but the device is {device}; leave cuda_graph out, or use "
-            "--device cuda"
+            f"cuda_graph needs a GPU, but the device is {device}; leave cuda_graph out there"
         )
 
 

@@ -43,7 +43,8 @@ class SearchEpoch:
         train_accuracy: of the weight passes (ratio).
         val_loss: mean cross-entropy of the alpha passes (nan while the alphas are frozen).
         fair_loss: L_fair at the end of the epoch (Eq. 19).
-        val_accuracy: the supernet's, on the whole validation half (ratio).
+        val_accuracy: the supernet's, on the whole validation half (ratio); nan in epochs without
+            evaluation.
         weights: softmax(alpha), a row an edge.
         edge_ops: the candidates of each row.
         type_totals: total weight by operation type, averaged over edges (Eq. 17).

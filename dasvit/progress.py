@@ -1,5 +1,6 @@
 """A run's progress on the terminal: a line an epoch, with the time left."""
 
+import math
 import sys
 import time
 from typing import TextIO
@@ -48,7 +49,7 @@ class ProgressReport:
             zero = operation_share(event.weights, event.edge_ops, "zero")
             self._print(
                 f"{self._epoch(event)}  {head}  train loss {event.train_loss:.3f}  "
-                f"val accuracy {100 * event.val_accuracy:5.1f} %  "
+                f"val accuracy {_per_cent(event.val_accuracy)} %  "
                 f"identity {skip:.2f}  zero {zero:.2f}  {self._left(event)}"
             )
         elif isinstance(event, RetrainEpoch):
@@ -88,3 +89,7 @@ class ProgressReport:
 
     def _print(self, line: str) -> None:
         print(line, file=self._stream, flush=True)
+
+
+def _per_cent(ratio: float) -> str:
+    return "    –" if math.isnan(ratio) else f"{100 * ratio:5.1f}"

@@ -229,11 +229,12 @@ class _Run:
             correct += (logits.argmax(dim=1) == batch[1]).sum()
             count += 1
             seen += len(batch[1])
-        val_accuracy = accuracy(model, val)
+        evaluates = is_due(self.epoch + 1, config.eval_epochs, self.stage_end)
+        val_accuracy = accuracy(model, val) if evaluates else math.nan
         record = self._record(
             train_loss=train_loss.item() / count,
             train_accuracy=correct.item() / seen,
-            val_loss=val_loss.item() / count if search_alpha else float("nan"),
+            val_loss=val_loss.item() / count if search_alpha else math.nan,
             val_accuracy=val_accuracy,
             weight_lr=lr,
             seconds=time.perf_counter() - started,

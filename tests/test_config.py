@@ -127,6 +127,7 @@ def test_data_checks(changes: dict[str, Any], fragments: list[str]) -> None:
         ({"grad_clip": -1.0}, ["grad_clip", "-1.0"]),
         ({"alpha_freeze_epochs": 30}, ["alpha_freeze_epochs", "29", "30"]),
         ({"checkpoint_epochs": 0}, ["checkpoint_epochs", "0"]),
+        ({"eval_epochs": 0}, ["eval_epochs", "0"]),
         ({"alpha_freeze_epochs": -1}, ["alpha_freeze_epochs", "-1"]),
         ({"stage_layers": (), "stage_ops": ()}, ["stage_layers", "()"]),
         ({"stage_layers": (2, 4)}, ["stage_layers", "(2, 4)", "(8, 5, 3)"]),

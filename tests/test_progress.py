@@ -1,6 +1,7 @@
 """The lines that a run prints, and its guess at the time left."""
 
 import io
+import math
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,9 @@ def test_search_lines(clock: list[float]) -> None:
     assert printed(report, stream, first) == (
         "epoch  1/12  stage 1 (2 layers, 2 candidates)  train loss 2.250  val accuracy  33.3 %  "
         "identity 0.00  zero 0.25  1 min 50 s left\n"
+    )
+    assert "val accuracy     – %" in printed(
+        ProgressReport(stream), stream, replace(first, val_accuracy=math.nan)
     )
     clock[0] += 20
     second = printed(report, stream, replace(first, epoch=1, stage=1, num_layers=4))

@@ -306,3 +306,22 @@ def test_accuracy_is_of_the_whole_split_and_keeps_the_mode() -> None:
     assert model.training
     accuracy(model.eval(), split)
     assert not model.training
+
+
+@pytest.mark.usefixtures("few_searched")
+def test_sparse_evaluation_changes_the_curves_alone(tmp_path: Path) -> None:
+    """Every second epoch, and the last of each stage of three."""
+    found = {}
+    for every in (1, 2):
+        config = search_config(stage_epochs=3, eval_epochs=every)
+        result, events = run(config, tmp_path / str(every))
+        found[every] = result, epochs(events)
+    (dense, all_epochs), (sparse, some) = found[1], found[2]
+    assert sparse.genotype == dense.genotype
+    assert sparse.supernet_accuracy == dense.supernet_accuracy
+    for full, part in zip(all_epochs, some, strict=True):
+        assert part.train_loss == full.train_loss
+        if part.epoch in (1, 2, 3, 5, 7, 8):
+            assert part.val_accuracy == full.val_accuracy
+        else:
+            assert math.isnan(part.val_accuracy)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dasvit.data import load_data
+from dasvit.environment import check_cuda_graph
 from dasvit.memory import device_memory, shortfall
 from dasvit.models import VIT
 from dasvit.ops import build_operation
@@ -100,6 +101,9 @@ def _run(options: SweepOptions, command: str) -> int:
     if address is None and get_preset(options.preset).needs_gpu:
         count = torch.cuda.device_count()
         check_gpus(count, options.preset, gpus_per_trial=options.gpus_per_trial)
+    if address is None:
+        asked = options.gpus_per_trial
+        _check_device(options, torch.cuda.device_count() if asked is None else asked)
     place = (options.storage_path, options.folder_name)
     if options.fresh:
         with connect(address) as cluster:
@@ -180,7 +184,14 @@ def _need(options: SweepOptions, plan: Plan, cluster: Cluster) -> Demand:
         num_trials=plan.num_searches or plan.num_retrainings,
     )
     check_workers(cluster, need, options.workers)
+    _check_device(options, need.gpus)
     return need
+
+
+def _check_device(options: SweepOptions, gpus: float) -> None:
+    """Refuse what trials on so many GPUs each cannot do."""
+    if options.search.cuda_graph:
+        check_cuda_graph(torch.device("cuda" if gpus else "cpu"))
 
 
 def _compute(run: _Run, cluster: Cluster) -> None:

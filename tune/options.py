@@ -180,6 +180,11 @@ class SweepOptions:
                 f"--scheduler asha with --seeds {self.seeds}: partial scores of several seeds have "
                 "no mean; use --seeds 1, and --check-seeds K to search the best on K more"
             )
+        if self.search.eval_epochs != 1:
+            raise ValueError(
+                f"--scheduler asha with --eval-epochs {self.search.eval_epochs}: ASHA "
+                "compares searches by the accuracy of every epoch; leave it at 1"
+            )
         if self.metric != "supernet_accuracy":
             raise ValueError(
                 f"--scheduler asha with --metric {self.metric}: ASHA compares searches by their "

@@ -69,7 +69,7 @@ def _metrics(row: dict[str, Any]) -> dict[str, Any]:
     """The numbers of an epoch; "epoch" counts the finished ones."""
     numbers = {k: v for k, v in row.items() if isinstance(v, int | float)}
     done = row["epoch"] + 1
-    if "val_accuracy" in row:  # of a search: by the name that its result will have
+    if row.get("val_accuracy") is not None:  # of a search: by the name that its result will have
         numbers["supernet_accuracy"] = row["val_accuracy"]
     # Tune counts reports anew after a restart; epochs stay what they are.
     return {**numbers, "epoch": done, "timesteps_total": done}

@@ -146,6 +146,9 @@ class SearchConfig:
     checkpoint_epochs: int = 1
     """Epochs from one checkpoint to the next; each stage's last epoch has one too. A run that is
     killed repeats what came after, to the same end."""
+    eval_epochs: int = 1
+    """Epochs from one evaluation of the supernet on the validation half to the next; each stage's
+    last epoch has one too. Changes no result: it is for the curves."""
     seed: int = 0
     """Seed of initialisation, split and data order."""
 
@@ -272,7 +275,7 @@ class SearchConfig:
             f"stage_ops must end at 2 or more while zero is ranked like the others, but got {ops}: "
             "an edge could be left with zero alone; use prune_zero=first or keep 2",
         )
-        for name in ("stage_epochs", "checkpoint_epochs"):
+        for name in ("stage_epochs", "checkpoint_epochs", "eval_epochs"):
             require(getattr(self, name) >= 1, f"{name} must be >= 1, but got {getattr(self, name)}")
         require(
             self.prune_zero in ("ranked", "first"),

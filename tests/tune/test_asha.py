@@ -80,6 +80,7 @@ def test_the_plan(plan: Plan) -> None:
         ("--scheduler asha --seeds 1", "--metric supernet_accuracy"),
         ("--grace-epochs 2", "--grace-epochs is ASHA's: add --scheduler asha"),
         ("--reduction-factor 4", "--reduction-factor is ASHA's: add --scheduler asha"),
+        (f"{ASHA} --eval-epochs 2", "accuracy of every epoch"),
         (f"{ASHA} --grace-epochs 6", "less than a search's 6 epochs"),
         (f"{ASHA} --grace-epochs 0", "--grace-epochs must be 1 to 5"),
         (f"{ASHA} --reduction-factor 1", "at least 2"),

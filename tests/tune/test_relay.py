@@ -52,6 +52,17 @@ def test_every_epoch_once_and_in_order(trace: Path) -> None:
     assert reports.seen[0] == {"epoch": 1, "total_epochs": 4, "loss": 0.5, "timesteps_total": 1}
 
 
+def test_an_epoch_without_evaluation_has_no_accuracy(trace: Path) -> None:
+    """As the search writes it: null, which Tune takes for a number."""
+    reports = Reports()
+    values = [{"epoch": 0, "val_accuracy": None}, {"epoch": 1, "val_accuracy": 0.5}]
+    trace.write_text("".join(json.dumps(v) + "\n" for v in values))
+    with EpochRelay(trace, reports, seconds=0.005):
+        reports.wait_for(2)
+    assert "supernet_accuracy" not in reports.seen[0]
+    assert reports.seen[1]["supernet_accuracy"] == 0.5
+
+
 def test_nothing_after_the_end(trace: Path) -> None:
     reports = Reports()
     with EpochRelay(trace, reports, seconds=0.005):
