@@ -37,6 +37,10 @@ __all__ = [
 BLOCK = 512
 """Bytes that PyTorch's CUDA allocator rounds every memory up to."""
 
+SURCHARGE = 1.2
+"""More memory that compiled steps take, and that captured ones hold: 1.13 to 1.19 and 1.16 to 1.20
+times as much on a GPU, stage by stage (docs/memory.md)."""
+
 CHANNELS, CLASSES = 3, 100
 """RGB and a head of a hundred classes: both are next to nothing at any size worth planning."""
 
@@ -48,7 +52,8 @@ class StagePlan:
     Attributes:
         stage: 0-based.
         resident: weights, alphas and both optimisers' states.
-        peak: the most at once in a step, `resident` and both batches included.
+        peak: the most at once in a step, `resident` and both batches included; with `compile` and
+            with `cuda_graph` `SURCHARGE` times that, each.
     """
 
     stage: int
@@ -131,7 +136,8 @@ def _stage_step(config: SearchConfig, stage: int) -> Callable[[], object]:
 def plan_stage(config: SearchConfig, stage: int) -> StagePlan:
     """The plan of one stage's step: first or second order as `config.xi` says."""
     resident, peak = peak_of(lambda: _stage_step(config, stage))
-    return StagePlan(stage=stage, resident=resident, peak=peak)
+    more = SURCHARGE ** (config.compile + config.cuda_graph)
+    return StagePlan(stage=stage, resident=resident, peak=round(more * peak))
 
 
 def measure_stage(config: SearchConfig, stage: int, device: torch.device) -> int | None:

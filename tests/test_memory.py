@@ -91,6 +91,8 @@ def test_what_must_be_more_is_more() -> None:
     assert peak(batch_size=64, precision="bf16") < peak(batch_size=64)
     assert peak(batch_size=64, recompute=True) < 0.8 * peak(batch_size=64)
     assert peak(batch_size=64) < peak(batch_size=64, fused=False)
+    assert peak(compile=True) == pytest.approx(1.2 * peak())
+    assert peak(compile=True, cuda_graph=True) == pytest.approx(1.44 * peak(), rel=0.01)
 
 
 def test_later_stages_are_planned_with_the_heaviest_candidates() -> None:
@@ -222,3 +224,7 @@ def test_check_states_the_plans_error(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit) as stop:
         main(["memory", *TINY, "--check", "--device", "cuda:99"])
     assert stop.value.code == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["memory", *TINY, "--check", "--device", "cpu", "--cuda-graph"])
+    assert stop.value.code == 2
+    assert "leave compile and cuda_graph out" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from dasvit.memory_report import (
     save_figure,
 )
 from dasvit.search import check_supernet
+from dasvit.setting import require
 
 __all__ = ["MemoryArgs", "run"]
 
@@ -50,6 +51,10 @@ class MemoryArgs:
 def _check(args: MemoryArgs) -> None:
     """Planned and measured peaks of every stage, and the plan's error."""
     config, device = args.config, resolve_device(args.device)
+    require(
+        not (config.compile or config.cuda_graph),
+        "check runs steps as they are planned; leave compile and cuda_graph out",
+    )
     rows: list[tuple[int, int, int | None]] = []
     for stage in range(len(config.stage_ops)):
         print(f"stage {stage} on {device} …", file=sys.stderr, flush=True)
