@@ -3,8 +3,8 @@
     python benchmarks/profile_step.py --stage 3 --ratio 0.5 --cuda-graph --out profile.json
 
 Prints and writes the device's time by kind of kernel, the kernels that take longest, and beside
-them the time of a step and the time that the host needs to launch it: where the two are equal the
-device waits for the host.
+them the time of a step and how long the host was busy launching it or waiting to: where the kernels
+take much less than the step, the device waits for the host.
 """
 
 import json
@@ -100,12 +100,12 @@ def by_kind(kernels: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return dict(sorted(found.items(), key=lambda item: -item[1]["ms"]))
 
 
-def _kernels(step: Callable[[], object], steps: int) -> list[dict[str, Any]]:
+def _kernels(step: Callable[[], object], steps: int, device: torch.device) -> list[dict[str, Any]]:
     """Kernels of a step, longest first."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
         for _ in range(steps):
             step()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     kernels = [
         {
             "name": event.key,
@@ -142,7 +142,7 @@ def measure(args: Args, device: torch.device) -> dict[str, Any]:
     launched = time.perf_counter() - started
     torch.cuda.synchronize(device)
     taken = time.perf_counter() - started
-    kernels = _kernels(step, args.steps)
+    kernels = _kernels(step, args.steps, device)
     return {
         "step_ms": 1e3 * taken / args.steps,
         "host_ms": 1e3 * launched / args.steps,

@@ -5,12 +5,14 @@ the slower of the two.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from dasvit.files import first_line
+from dasvit.seed import get_rng_state
 
 __all__ = ["WARM_UP", "CudaGraphs"]
 
@@ -28,9 +30,13 @@ class CudaGraphs(Generic[T]):
     A graph repeats the kernels of one call on the same memory. So the function must depend on
     nothing but its arguments and tensors that live on, must not wait for the device, and must draw
     no random numbers. The graphs share their memory, and keep what a call takes at its peak.
+
+    Args:
+        device: the GPU.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._calls: dict[object, int] = {}
         self._captured: dict[object, tuple[list[Tensor], T, Callable[[], None]]] = {}
         self._pool: Any = None
@@ -43,28 +49,45 @@ class CudaGraphs(Generic[T]):
             next.
 
         Raises:
-            ValueError: the function cannot be captured.
+            ValueError: the function cannot be captured, or draws random numbers.
         """
         key = tuple((t.shape, t.dtype) for t in tensors)
         if key not in self._captured:
             self._calls[key] = self._calls.get(key, 0) + 1
             if self._calls[key] <= WARM_UP:
-                return function(*tensors)
+                return self._warm_up(function, tensors)
             inputs = [t.clone() for t in tensors]
-            result, replay, self._pool = capture(lambda: function(*inputs), self._pool)
+            result, replay, self._pool = capture(
+                lambda: function(*inputs), self._pool, self._device
+            )
             self._captured[key] = inputs, result, replay
         inputs, result, replay = self._captured[key]
         torch._foreach_copy_(inputs, list(tensors))
         replay()
         return result
 
+    def _warm_up(self, function: Callable[..., T], tensors: tuple[Tensor, ...]) -> T:
+        before = get_rng_state(self._device)
+        result = function(*tensors)
+        after = get_rng_state(self._device)
+        # A graph would draw anew in each pass of a step, where all passes must draw the same.
+        if any(not torch.equal(after[name], state) for name, state in before.items()):
+            raise ValueError(
+                "the step cannot be captured as a CUDA graph: an operation draws random numbers; "
+                "leave cuda_graph out"
+            )
+        return result
 
-def capture(function: Callable[[], T], pool: Any) -> tuple[T, Callable[[], None], Any]:
+
+def capture(
+    function: Callable[[], T], pool: Any, device: torch.device
+) -> tuple[T, Callable[[], None], Any]:
     """Capture a call, whose work is not carried out.
 
     Args:
         function: what to call.
         pool: memory of an earlier graph to share, or None.
+        device: the GPU that it works on.
 
     Returns:
         What the call returned, a function that carries it out, and the memory of its graph.
@@ -73,15 +96,29 @@ def capture(function: Callable[[], T], pool: Any) -> tuple[T, Callable[[], None]
         ValueError: the call does what a graph cannot hold.
     """
     graph = torch.cuda.CUDAGraph()
+    found: list[T] = []
+    causes: list[Exception] = []
     try:
-        # Other threads may go on preparing batches.
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            result = function()
-    except torch.OutOfMemoryError:
-        raise
+        with ExitStack() as stack:
+            stack.enter_context(torch.cuda.device(device))
+            # A stream of this device: PyTorch's own for captures is that of the first device.
+            stream = torch.cuda.Stream(device)
+            # Other threads may go on preparing batches.
+            mode = "thread_local"
+            stack.enter_context(
+                torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode=mode)
+            )
+            try:
+                found.append(function())
+            except Exception as error:  # ending the capture fails too, and would hide it
+                causes.append(error)
+                raise
     except RuntimeError as error:
+        cause = causes[0] if causes else error
+        if isinstance(cause, torch.OutOfMemoryError) or not isinstance(cause, RuntimeError):
+            raise cause from None
         raise ValueError(
-            f"the step cannot be captured as a CUDA graph ({first_line(error)}): an operation "
-            "waits for the device or draws random numbers; leave cuda_graph out"
-        ) from error
-    return result, graph.replay, graph.pool()
+            f"the step cannot be captured as a CUDA graph ({first_line(cause)}): most likely an "
+            "operation waits for the device; leave cuda_graph out"
+        ) from cause
+    return found[0], graph.replay, graph.pool()

@@ -24,6 +24,7 @@ from dasvit.cell import SearchCell, add_to_node
 from dasvit.genotype import NUM_INPUTS, edge_list
 from dasvit.mixed_edge import MixedEdge
 from dasvit.ops import IDENTITY, MLP, MSA, Identity, Zero
+from dasvit.seed import capturing
 from dasvit.tokens import TokenSelector, scatter_tokens
 from dasvit.weighted_linear import autocast_dtype, weighted_linear
 
@@ -321,8 +322,9 @@ class FusedCell(nn.Module):
         assert isinstance(group, _SourceEdges)
         run: Callable[..., Sequence[Tensor]] = group
         if self.recompute:
-            # Only registered operations may draw random numbers, which a CUDA graph cannot.
-            run = partial(checkpoint, group, use_reentrant=False, preserve_rng_state=group.foreign)
+            # Only registered operations may draw random numbers; in a CUDA graph none does.
+            draws = group.foreign and not capturing(x.device)
+            run = partial(checkpoint, group, use_reentrant=False, preserve_rng_state=draws)
         if not self.selectors:
             return run(x, *rows)
         kept, index = self.selectors[number](x)

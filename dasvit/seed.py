@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 __all__ = [
+    "capturing",
     "derive_seed",
     "generator",
     "get_rng_state",
@@ -54,9 +55,15 @@ def set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
 
 def present_draws(device: torch.device) -> dict[str, torch.Tensor] | None:
     """The state for `same_draws`; None while a CUDA graph is captured, where nothing is drawn."""
-    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return None
-    return get_rng_state(device)
+    return None if capturing(device) else get_rng_state(device)
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is captured on the device's current stream."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class BilevelStep:
             capturable=config.cuda_graph,
         )
         on_gpu = self.device.type == "cuda"  # a plan has none
-        self._graphs = CudaGraphs[Found]() if config.cuda_graph and on_gpu else None
+        self._graphs = CudaGraphs[Found](self.device) if config.cuda_graph and on_gpu else None
         # A graph reads the learning rate from the device.
         self._lr = torch.empty((), device=self.device) if config.cuda_graph else None
 

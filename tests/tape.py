@@ -61,7 +61,9 @@ class Tape(TorchDispatchMode):
                     old.copy_(new)
 
 
-def record(function: Callable[[], T], pool: Any) -> tuple[T, Callable[[], None], Any]:
+def record(
+    function: Callable[[], T], pool: Any, device: torch.device
+) -> tuple[T, Callable[[], None], Any]:
     """In the place of `dasvit.cuda_graph.capture`."""
     with Tape() as tape:
         result = function()

@@ -15,6 +15,7 @@ from dasvit.cuda_graph import WARM_UP, CudaGraphs
 from dasvit.search import search
 from dasvit.step import BilevelStep, build_supernet
 
+CPU = torch.device("cpu")
 OPS = ("zero", "identity", "msa_h2", "mlp_r2")
 EDGES = (OPS,) * 5
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -45,7 +46,7 @@ def _step(device: str = "cpu", **settings: object) -> BilevelStep:
 
 
 def _with_graphs(step: BilevelStep) -> BilevelStep:
-    step._graphs = CudaGraphs()
+    step._graphs = CudaGraphs(step.device)
     return step
 
 
@@ -96,7 +97,7 @@ def test_replayed_on_a_gpu(settings: dict, make_batch: Callable) -> None:
 def test_the_tape_tells_what_a_graph_would_not_repeat() -> None:
     """That the test above can fail: a number from Python stays what it was."""
     rate = [1.0]
-    graphs: CudaGraphs[Tensor] = CudaGraphs()
+    graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
     results = []
     for number in range(1, WARM_UP + 4):
         rate[0] = number
@@ -104,20 +105,23 @@ def test_the_tape_tells_what_a_graph_would_not_repeat() -> None:
     captured = WARM_UP + 1
     assert results[:captured] == [20.0 * n for n in range(1, captured + 1)]
     assert results[captured:] == [20.0 * captured] * 2
-    for call, message in (
-        (lambda x: torch.tensor(x.sum().item()), "waits for the device"),
-        (torch.rand_like, "draws random numbers"),
-    ):
-        graphs = CudaGraphs()
-        for _ in range(WARM_UP):
-            graphs.call(call, torch.ones(2))
-        with pytest.raises(AssertionError, match=message):
-            graphs.call(call, torch.ones(2))
+    graphs = CudaGraphs(CPU)
+    for _ in range(WARM_UP):
+        graphs.call(lambda x: torch.tensor(x.sum().item()), torch.ones(2))
+    with pytest.raises(AssertionError, match="waits for the device"):
+        graphs.call(lambda x: torch.tensor(x.sum().item()), torch.ones(2))
+
+
+def test_random_draws_are_refused_before_a_capture() -> None:
+    """A capture would take them, and draw anew in each pass."""
+    graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
+    with pytest.raises(ValueError, match="draws random numbers; leave cuda_graph out"):
+        graphs.call(torch.rand_like, torch.ones(2))
 
 
 @pytest.mark.usefixtures("taped")
 def test_results_lie_in_the_same_tensors() -> None:
-    graphs: CudaGraphs[Tensor] = CudaGraphs()
+    graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
     x = torch.tensor([1.0, 2.0])
     for _ in range(WARM_UP):
         graphs.call(torch.square, x)
@@ -129,7 +133,9 @@ def test_results_lie_in_the_same_tensors() -> None:
 
 
 def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Graph:
+    """The cause, not that the capture then cannot end either."""
+
+    class Context:
         def __init__(self, *args: object, **options: object) -> None:
             pass
 
@@ -139,8 +145,13 @@ def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
         def __exit__(self, *error: object) -> None:
             pass
 
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
-    monkeypatch.setattr(torch.cuda, "graph", Graph)
+    class Graph(Context):
+        def __exit__(self, *error: object) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    for name, value in {"CUDAGraph": Context, "graph": Graph, "device": Context}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "Stream", Context)
 
     def fails(error: Exception) -> Callable[[], None]:
         def function() -> None:
@@ -150,9 +161,11 @@ def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
     unsupported = fails(RuntimeError("operation not permitted when stream is capturing\nmore"))
     with pytest.raises(ValueError, match=r"\(operation not permitted .* capturing\).*leave cuda_g"):
-        dasvit.cuda_graph.capture(unsupported, None)
+        dasvit.cuda_graph.capture(unsupported, None, CPU)
     with pytest.raises(torch.OutOfMemoryError):
-        dasvit.cuda_graph.capture(fails(torch.OutOfMemoryError()), None)
+        dasvit.cuda_graph.capture(fails(torch.OutOfMemoryError()), None, CPU)
+    with pytest.raises(KeyError):
+        dasvit.cuda_graph.capture(fails(KeyError("a plug-in's")), None, CPU)
 
 
 def test_without_a_gpu_nothing_begins(tmp_path: Path) -> None:
