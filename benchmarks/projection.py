@@ -10,6 +10,7 @@ import torch
 from benchmarks.measure import timed
 from benchmarks.reference import loader
 from benchmarks.workload import CHANNELS, CLASSES, Cell, Sizes, make_ours
+from dasvit.batch import EVAL_BATCH
 from dasvit.config import DataConfig, SearchConfig
 from dasvit.seed import generator
 from dasvit.split import TensorSplit, endless
@@ -19,7 +20,6 @@ __all__ = ["HALF", "batch_seconds", "evaluation_seconds", "project"]
 HALF = 25_000
 """Images of each half of CIFAR-10's training set."""
 SIDE = 32
-EVAL_BATCH = 256
 
 
 def batch_seconds(

@@ -6,7 +6,7 @@ the slower of the two.
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,12 +24,12 @@ compiled is compiled."""
 
 
 class CudaGraphs(Generic[T]):
-    """The CUDA graphs of a function of tensors: one for the shapes of its arguments, from the
-    fourth call with them on.
+    """The CUDA graph of a function of tensors, from its fourth call with arguments of a shape on.
 
     A graph repeats the kernels of one call on the same memory. So the function must depend on
     nothing but its arguments and tensors that live on, must not wait for the device, and must draw
-    no random numbers. The graphs share their memory, and keep what a call takes at its peak.
+    no random numbers. The graph keeps what a call takes at its peak, until a call with other shapes
+    comes: two would not fit beside each other.
 
     Args:
         device: the GPU.
@@ -38,8 +38,7 @@ class CudaGraphs(Generic[T]):
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._calls: dict[object, int] = {}
-        self._captured: dict[object, tuple[list[Tensor], T, Callable[[], None]]] = {}
-        self._pool: Any = None
+        self._captured: tuple[object, list[Tensor], T, Callable[[], None]] | None = None
 
     def call(self, function: Callable[..., T], *tensors: Tensor) -> T:
         """Call the function, or replay an earlier call of it.
@@ -52,16 +51,15 @@ class CudaGraphs(Generic[T]):
             ValueError: the function cannot be captured, or draws random numbers.
         """
         key = tuple((t.shape, t.dtype) for t in tensors)
-        if key not in self._captured:
+        if self._captured is None or self._captured[0] != key:
+            self._captured = None
             self._calls[key] = self._calls.get(key, 0) + 1
             if self._calls[key] <= WARM_UP:
                 return self._warm_up(function, tensors)
             inputs = [t.clone() for t in tensors]
-            result, replay, self._pool = capture(
-                lambda: function(*inputs), self._pool, self._device
-            )
-            self._captured[key] = inputs, result, replay
-        inputs, result, replay = self._captured[key]
+            result, replay = capture(lambda: function(*inputs), self._device)
+            self._captured = key, inputs, result, replay
+        _, inputs, result, replay = self._captured
         torch._foreach_copy_(inputs, list(tensors))
         replay()
         return result
@@ -79,18 +77,15 @@ class CudaGraphs(Generic[T]):
         return result
 
 
-def capture(
-    function: Callable[[], T], pool: Any, device: torch.device
-) -> tuple[T, Callable[[], None], Any]:
+def capture(function: Callable[[], T], device: torch.device) -> tuple[T, Callable[[], None]]:
     """Capture a call, whose work is not carried out.
 
     Args:
         function: what to call.
-        pool: memory of an earlier graph to share, or None.
         device: the GPU that it works on.
 
     Returns:
-        What the call returned, a function that carries it out, and the memory of its graph.
+        What the call returned, and a function that carries it out.
 
     Raises:
         ValueError: the call does what a graph cannot hold.
@@ -105,9 +100,7 @@ def capture(
             stream = torch.cuda.Stream(device)
             # Other threads may go on preparing batches.
             mode = "thread_local"
-            stack.enter_context(
-                torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode=mode)
-            )
+            stack.enter_context(torch.cuda.graph(graph, stream=stream, capture_error_mode=mode))
             try:
                 found.append(function())
             except Exception as error:  # ending the capture fails too, and would hide it
@@ -121,4 +114,4 @@ def capture(
             f"the step cannot be captured as a CUDA graph ({first_line(cause)}): most likely an "
             "operation waits for the device; leave cuda_graph out"
         ) from cause
-    return found[0], graph.replay, graph.pool()
+    return found[0], graph.replay

@@ -14,12 +14,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from dasvit.batch import EVAL_BATCH
 from dasvit.config import SearchConfig
 from dasvit.genotype import edge_list
 from dasvit.live_memory import LiveMemory
 from dasvit.losses import forget_masks
 from dasvit.ops import build_operation
 from dasvit.step import BilevelStep, build_supernet
+from dasvit.supernet import SuperNet
 
 __all__ = [
     "StagePlan",
@@ -38,8 +40,8 @@ BLOCK = 512
 """Bytes that PyTorch's CUDA allocator rounds every memory up to."""
 
 SURCHARGE = 1.2
-"""More memory that compiled steps take, and that captured ones hold: 1.13 to 1.19 and 1.16 to 1.20
-times as much on a GPU, stage by stage (docs/memory.md)."""
+"""More memory that compiled steps take, and that captured ones hold: on a GPU compiled steps took
+1.13 to 1.19 times as much, and held 1.16 to 1.20 times that when captured (docs/memory.md)."""
 
 CHANNELS, CLASSES = 3, 100
 """RGB and a head of a hundred classes: both are next to nothing at any size worth planning."""
@@ -53,7 +55,8 @@ class StagePlan:
         stage: 0-based.
         resident: weights, alphas and both optimisers' states.
         peak: the most at once in a step, `resident` and both batches included; with `compile` and
-            with `cuda_graph` `SURCHARGE` times that, each.
+            with `cuda_graph` `SURCHARGE` times that, each, and with `cuda_graph` what evaluation
+            takes beside the step's memory, which a graph holds.
     """
 
     stage: int
@@ -111,16 +114,32 @@ def heaviest_operations(config: SearchConfig, count: int) -> tuple[str, ...]:
     return tuple(name for name in config.operations if name in kept)
 
 
-def _stage_step(config: SearchConfig, stage: int) -> Callable[[], object]:
-    """A step of a stage on the default device, with empty images."""
+def _stage_supernet(config: SearchConfig, stage: int) -> SuperNet:
     names = heaviest_operations(config, config.stage_ops[stage])
-    model = build_supernet(
+    return build_supernet(
         config,
         tuple(names for _ in edge_list(config.num_nodes)),
         num_layers=config.stage_layers[stage],
         in_channels=CHANNELS,
         num_classes=CLASSES,
     )
+
+
+def _stage_evaluation(config: SearchConfig, stage: int) -> Callable[[], object]:
+    """A batch of evaluation in a stage, likewise."""
+    model = _stage_supernet(config, stage).eval()
+    size = config.data.image_size
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        model(torch.zeros(EVAL_BATCH, CHANNELS, size, size))
+
+    return evaluate
+
+
+def _stage_step(config: SearchConfig, stage: int) -> Callable[[], object]:
+    """A step of a stage on the default device, with empty images."""
+    model = _stage_supernet(config, stage)
     step = BilevelStep(config, model)
     size = config.data.image_size
     batches = [
@@ -136,8 +155,11 @@ def _stage_step(config: SearchConfig, stage: int) -> Callable[[], object]:
 def plan_stage(config: SearchConfig, stage: int) -> StagePlan:
     """The plan of one stage's step: first or second order as `config.xi` says."""
     resident, peak = peak_of(lambda: _stage_step(config, stage))
-    more = SURCHARGE ** (config.compile + config.cuda_graph)
-    return StagePlan(stage=stage, resident=resident, peak=round(more * peak))
+    peak = round(peak * SURCHARGE ** (config.compile + config.cuda_graph))
+    if config.cuda_graph:
+        before, most = peak_of(lambda: _stage_evaluation(config, stage))
+        peak += most - before
+    return StagePlan(stage=stage, resident=resident, peak=peak)
 
 
 def measure_stage(config: SearchConfig, stage: int, device: torch.device) -> int | None:

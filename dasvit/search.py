@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dasvit.batch import EVAL_BATCH
 from dasvit.checkpoint import is_due, restore, save_checkpoint
 from dasvit.complexity import check_num_params
 from dasvit.config import OUTER_SETTINGS, SearchConfig, config_from_dict, config_to_dict
@@ -54,7 +55,6 @@ __all__ = [
 ]
 
 KIND = "dasvit/search/1"
-EVAL_BATCH = 256
 
 
 def search(

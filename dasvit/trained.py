@@ -9,6 +9,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from dasvit.batch import EVAL_BATCH
 from dasvit.config import RetrainConfig, config_from_dict
 from dasvit.data import ImageData, load_data
 from dasvit.distributed import Processes
@@ -48,7 +49,6 @@ RETRAIN_KIND = "dasvit/retrain/1"
 """What a retraining writes into its folder's config.json."""
 MODEL_DIR = "model"
 """The model folder inside a retraining's."""
-EVAL_BATCH = 256
 
 
 def load_retrain_config(out_dir: str | Path) -> RetrainConfig:

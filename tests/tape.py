@@ -61,14 +61,12 @@ class Tape(TorchDispatchMode):
                     old.copy_(new)
 
 
-def record(
-    function: Callable[[], T], pool: Any, device: torch.device
-) -> tuple[T, Callable[[], None], Any]:
+def record(function: Callable[[], T], device: torch.device) -> tuple[T, Callable[[], None]]:
     """In the place of `dasvit.cuda_graph.capture`."""
     with Tape() as tape:
         result = function()
     tape.undo()
-    return result, tape.replay, pool or object()
+    return result, tape.replay
 
 
 def _memory(tensor: Tensor) -> int:

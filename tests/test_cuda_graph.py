@@ -1,5 +1,7 @@
 """Steps that are captured once and replayed: the same steps."""
 
+import io
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,9 +80,8 @@ def _same_steps(plain: BilevelStep, graphed: BilevelStep, make_batch: Callable) 
 def test_replayed_steps_are_the_same_steps(settings: dict, make_batch: Callable) -> None:
     graphed = _with_graphs(_step(cuda_graph=True, **settings))
     _same_steps(_step(**settings), graphed, make_batch)
-    # Weights alone, both; the single batch of another size was no reason for a third.
     assert graphed._graphs is not None
-    assert len(graphed._graphs._captured) == 2
+    assert graphed._graphs._captured is not None
 
 
 @pytest.mark.parametrize("settings", [{}, {"xi": 0.05}, {"recompute": True}], ids=str)
@@ -90,7 +91,7 @@ def test_replayed_on_a_gpu(settings: dict, make_batch: Callable) -> None:
     graphed = _step("cuda", cuda_graph=True, **settings)
     _same_steps(_step("cuda", **settings), graphed, make_batch)
     assert graphed._graphs is not None
-    assert len(graphed._graphs._captured) == 2
+    assert graphed._graphs._captured is not None
 
 
 @pytest.mark.usefixtures("taped")
@@ -110,6 +111,40 @@ def test_the_tape_tells_what_a_graph_would_not_repeat() -> None:
         graphs.call(lambda x: torch.tensor(x.sum().item()), torch.ones(2))
     with pytest.raises(AssertionError, match="waits for the device"):
         graphs.call(lambda x: torch.tensor(x.sum().item()), torch.ones(2))
+
+
+@pytest.mark.usefixtures("taped")
+def test_a_call_with_other_shapes_lets_the_graph_go() -> None:
+    """Two at once would take twice the memory."""
+    graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
+    for _ in range(WARM_UP):
+        graphs.call(torch.square, torch.ones(2))
+    held = weakref.ref(graphs.call(torch.square, torch.ones(2)))
+    assert held() is not None
+    assert graphs.call(torch.square, torch.full((3,), 2.0)).tolist() == [4.0] * 3
+    assert held() is None
+    assert graphs.call(torch.square, torch.full((2,), 3.0)).tolist() == [9.0] * 2
+
+
+@pytest.mark.usefixtures("double", "taped")
+def test_a_step_goes_on_from_its_states(make_batch: Callable) -> None:
+    """As a search that is resumed: graphs are captured anew on what was loaded."""
+    first, second = (_with_graphs(_step(cuda_graph=True)) for _ in range(2))
+    batches = [(make_batch(4), make_batch(4)) for _ in range(12)]
+
+    def go(step: BilevelStep, numbers: range) -> None:
+        for n in numbers:
+            step(*batches[n], weight_lr=0.02 / (1 + n))
+
+    go(first, range(6))
+    stored = io.BytesIO()
+    parts = ("model", "weight_optimizer", "alpha_optimizer")
+    torch.save({name: getattr(first, name).state_dict() for name in parts}, stored)
+    go(first, range(6, 12))
+    for name, state in torch.load(io.BytesIO(stored.getvalue()), weights_only=True).items():
+        getattr(second, name).load_state_dict(state)
+    go(second, range(6, 12))
+    torch.testing.assert_close(second.model.state_dict(), first.model.state_dict())
 
 
 def test_random_draws_are_refused_before_a_capture() -> None:
@@ -161,11 +196,11 @@ def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
     unsupported = fails(RuntimeError("operation not permitted when stream is capturing\nmore"))
     with pytest.raises(ValueError, match=r"\(operation not permitted .* capturing\).*leave cuda_g"):
-        dasvit.cuda_graph.capture(unsupported, None, CPU)
+        dasvit.cuda_graph.capture(unsupported, CPU)
     with pytest.raises(torch.OutOfMemoryError):
-        dasvit.cuda_graph.capture(fails(torch.OutOfMemoryError()), None, CPU)
+        dasvit.cuda_graph.capture(fails(torch.OutOfMemoryError()), CPU)
     with pytest.raises(KeyError):
-        dasvit.cuda_graph.capture(fails(KeyError("a plug-in's")), None, CPU)
+        dasvit.cuda_graph.capture(fails(KeyError("a plug-in's")), CPU)
 
 
 def test_without_a_gpu_nothing_begins(tmp_path: Path) -> None:

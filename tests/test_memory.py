@@ -92,7 +92,10 @@ def test_what_must_be_more_is_more() -> None:
     assert peak(batch_size=64, recompute=True) < 0.8 * peak(batch_size=64)
     assert peak(batch_size=64) < peak(batch_size=64, fused=False)
     assert peak(compile=True) == pytest.approx(1.2 * peak())
-    assert peak(compile=True, cuda_graph=True) == pytest.approx(1.44 * peak(), rel=0.01)
+    # Evaluation takes its 256 images beside what a graph holds.
+    images = 256 * 3 * base.data.image_size**2 * 4
+    assert peak(compile=True, cuda_graph=True) > 1.44 * peak() + images
+    assert peak(cuda_graph=True) > 1.2 * peak() + images
 
 
 def test_later_stages_are_planned_with_the_heaviest_candidates() -> None:
