@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from dasvit.files import first_line
-from dasvit.seed import get_rng_state
 
 __all__ = ["WARM_UP", "CudaGraphs"]
 
@@ -48,32 +47,20 @@ class CudaGraphs(Generic[T]):
             next.
 
         Raises:
-            ValueError: the function cannot be captured, or draws random numbers.
+            ValueError: the function cannot be captured.
         """
         key = tuple((t.shape, t.dtype) for t in tensors)
         if self._captured is None or self._captured[0] != key:
             self._captured = None
             self._calls[key] = self._calls.get(key, 0) + 1
             if self._calls[key] <= WARM_UP:
-                return self._warm_up(function, tensors)
+                return function(*tensors)
             inputs = [t.clone() for t in tensors]
             result, replay = capture(lambda: function(*inputs), self._device)
             self._captured = key, inputs, result, replay
         _, inputs, result, replay = self._captured
         torch._foreach_copy_(inputs, list(tensors))
         replay()
-        return result
-
-    def _warm_up(self, function: Callable[..., T], tensors: tuple[Tensor, ...]) -> T:
-        before = get_rng_state(self._device)
-        result = function(*tensors)
-        after = get_rng_state(self._device)
-        # A graph would draw anew in each pass of a step, where all passes must draw the same.
-        if any(not torch.equal(after[name], state) for name, state in before.items()):
-            raise ValueError(
-                "the step cannot be captured as a CUDA graph: an operation draws random numbers; "
-                "leave cuda_graph out"
-            )
         return result
 
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dasvit.attention import attention
 
@@ -27,6 +28,7 @@ __all__ = [
     "OperationFamily",
     "Zero",
     "build_operation",
+    "check_draws_nothing",
     "check_operation",
     "check_shape_preserving",
     "init_linear",
@@ -316,3 +318,33 @@ def check_shape_preserving(name: str, dim: int) -> None:
             f"operation {name!r} turns (batch, tokens, dim) = {tokens} into {shape}; it must keep "
             "the shape"
         )
+
+
+def check_draws_nothing(name: str, dim: int) -> None:
+    """Raise ValueError if the operation draws random numbers in training.
+
+    Where kernels are compiled or captured, the passes of a step would draw different ones.
+    """
+    with torch.device("meta"), torch.no_grad(), _Draws() as draws:
+        operation = build_operation(name, dim)
+        draws.seen = False  # initial weights are drawn too
+        operation(torch.empty(2, 5, dim))
+    if draws.seen:
+        raise ValueError(
+            f"operation {name!r} draws random numbers, which compile and cuda_graph cannot repeat "
+            "from pass to pass; leave them out"
+        )
+
+
+class _Draws(TorchDispatchMode):
+    """Whether anything was drawn while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.seen |= torch.Tag.nondeterministic_seeded in func.tags
+        return func(*args, **(kwargs or {}))

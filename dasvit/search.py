@@ -33,7 +33,7 @@ from dasvit.metrics import (
     operation_share,
     tee,
 )
-from dasvit.ops import check_shape_preserving, load_plugins
+from dasvit.ops import check_draws_nothing, check_shape_preserving, load_plugins
 from dasvit.optim import all_finite, cosine_lr
 from dasvit.seed import (
     derive_seed,
@@ -143,6 +143,8 @@ def check_supernet(config: SearchConfig) -> None:
     load_plugins(config.plugins)
     for name in config.operations:
         check_shape_preserving(name, config.dim)
+        if config.compile or config.cuda_graph:
+            check_draws_nothing(name, config.dim)
     edge_ops = first_stage_ops(config.operations, config.num_nodes)
     size = config.data.image_size
     try:

@@ -3,18 +3,21 @@
 import io
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import plugin_operation
 import pytest
 import tape
 import torch
+import torch.nn.functional as F
 from runs import search_config
 from torch import Tensor
 
 import dasvit.cuda_graph
 from dasvit.config import DataConfig, SearchConfig
 from dasvit.cuda_graph import WARM_UP, CudaGraphs
-from dasvit.search import search
+from dasvit.search import check_supernet, search
 from dasvit.step import BilevelStep, build_supernet
 
 CPU = torch.device("cpu")
@@ -106,11 +109,15 @@ def test_the_tape_tells_what_a_graph_would_not_repeat() -> None:
     captured = WARM_UP + 1
     assert results[:captured] == [20.0 * n for n in range(1, captured + 1)]
     assert results[captured:] == [20.0 * captured] * 2
-    graphs = CudaGraphs(CPU)
-    for _ in range(WARM_UP):
-        graphs.call(lambda x: torch.tensor(x.sum().item()), torch.ones(2))
-    with pytest.raises(AssertionError, match="waits for the device"):
-        graphs.call(lambda x: torch.tensor(x.sum().item()), torch.ones(2))
+    for call, message in (
+        (lambda x: torch.tensor(x.sum().item()), "waits for the device"),
+        (torch.rand_like, "draws random numbers"),
+    ):
+        graphs = CudaGraphs(CPU)
+        for _ in range(WARM_UP):
+            graphs.call(call, torch.ones(2))
+        with pytest.raises(AssertionError, match=message):
+            graphs.call(call, torch.ones(2))
 
 
 @pytest.mark.usefixtures("taped")
@@ -147,11 +154,19 @@ def test_a_step_goes_on_from_its_states(make_batch: Callable) -> None:
     torch.testing.assert_close(second.model.state_dict(), first.model.state_dict())
 
 
-def test_random_draws_are_refused_before_a_capture() -> None:
-    """A capture would take them, and draw anew in each pass."""
-    graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
-    with pytest.raises(ValueError, match="draws random numbers; leave cuda_graph out"):
-        graphs.call(torch.rand_like, torch.ones(2))
+@pytest.mark.parametrize("setting", ["cuda_graph", "compile"])
+def test_an_operation_that_draws_is_refused(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture would take it, and draw anew in each pass."""
+    config = replace(
+        search_config(operations=("identity", "conv_k3"), stage_ops=(2, 2, 2)), **{setting: True}
+    )
+    check_supernet(config)
+    monkeypatch.setattr(
+        plugin_operation.TokenConv, "forward", lambda self, x: F.dropout(x, 0.1, self.training)
+    )
+    check_supernet(replace(config, **{setting: False}))
+    with pytest.raises(ValueError, match="'conv_k3' draws random numbers, which compile and cuda_"):
+        check_supernet(config)
 
 
 @pytest.mark.usefixtures("taped")
