@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -43,29 +43,38 @@ def compare(
         `median_seconds`, `start_seconds` (making it and the steps that warm up), `peak_bytes`, and
         on a GPU `held_bytes` (all that stays taken from the device between two steps).
     """
-    with ExitStack() as stack:
-        return _compare(makers, device, repeats, seconds, memory, clock, stack, alone)
-
-
-def _compare(
-    makers: Mapping[str, Callable[[], Runner]],
-    device: torch.device,
-    repeats: int,
-    seconds: float,
-    memory: bool,
-    clock: Clock,
-    stack: ExitStack,
-    alone: Callable[[], AbstractContextManager[object]],
-) -> dict[str, dict[str, Any]]:
     runners: dict[str, Runner] = {}
     found: dict[str, dict[str, Any]] = {}
-    for number, (name, make) in enumerate(makers.items()):
-        runner, found[name] = _start(make, device, memory=memory)
+
+    def start(name: str) -> None:
+        runner, found[name] = _start(makers[name], device, memory=memory)
         if runner is not None:
             runners[name] = runner
         free(device)
-        if number == 0:
-            stack.enter_context(alone())
+
+    first, *others = makers
+    start(first)
+    with alone():
+        for name in others:
+            start(name)
+        times = _times(runners, found, device, repeats=repeats, seconds=seconds, clock=clock)
+    for name, values in times.items():
+        found[name] |= {"seconds": values, "median_seconds": statistics.median(values)}
+    runners.clear()
+    free(device)
+    return found
+
+
+def _times(
+    runners: dict[str, Runner],
+    found: dict[str, dict[str, Any]],
+    device: torch.device,
+    *,
+    repeats: int,
+    seconds: float,
+    clock: Clock,
+) -> dict[str, list[float]]:
+    """Seconds of each runner's steps; one that runs out of memory is dropped, and `found` says so."""
     times: dict[str, list[float]] = {name: [] for name in runners}
     started = time.perf_counter()
     for number in range(repeats):
@@ -82,11 +91,7 @@ def _compare(
                 continue
             for p in runners[name].model.parameters():
                 p.grad = None  # not held against the next one's memory
-    for name, values in times.items():
-        found[name] |= {"seconds": values, "median_seconds": statistics.median(values)}
-    runners.clear()
-    free(device)
-    return found
+    return times
 
 
 def _start(
