@@ -26,6 +26,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.workload import Cell, Sizes, make_batches, make_ours
+from dasvit.commands.console import fail
 from dasvit.environment import environment, resolve_device
 from dasvit.files import write_atomic
 from dasvit.setting import require
@@ -190,8 +191,7 @@ def main() -> None:
     try:
         run(sys.argv[1:])
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
 
 
 if __name__ == "__main__":

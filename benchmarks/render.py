@@ -16,6 +16,7 @@ if __name__ == "__main__":
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dasvit.commands.console import fail
 from dasvit.drawing import FAINT, FONT, INK
 from dasvit.files import read_json, write_atomic
 from dasvit.plots import save_figure
@@ -249,5 +250,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))

@@ -40,6 +40,7 @@ from benchmarks.workload import (
     make_reference,
     stage_candidates,
 )
+from dasvit.commands.console import fail
 from dasvit.environment import environment
 from dasvit.files import write_atomic
 from dasvit.memory import peak_of
@@ -316,8 +317,7 @@ def main() -> None:
     try:
         run(sys.argv[1:])
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.measurement import Measurement, Plan
 from benchmarks.workload import Cell, Sizes
+from dasvit.commands.console import fail
 from dasvit.environment import environment, resolve_device
 from dasvit.setting import require
 
@@ -200,8 +201,7 @@ def main() -> None:
     try:
         run(sys.argv[1:])
     except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        fail(str(error))
 
 
 if __name__ == "__main__":
