@@ -74,7 +74,7 @@ def _times(
     seconds: float,
     clock: Clock,
 ) -> dict[str, list[float]]:
-    """Seconds of each runner's steps; one that runs out of memory is dropped, and `found` says so."""
+    """Seconds of each runner's steps; one that runs out of memory is dropped; `found` says so."""
     times: dict[str, list[float]] = {name: [] for name in runners}
     started = time.perf_counter()
     for number in range(repeats):

@@ -25,8 +25,8 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.command import run_command
 from benchmarks.workload import Cell, Sizes, make_batches, make_ours
-from dasvit.commands.console import fail
 from dasvit.environment import environment, resolve_device
 from dasvit.files import write_atomic
 from dasvit.setting import require
@@ -188,10 +188,7 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
-    try:
-        run(sys.argv[1:])
-    except ValueError as error:
-        fail(str(error))
+    run_command(run)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ if __name__ == "__main__":
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dasvit.commands.console import fail
+from benchmarks.command import run_command
 from dasvit.drawing import FAINT, FONT, INK
 from dasvit.files import read_json, write_atomic
 from dasvit.plots import save_figure
@@ -247,7 +247,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except ValueError as error:
-        fail(str(error))
+    run_command(main)

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.command import run_command
 from benchmarks.projection import HALF
 from benchmarks.workload import (
     Cell,
@@ -40,7 +41,6 @@ from benchmarks.workload import (
     make_reference,
     stage_candidates,
 )
-from dasvit.commands.console import fail
 from dasvit.environment import environment
 from dasvit.files import write_atomic
 from dasvit.memory import peak_of
@@ -314,10 +314,7 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
-    try:
-        run(sys.argv[1:])
-    except ValueError as error:
-        fail(str(error))
+    run_command(run)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ if __name__ == "__main__":
 
 import torch
 
+from benchmarks.command import run_command
 from benchmarks.measurement import Measurement, Plan
 from benchmarks.workload import Cell, Sizes
-from dasvit.commands.console import fail
 from dasvit.environment import environment, resolve_device
 from dasvit.setting import require
 
@@ -198,10 +198,7 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
-    try:
-        run(sys.argv[1:])
-    except ValueError as error:
-        fail(str(error))
+    run_command(run)
 
 
 if __name__ == "__main__":
