@@ -61,7 +61,7 @@ class TokenEmbedding(nn.Module):
     ) -> Float[Tensor, "batch patches dim"]:
         """The patches, row by row, through the linear embedding.
 
-        One matrix product: as a convolution it was 4 % of a step on a GPU, and slower on a CPU.
+        One matrix product: as a convolution it was 4 % of a step on a GPU (docs/performance.md).
 
         Raises:
             ValueError: the images have another size.
