@@ -55,6 +55,11 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in [header, rule, *rows])
 
 
+def _ours(facts: dict[str, Any]) -> str:
+    named = {"compile": "compiled", "cuda_graph": "graphed"}
+    return " ".join(["ours", *(word for name, word in named.items() if facts["plan"].get(name))])
+
+
 def _measured(facts: dict[str, Any]) -> list[str]:
     """Time and memory, or what of them the rows have."""
     return [w for w in ("median_seconds", "peak_bytes") if any(w in row for row in facts["rows"])]
@@ -70,8 +75,7 @@ def steps_table(facts: dict[str, Any], what: str) -> str:
     time = what == "median_seconds"
     unit, scale, word = ("ms", 1e3, "faster") if time else ("MiB", 2**-20, "leaner")
     plain = list(dict.fromkeys(["fp32", own]))
-    named = {"compile": "compiled", "cuda_graph": "graphed"}
-    way = " ".join(["ours", *(word for name, word in named.items() if facts["plan"].get(name))])
+    way = _ours(facts)
     header = ["order, batch, stage, λ", f"{way} {own} ({unit})"]
     for p in plain:
         header += [f"reference {p} ({unit})", word, f"{word} than at λ = 1"]
@@ -198,7 +202,7 @@ def figure(facts: dict[str, Any]) -> Figure:
         frameon=False,
         prop={"family": FONT, "size": 8},
     )
-    title = f"Ours in {own} against the reference at λ = 1"
+    title = f"{_ours(facts).capitalize()} in {own} against the reference at λ = 1"
     drawn.suptitle(title, size=11, family=FONT, color=INK)
     return drawn
 
