@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dasvit.checkpoint import check_same_settings
+from dasvit.config import with_defaults
 from dasvit.files import read_json, write_atomic
 
 __all__ = ["SkippedImagesWarning", "check_folder", "note_skipped", "open_folder", "read_settings"]
@@ -29,8 +30,18 @@ def read_settings(folder: str | Path, kind: str) -> dict[str, Any]:
     return values["config"]
 
 
-def check_folder(folder: Path, kind: str, settings: dict[str, Any], *, resume: bool) -> None:
+def check_folder(
+    folder: Path,
+    kind: str,
+    settings: dict[str, Any],
+    *,
+    defaults: dict[str, Any],
+    resume: bool,
+) -> None:
     """Whether a run may use a folder: a new one, or with `resume` the one that holds this run.
+
+    Args:
+        defaults: stand for settings that the version which began the run did not know.
 
     Raises:
         ValueError: it holds another run or something else, or is a file.
@@ -40,7 +51,8 @@ def check_folder(folder: Path, kind: str, settings: dict[str, Any], *, resume: b
     if (folder / "config.json").exists():
         if not resume:
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
-        check_same_settings(read_settings(folder, kind), settings, str(folder))
+        saved = with_defaults(read_settings(folder, kind), defaults)
+        check_same_settings(saved, settings, str(folder))
     elif folder.is_dir():
         foreign = sorted(
             path.name

@@ -86,7 +86,8 @@ def retrain(
     if config.compile:
         check_compiler(where)
     settings = config_to_dict(config)
-    check_folder(out_dir, RETRAIN_KIND, settings, resume=resume)
+    defaults = config_to_dict(RetrainConfig())
+    check_folder(out_dir, RETRAIN_KIND, settings, defaults=defaults, resume=resume)
     if resume and (out_dir / "result.json").exists():
         return load_retrain_result(out_dir / "result.json")
     if not processes.first:

@@ -91,7 +91,8 @@ def search(
         check_cuda_graph(where)
     out_dir = Path(out_dir)
     settings = config_to_dict(config)
-    check_folder(out_dir, KIND, settings, resume=resume)
+    defaults = config_to_dict(SearchConfig())
+    check_folder(out_dir, KIND, settings, defaults=defaults, resume=resume)
     if resume and (out_dir / "result.json").exists():
         return load_search_result(out_dir / "result.json")
     data = load_data(config.data, where)

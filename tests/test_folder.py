@@ -20,13 +20,13 @@ def folder(tmp_path: Path) -> Path:
 
 def use(folder: Path, *, resume: bool = False, settings: Any = SETTINGS) -> None:
     """As a run does it."""
-    check_folder(folder, KIND, settings, resume=resume)
+    check_folder(folder, KIND, settings, defaults={}, resume=resume)
     open_folder(folder, KIND, settings)
 
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_made_where_missing(folder: Path, resume: bool) -> None:
-    check_folder(folder, KIND, SETTINGS, resume=resume)
+    check_folder(folder, KIND, SETTINGS, defaults={}, resume=resume)
     assert not folder.parent.exists()  # checking makes nothing
     open_folder(folder, KIND, SETTINGS)
     assert names_in(folder) == ["config.json"]
@@ -54,7 +54,7 @@ def test_logs_may_lie_there(folder: Path, name: str) -> None:
 def refused(folder: Path, message: str, *, resume: bool, settings: Any = SETTINGS) -> None:
     before = files_of(folder.parent)
     with pytest.raises(ValueError, match=message) as caught:
-        check_folder(folder, KIND, settings, resume=resume)
+        check_folder(folder, KIND, settings, defaults={}, resume=resume)
     assert str(folder) in str(caught.value)
     assert files_of(folder.parent) == before
 
@@ -68,6 +68,17 @@ def test_other_settings_are_refused(folder: Path) -> None:
     use(folder)
     other = SETTINGS | {"xi": 0.1}
     refused(folder, r"xi: 0\.0 there, 0\.1 now", resume=True, settings=other)
+
+
+def test_new_settings_were_at_their_defaults(folder: Path) -> None:
+    use(folder)
+    now = {**SETTINGS, "compile": False, "data": {"data_dir": None, "num_workers": 0}}
+    defaults = {"xi": 1.0, "compile": False, "data": {"data_dir": "d", "num_workers": 0}}
+    check_folder(folder, KIND, now, defaults=defaults, resume=True)
+    with pytest.raises(ValueError, match=r"\(compile: False there, True now\)"):
+        check_folder(folder, KIND, now | {"compile": True}, defaults=defaults, resume=True)
+    with pytest.raises(ValueError, match=r"xi: 0\.0 there, 1\.0 now"):
+        check_folder(folder, KIND, now | {"xi": 1.0}, defaults=defaults, resume=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])
@@ -125,7 +136,7 @@ def test_a_file_is_no_folder(folder: Path, resume: bool) -> None:
 
 def test_a_place_that_cannot_be_written(folder: Path) -> None:
     folder.parent.write_text("text")
-    check_folder(folder, KIND, SETTINGS, resume=False)
+    check_folder(folder, KIND, SETTINGS, defaults={}, resume=False)
     with pytest.raises(ValueError, match="cannot write to") as caught:
         open_folder(folder, KIND, SETTINGS)
     assert str(folder) in str(caught.value)

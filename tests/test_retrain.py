@@ -14,10 +14,11 @@ from retrain_runs import assert_same_run
 from runs import DIGITS, ENCODER, files_of, names_in, retrain_config
 from torch import nn
 
+import dasvit.folder
 import dasvit.retrain
 import dasvit.trained
 from dasvit.checkpoint import load_checkpoint
-from dasvit.config import RetrainConfig
+from dasvit.config import RetrainConfig, config_to_dict
 from dasvit.data import load_data
 from dasvit.genotype import Genotype
 from dasvit.metrics import Event, RetrainEpoch, RetrainResult
@@ -274,6 +275,11 @@ def test_a_finished_retraining_returns_at_once(
     assert events == []
     with pytest.raises(ValueError, match="holds a run already"):
         retrain(config, finished)
+    with monkeypatch.context() as patch:  # begun by a version that did not know this setting
+        saved = config_to_dict(config)
+        del saved["compile"]
+        patch.setattr(dasvit.folder, "read_settings", lambda folder, kind: saved)
+        assert retrain(config, finished, resume=True) == result
     with pytest.raises(ValueError, match=r"lr: 0\.003 there, 0\.5 now"):
         retrain(replace(config, lr=0.5), finished, resume=True)
     assert files_of(finished) == before

@@ -1,5 +1,6 @@
 """Searches that are killed at any moment and resumed: the same to the bit."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ import dasvit.search
 import dasvit.step
 from dasvit.architect import weight_gradient
 from dasvit.checkpoint import load_checkpoint
+from dasvit.config import SearchConfig, config_to_dict
+from dasvit.folder import check_folder
 from dasvit.metrics import Event, SearchEpoch, SearchResult, StageEnd
 from dasvit.search import KIND, load_search_config, search
 from dasvit.trace import load_search_result, read_trace
@@ -142,6 +145,34 @@ def test_killed_at_the_end_of_a_stage_or_of_the_run(
     # A result on disk marks the end: nothing is computed again.
     assert [type(e) for e in events][:1] == ([StageEnd] if kind is StageEnd else [])
     assert result == load_search_result(tmp_path / "result.json")
+
+
+@pytest.mark.usefixtures("few_searched")
+def test_begun_by_a_version_with_fewer_settings_and_resumed(
+    whole_search: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        crash_after_checkpoint(patch, 0)
+        with pytest.raises(CrashError):
+            search(search_config(), tmp_path)
+    path = tmp_path / "config.json"
+    now = path.read_text()
+    before = json.loads(now)
+    for name in ("compile", "cuda_graph", "eval_epochs"):
+        del before["config"][name]
+    del before["config"]["data"]["num_workers"]
+    path.write_text(json.dumps(before))
+    with pytest.raises(ValueError, match=r"other settings \(cuda_graph: False there, True now\)"):
+        check_folder(
+            tmp_path,
+            KIND,
+            config_to_dict(search_config(cuda_graph=True)),
+            defaults=config_to_dict(SearchConfig()),
+            resume=True,
+        )
+    search(search_config(), tmp_path, resume=True)
+    assert_same_run(tmp_path, whole_search("first order"))
+    assert path.read_text() == now
 
 
 @pytest.mark.usefixtures("few_searched")

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dasvit.config import with_defaults
 from dasvit.files import read_json, write_atomic
 
 __all__ = ["SCHEMA", "ResultFolder", "open_folder", "set_aside"]
@@ -98,7 +99,12 @@ class ResultFolder:
 
 
 def open_folder(
-    storage_path: str, name: str, settings: dict[str, Any], *, resume: bool = False
+    storage_path: str,
+    name: str,
+    settings: dict[str, Any],
+    *,
+    defaults: dict[str, Any] | None = None,
+    resume: bool = False,
 ) -> ResultFolder:
     """The folder of a sweep: empty, or the same sweep's from before. Nothing in it is changed.
 
@@ -106,6 +112,7 @@ def open_folder(
         storage_path: made if missing; must be shared by all nodes of a cluster.
         name: of the folder inside.
         settings: what the sweep computes, JSON-ready; a folder with others is refused.
+        defaults: stand for settings that the version which began the sweep did not know.
         resume: insist that the sweep is there.
 
     Raises:
@@ -126,7 +133,8 @@ def open_folder(
                 f"{', …' if len(others) > 3 else ''}); choose another --name"
             )
     if saved is not None:
-        _check_same(saved.get("settings", {}), settings, folder.root)
+        before = with_defaults(saved.get("settings", {}), defaults or {})
+        _check_same(before, settings, folder.root)
     _check_writable(folder.root)
     return folder
 

@@ -110,7 +110,7 @@ def _run(options: SweepOptions, command: str) -> int:
             _need(options, plan, cluster)  # what cannot run moves nothing
         if aside := set_aside(*place):
             print(f"the sweep that was there is now {aside}\n", flush=True)
-    folder = open_folder(*place, plan.to_dict(), resume=options.resume)
+    folder = open_folder(*place, plan.to_dict(), defaults=plan.defaults(), resume=options.resume)
     with folder.lock():
         record = SweepRecord(folder, plan.to_dict(), command)
 

@@ -108,11 +108,8 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready. What is as always is left out, so that a folder of an earlier version with
         the same meaning stays the same sweep's."""
-        retrain = config_to_dict(self.retrain)
-        del retrain["model"]  # each retraining has its own
         values: dict[str, Any] = {
-            "search": config_to_dict(self.search),
-            "retrain": retrain,
+            **_starts(self.search, self.retrain),
             "fixed": list(self.fixed),
             "num_samples": self.num_samples,
             "seeds": self.seeds,
@@ -135,6 +132,11 @@ class Plan:
             values["objectives"] = list(self.objectives)
         return values
 
+    @staticmethod
+    def defaults() -> dict[str, Any]:
+        """What an earlier version meant by settings that it did not know."""
+        return _starts(SearchConfig(), RetrainConfig())
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Plan":
         """The inverse of `to_dict`.
@@ -156,6 +158,13 @@ class Plan:
             raise ValueError(
                 f"sweep.json: malformed settings ({type(error).__name__}: {error})"
             ) from None
+
+
+def _starts(search: SearchConfig, retrain: RetrainConfig) -> dict[str, Any]:
+    """Where all trials start, JSON-ready; each retraining has a model of its own."""
+    values = config_to_dict(retrain)
+    del values["model"]
+    return {"search": config_to_dict(search), "retrain": values}
 
 
 @functools.lru_cache(maxsize=8)

@@ -4,7 +4,7 @@ Every field says where its default comes from. "Paper gap" marks a value the pap
 give; `docs/fidelity.md` lists each with its alternatives.
 """
 
-from dasvit.config.convert import config_from_dict, config_to_dict
+from dasvit.config.convert import config_from_dict, config_to_dict, with_defaults
 from dasvit.config.data import DataConfig
 from dasvit.config.retrain import RetrainConfig
 from dasvit.config.search import OUTER_SETTINGS, SearchConfig, Stage
@@ -19,4 +19,5 @@ __all__ = [
     "Stage",
     "config_from_dict",
     "config_to_dict",
+    "with_defaults",
 ]

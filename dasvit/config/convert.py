@@ -9,7 +9,7 @@ from dasvit.config.retrain import RetrainConfig
 from dasvit.config.search import SearchConfig
 from dasvit.setting import SettingError, require
 
-__all__ = ["config_from_dict", "config_to_dict"]
+__all__ = ["config_from_dict", "config_to_dict", "with_defaults"]
 
 ConfigT = TypeVar("ConfigT", SearchConfig, RetrainConfig)
 
@@ -17,6 +17,17 @@ ConfigT = TypeVar("ConfigT", SearchConfig, RetrainConfig)
 def config_to_dict(config: SearchConfig | RetrainConfig) -> dict[str, Any]:
     """A JSON-ready dictionary of a configuration."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def with_defaults(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Settings of an earlier version, with those that it did not know at their defaults: by default
+    a new setting computes what was computed before there was one."""
+    return defaults | {
+        name: with_defaults(value, known)
+        if isinstance(value, dict) and isinstance(known := defaults.get(name), dict)
+        else value
+        for name, value in saved.items()
+    }
 
 
 def config_from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:

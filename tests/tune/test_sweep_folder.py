@@ -1,8 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from dasvit.config import RetrainConfig, SearchConfig
 from tune.folder import ResultFolder, open_folder, set_aside
+from tune.plan import Plan
 
 SETTINGS = {"search": {"dim": 8, "operations": ("a", "b")}, "seeds": 2}
 
@@ -33,6 +36,28 @@ def test_every_difference_is_named(tmp_path: Path) -> None:
         open_folder(str(tmp_path), "mine", {"a": 2, "b": {"c": 3}, "d": 4})
     for words in ("a: 1 there, 2 now", "b.c: 2 there, 3 now", "d: None there, 4 now", "--fresh"):
         assert words in str(refused.value)
+
+
+def test_a_sweep_of_a_version_with_fewer_settings(tmp_path: Path) -> None:
+    """What it did not know was as by default."""
+    plan = Plan(
+        search=SearchConfig(),
+        retrain=RetrainConfig(),
+        fixed=(),
+        num_samples=2,
+        seeds=1,
+        metric="search",
+        retrain_top=1,
+        retrain_seeds=1,
+    )
+    before = plan.to_dict()
+    del before["search"]["eval_epochs"], before["search"]["data"]["num_workers"]
+    del before["retrain"]["compile"]
+    open_folder(str(tmp_path), "mine", before).write({"settings": before})
+    open_folder(str(tmp_path), "mine", plan.to_dict(), defaults=plan.defaults(), resume=True)
+    other = replace(plan, search=replace(plan.search, eval_epochs=2)).to_dict()
+    with pytest.raises(ValueError, match=r"settings \(search.eval_epochs: 1 there, 2 now\)"):
+        open_folder(str(tmp_path), "mine", other, defaults=plan.defaults())
 
 
 def test_resume_insists(tmp_path: Path) -> None:
