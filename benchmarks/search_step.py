@@ -21,9 +21,10 @@ if __name__ == "__main__":
 import torch
 
 from benchmarks.command import run_command
+from benchmarks.facts import run_facts
 from benchmarks.measurement import Measurement, Plan
 from benchmarks.workload import Cell, Sizes
-from dasvit.environment import environment, resolve_device
+from dasvit.environment import resolve_device
 from dasvit.setting import require
 
 SCHEMA = "dasvit/search_step/1"
@@ -142,19 +143,6 @@ def plan_of(args: Args, device: torch.device) -> Plan:
     return plan
 
 
-def device_facts(device: torch.device) -> dict[str, object]:
-    """What the times depend on besides versions."""
-    facts: dict[str, object] = {
-        "kind": device.type,
-        "threads": torch.get_num_threads(),
-        "float32_matmul_precision": torch.get_float32_matmul_precision(),
-    }
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        facts |= {"name": properties.name, "memory_bytes": properties.total_memory}
-    return facts
-
-
 def run(argv: list[str]) -> None:
     """Measure what a command line asks for.
 
@@ -171,15 +159,7 @@ def run(argv: list[str]) -> None:
     device = resolve_device("cpu" if args.count_memory else args.device)
     torch.set_num_threads(args.threads)
     plan = plan_of(args, device)
-    machine = environment()
-    if args.commit:
-        machine["git_commit"] = args.commit
-    facts = {
-        "schema": SCHEMA,
-        "command": " ".join(["python benchmarks/search_step.py", *argv]),
-        "environment": machine,
-        "device": device_facts(device),
-    }
+    facts = run_facts(SCHEMA, "search_step.py", argv, device, commit=args.commit)
     measurement = Measurement(plan, device, args.out, facts, seconds=args.budget_seconds)
     if args.count_memory:
         measurement.count_memory()

@@ -1,11 +1,14 @@
-"""The profile of a step: kernels by kind."""
+"""The profile of a step: work by kind."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import profile_step
-from benchmarks.profile_step import by_kind, kind_of
+from benchmarks.kernel_kinds import CPU_KINDS, by_kind, kind_of
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,56 @@ def test_kinds_of_kernels(kernel: str, kind: str) -> None:
     assert kind_of(kernel) == kind
 
 
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("aten::mm", "products"),
+        ("aten::addmm_", "products"),
+        ("aten::baddbmm", "products"),
+        ("aten::_scaled_dot_product_flash_attention_for_cpu_backward", "attention"),
+        ("aten::gelu_backward", "GELU"),
+        ("aten::_softmax_backward_data", "reductions and norms"),
+        ("aten::sum", "reductions and norms"),
+        ("aten::copy_", "copies and fills"),
+        ("aten::mul", "elementwise"),
+        ("aten::_fused_adamw_", "optimisers"),
+        ("Optimizer.step#AdamW.step", "optimisers"),
+        ("aten::mkldnn_convolution", "convolution"),
+        ("autograd::engine::evaluate_function: AddmmBackward0", "others"),
+    ],
+)
+def test_kinds_of_a_cpus_operations(operation: str, kind: str) -> None:
+    assert kind_of(operation, CPU_KINDS) == kind
+
+
+def test_both_ways_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep" / "profile.json"
+    arguments = "--device cpu --ways ours reference --stages 1 --ratios 1 --dim 48 --patches 3"
+    before = torch.get_num_threads()
+    try:
+        profile_step.run(
+            [*arguments.split(), "--batch-size", "2", "--steps", "2", "--out", str(out)]
+        )
+    finally:
+        torch.set_num_threads(before)
+    facts = json.loads(out.read_text())
+    assert facts["command"].startswith("python benchmarks/profile_step.py --device cpu")
+    ours, reference = facts["rows"]
+    assert (ours["way"], reference["way"]) == ("ours", "reference")
+    for row in (ours, reference):
+        kinds = row["kinds"]
+        assert sum(part["ms"] for part in kinds.values()) == pytest.approx(row["profiled_ms"])
+        assert kinds["products"]["launches"] > 0
+        assert row["step_ms"] > 0
+    # The reference has attention by its formula, and a product for each candidate.
+    assert "attention" in ours["kinds"]
+    assert "attention" not in reference["kinds"]
+    assert reference["kinds"]["products"]["launches"] > ours["kinds"]["products"]["launches"]
+    shown = capsys.readouterr().out
+    assert "stage 1, λ = 1, batch 2, order 1, reference: a step" in shown
+    assert f"results: {out}" in shown
+
+
 def test_kinds_are_summed_up_longest_first() -> None:
     kernels = [
         {"name": "elementwise_1", "ms": 1.0, "launches": 3.0},
@@ -44,7 +97,14 @@ def test_kinds_are_summed_up_longest_first() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--device", "cpu"], "needs a GPU, but the device is cpu"), (["--nonsense"], "nonsense")],
+    [
+        (["--device", "cpu", "--cuda-graph"], "cuda_graph needs a GPU, but the device is cpu"),
+        (["--device", "cpu", "--stages", "4"], "stages must be some of [1, 2, 3], but got (4,)"),
+        (["--device", "cpu", "--ratios"], "ratios must name at least one"),
+        (["--device", "cpu", "--steps", "0"], "steps must be positive, but got 0"),
+        (["--device", "cpu", "--precision", "fp8"], "precision must be fp32 or bf16"),
+        (["--nonsense"], "nonsense"),
+    ],
 )
 def test_bad_input_is_one_line_and_status_2(
     arguments: list[str],
