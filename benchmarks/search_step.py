@@ -63,7 +63,7 @@ class Args:
     threads: int = 1
     """Threads of PyTorch on the CPU."""
     budget_seconds: float = 540.0
-    """Begin nothing that would end later than this."""
+    """Begin nothing that would end later than this; waiting for `--alone` counts."""
     clock: Literal["wall", "cpu"] = "wall"
     """cpu counts the processor time of this process: for one thread on a shared CPU."""
     count_memory: bool = False

@@ -72,7 +72,7 @@ class TokenEmbedding(nn.Module):
                 f"images must be {self.patches.img_size}, but got {(height, width)} pixels"
             )
         down, across = self.patches.proj.kernel_size
-        pieces = images.view(batch, channels, height // down, down, width // across, across)
+        pieces = images.reshape(batch, channels, height // down, down, width // across, across)
         pieces = pieces.permute(0, 2, 4, 1, 3, 5).reshape(batch, self.num_patches, -1)
         proj = self.patches.proj
         return F.linear(pieces, proj.weight.flatten(1), proj.bias)
