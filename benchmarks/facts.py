@@ -1,13 +1,30 @@
 """What stands at the head of a file of results."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dasvit.environment import environment
+from dasvit.files import read_json
 
-__all__ = ["run_facts"]
+__all__ = ["STEPS", "read_results", "run_facts"]
+
+STEPS = "dasvit/search_step/1"
+"""The schema of `search_step.py`'s results."""
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A results file of `search_step.py`.
+
+    Raises:
+        ValueError: it is missing, or something else.
+    """
+    facts = read_json(path, "results")
+    if not isinstance(facts, dict) or facts.get("schema") != STEPS:
+        raise ValueError(f"{path} does not hold results of search_step.py ({STEPS})")
+    return facts
 
 
 def run_facts(

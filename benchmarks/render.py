@@ -17,13 +17,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.command import run_command
+from benchmarks.facts import read_results
 from dasvit.drawing import FAINT, FONT, INK
-from dasvit.files import read_json, write_atomic
+from dasvit.files import write_atomic
 from dasvit.plots import save_figure
 
 __all__ = ["figure", "markdown"]
 
-SCHEMA = "dasvit/search_step/1"
 COLOURS = ("#4e79a7", "#e0803c", "#59a14f")
 Row = dict[str, Any]
 
@@ -242,9 +242,7 @@ def main(argv: list[str]) -> None:
     if len(argv) != 1 or argv[0].startswith("-"):
         raise ValueError("give one results file: python benchmarks/render.py FILE.json")
     path = Path(argv[0])
-    facts = read_json(path, "results")
-    if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
-        raise ValueError(f"{path} does not hold results of search_step.py ({SCHEMA})")
+    facts = read_results(path)
     write_atomic(path.with_suffix(".md"), markdown(facts))
     if any(row["status"] == "ok" for row in facts["rows"]):
         save_figure(figure(facts), path.with_suffix(""))

@@ -21,13 +21,11 @@ if __name__ == "__main__":
 import torch
 
 from benchmarks.command import run_command
-from benchmarks.facts import run_facts
+from benchmarks.facts import STEPS, run_facts
 from benchmarks.measurement import Measurement, Plan
 from benchmarks.workload import Cell, Sizes
 from dasvit.environment import resolve_device
 from dasvit.setting import require
-
-SCHEMA = "dasvit/search_step/1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +157,7 @@ def run(argv: list[str]) -> None:
     device = resolve_device("cpu" if args.count_memory else args.device)
     torch.set_num_threads(args.threads)
     plan = plan_of(args, device)
-    facts = run_facts(SCHEMA, "search_step.py", argv, device, commit=args.commit)
+    facts = run_facts(STEPS, "search_step.py", argv, device, commit=args.commit)
     measurement = Measurement(plan, device, args.out, facts, seconds=args.budget_seconds)
     if args.count_memory:
         measurement.count_memory()
