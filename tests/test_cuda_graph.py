@@ -8,17 +8,22 @@ from pathlib import Path
 
 import plugin_operation
 import pytest
+import runs
 import tape
 import torch
 import torch.nn.functional as F
 from runs import search_config
+from search_runs import epochs, run, stage_ends
 from torch import Tensor
 
 import dasvit.cuda_graph
+import dasvit.search
+from dasvit.batch import Batch
 from dasvit.config import DataConfig, SearchConfig
 from dasvit.cuda_graph import WARM_UP, CudaGraphs
 from dasvit.search import check_supernet, search
-from dasvit.step import BilevelStep, build_supernet
+from dasvit.step import BilevelStep, Found, build_supernet
+from dasvit.supernet import SuperNet
 
 CPU = torch.device("cpu")
 OPS = ("zero", "identity", "msa_h2", "mlp_r2")
@@ -95,6 +100,56 @@ def test_replayed_on_a_gpu(settings: dict, make_batch: Callable) -> None:
     _same_steps(_step("cuda", **settings), graphed, make_batch)
     assert graphed._graphs is not None
     assert graphed._graphs._captured is not None
+
+
+def _same_searches(device: str, folder: Path) -> None:
+    """All three stages on digits, alphas at rest first, with graphs and without."""
+    results = []
+    for graphed in (False, True):
+        config = search_config(
+            cuda_graph=graphed, alpha_init_std=1.0, alpha_freeze_epochs=1, stage_epochs=3
+        )
+        results.append(run(config, folder / str(graphed), device=device))
+    (plain, first), (other, second) = results
+    assert other.genotype == plain.genotype
+    assert [e.kept for e in stage_ends(second)] == [e.kept for e in stage_ends(first)]
+    for one, same in zip(epochs(first), epochs(second), strict=True):
+        for name in ("train_loss", "val_loss", "fair_loss", "train_accuracy", "val_accuracy"):
+            found, expected = getattr(same, name), getattr(one, name)
+            assert found == pytest.approx(expected, rel=0.03, abs=0.03, nan_ok=True), name
+
+
+@pytest.mark.usefixtures("taped")
+def test_a_search_with_graphs_is_the_same_search(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runs.few_images(monkeypatch, dasvit.search, train=320)  # five steps an epoch
+    captured: list[bool] = []
+
+    class Watched(BilevelStep):
+        def __init__(self, config: SearchConfig, model: SuperNet) -> None:
+            super().__init__(config, model)
+            if config.cuda_graph:
+                _with_graphs(self)
+
+        def __call__(self, *batches: Batch, **options: float) -> Found:
+            found = super().__call__(*batches, **options)
+            captured.append(self._graphs is not None and self._graphs._captured is not None)
+            return found
+
+    monkeypatch.setattr(dasvit.search, "check_cuda_graph", lambda device: None)
+    monkeypatch.setattr(dasvit.search, "BilevelStep", Watched)
+    _same_searches("cpu", tmp_path)
+    plain, graphed = captured[:45], captured[45:]
+    assert not any(plain)
+    # A stage warms up at rest, and anew when the alphas begin to move.
+    assert graphed == ([False] * WARM_UP + [True] * 2 + [False] * WARM_UP + [True] * 7) * 3
+
+
+@needs_gpu
+def test_a_search_with_graphs_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runs.few_images(monkeypatch, dasvit.search, train=320)
+    _same_searches("cuda", tmp_path)
 
 
 @pytest.mark.usefixtures("taped")
