@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ import tyro
 from dasvit.config import SettingError
 from dasvit.presets import Preset, get_preset
 
-__all__ = ["parse", "preset_from_argv"]
+__all__ = ["drop_output", "parse", "preset_from_argv"]
 
 
 def preset_from_argv(argv: Sequence[str], default: str) -> Preset:
@@ -44,8 +45,12 @@ def parse(kind: Any, argv: Sequence[str], **options: Any) -> Any:
     try:
         with contextlib.redirect_stderr(framed):
             made = tyro.cli(kind, args=list(argv), **options)
+    except BrokenPipeError:  # within the help
+        drop_output()
+        raise SystemExit(1) from None
     except SystemExit as stop:
         if not stop.code:
+            _write_out()
             raise
         # tyro frames the message of a failed check and exits; the check's own error lies behind.
         error: BaseException | None = stop
@@ -54,6 +59,19 @@ def parse(kind: Any, argv: Sequence[str], **options: Any) -> Any:
         raise ValueError(str(error) if error else _unframed(framed.getvalue())) from None
     sys.stderr.write(framed.getvalue())
     return made
+
+
+def _write_out() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+        raise SystemExit(1) from None
+
+
+def drop_output() -> None:
+    """Whoever read our output has gone: nothing to say, and nobody to say it to."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _unframed(text: str) -> str:

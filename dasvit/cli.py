@@ -1,7 +1,6 @@
 """The command line: `python -m dasvit search | retrain | evaluate | export | predict |
 complexity | table1 | draw | memory`."""
 
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,7 +8,7 @@ from typing import Annotated, Any, TextIO
 
 import tyro
 
-from dasvit.arguments import parse, preset_from_argv
+from dasvit.arguments import drop_output, parse, preset_from_argv
 from dasvit.commands import (
     complexity,
     draw,
@@ -94,13 +93,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             _RUN[type(command)](command)
+        sys.stdout.flush()
     except ValueError as error:
         fail(str(error))
     except FloatingPointError as error:
         fail(str(error), 1)
     except BrokenPipeError:
-        # Whoever read our output has gone: nothing to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(1)
     except OSError as error:
         fail(of_the_system(error), 1)

@@ -1,18 +1,19 @@
 """Operation fairness regularisation (Section III-D, Eq. 16-19). Depends on alpha only."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from dasvit.ops import IDENTITY, ZERO, operation_kind
 
 __all__ = [
     "fairness_loss",
     "fairness_types",
-    "forget_masks",
+    "forget_fake_masks",
     "skip_loss",
     "type_loss",
     "type_totals",
@@ -26,22 +27,27 @@ def fairness_types(operations: Sequence[str]) -> tuple[str, ...]:
 
 
 def _mask(edge_ops: Sequence[tuple[str, ...]], kind: str, like: Tensor) -> Tensor:
-    return _made_mask(tuple(edge_ops), kind, like.dtype, like.device)
+    kept = _fake_mask if isinstance(like, FakeTensor) else _real_mask
+    return kept(tuple(edge_ops), kind, like.dtype, like.device)
 
 
-@lru_cache(maxsize=256)
-def _made_mask(
+def _make_mask(
     edge_ops: tuple[tuple[str, ...], ...], kind: str, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    # Kept: on a GPU, each would be a copy from the host in every step.
     rows = [[operation_kind(name) == kind for name in names] for names in edge_ops]
     with torch.inference_mode(False):  # whatever mode the first call runs in
         return torch.tensor(rows, dtype=dtype, device=device)
 
 
-def forget_masks() -> None:
-    """Drop the kept masks: fake tensors must not outlive their mode, nor meet real ones."""
-    _made_mask.cache_clear()
+# Kept: on a GPU each would be a copy from the host in every step. For good: a CUDA graph goes on
+# reading them from where they lie.
+_real_mask = cache(_make_mask)
+_fake_mask = cache(_make_mask)
+
+
+def forget_fake_masks() -> None:
+    """Fake tensors must not outlive their mode, nor meet another's."""
+    _fake_mask.cache_clear()
 
 
 def skip_loss(

@@ -8,8 +8,9 @@ a GPU's context and its allocator's fragmentation are not seen: see docs/memory.
 import gc
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -18,7 +19,7 @@ from dasvit.batch import EVAL_BATCH
 from dasvit.config import SearchConfig
 from dasvit.genotype import edge_list
 from dasvit.live_memory import LiveMemory
-from dasvit.losses import forget_masks
+from dasvit.losses import forget_fake_masks
 from dasvit.ops import build_operation
 from dasvit.step import BilevelStep, build_supernet
 from dasvit.supernet import SuperNet
@@ -42,6 +43,9 @@ BLOCK = 512
 SURCHARGE = 1.2
 """More memory that compiled steps take, and that captured ones hold: on a GPU compiled steps took
 1.13 to 1.19 times as much, and held 1.16 to 1.20 times that when captured (docs/memory.md)."""
+
+_FEW = (1, 33)
+"""Batch sizes that a search for the largest begins with."""
 
 CHANNELS, CLASSES = 3, 100
 """RGB and a head of a hundred classes: both are next to nothing at any size worth planning."""
@@ -80,7 +84,6 @@ def peak_of(make: Callable[[], Callable[[], object]], *, block: int = BLOCK) -> 
     Returns:
         Bytes alive between two steps, and the most at once in the second.
     """
-    forget_masks()
     try:
         with (
             torch.random.fork_rng(devices=[]),
@@ -97,7 +100,7 @@ def peak_of(make: Callable[[], Callable[[], object]], *, block: int = BLOCK) -> 
             step()
             return resident, memory.peak
     finally:
-        forget_masks()
+        forget_fake_masks()
 
 
 def heaviest_operations(config: SearchConfig, count: int) -> tuple[str, ...]:
@@ -197,30 +200,40 @@ def largest_batch(config: SearchConfig, budget: int) -> int:
     """The largest batch size whose search stays within a budget (bytes); 0 if none does.
 
     Memory grows linearly with the batch, up to rounding and to where another moment of the step
-    becomes the peak: lines through plans lead to the answer, which is itself planned. It may fall
-    short of the largest by an image.
+    becomes the peak: lines through plans lead to the answer of a stage, which is itself planned. It
+    may fall short of the largest by an image.
     """
 
-    def peaks(batch: int, stages: Iterable[int]) -> dict[int, int]:
-        changed = replace(config, batch_size=batch)
-        return {stage: plan_stage(changed, stage).peak for stage in stages}
+    def peak(batch: int, stage: int) -> int:
+        return plan_stage(replace(config, batch_size=batch), stage).peak
 
-    low, high = 1, 33
-    first, second = (peaks(batch, range(len(config.stage_ops))) for batch in (low, high))
-    if max(first.values()) > budget:
+    stages = range(len(config.stage_ops))
+    low, high = ({stage: peak(batch, stage) for stage in stages} for batch in _FEW)
+    if max(low.values()) > budget:
         return 0
-    stage = max(second, key=lambda s: second[s])
-    before, after = first[stage], second[stage]
+    # The stage that a few images take the most memory of may not be the one that allows the fewest.
+    slopes = {stage: (high[stage] - low[stage]) / (_FEW[1] - _FEW[0]) for stage in stages}
+    found: int | None = None
+    for stage in sorted(stages, key=lambda s: (budget - high[s]) / slopes[s]):
+        if found is None or peak(found, stage) > budget:
+            found = _largest(partial(peak, stage=stage), budget, low[stage], high[stage])
+    assert found is not None, "a search has stages"
+    return found
+
+
+def _largest(peak: Callable[[int], int], budget: int, before: int, after: int) -> int:
+    """The largest batch of a stage, from its peaks at `_FEW` images."""
+    low, high = _FEW
     for _ in range(3):
         slope = (after - before) / (high - low)
         batch = max(1, high + math.floor((budget - after) / slope))
         if batch == high:
             break
         low, before = high, after
-        high, after = batch, peaks(batch, [stage])[stage]
+        high, after = batch, peak(batch)
     while after > budget and high > 1:
         high = max(1, high - math.ceil((after - budget) / slope))
-        after = peaks(high, [stage])[stage]
+        after = peak(high)
     return high
 
 

@@ -319,13 +319,28 @@ def test_a_full_disk_is_one_line(
     )
 
 
-def test_a_reader_that_goes_ends_it_quietly() -> None:
-    """`python -m dasvit table1 | head -1`."""
-    command = f"{sys.executable} -m dasvit complexity --help | head -1"
-    done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.stderr == ""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "-m dasvit complexity --help",
+        "-m dasvit complexity --preset digits --no-latency",
+        "tune/run_search.py --help",
+    ],
+)
+def test_a_reader_that_goes_ends_it_quietly(arguments: str, unbuffered: str) -> None:
+    """`python -m dasvit table1 | head -1`, and one that reads nothing."""
+    for reader in ("head -1", "true"):
+        command = f"{sys.executable} {arguments} | {reader}"
+        done = subprocess.run(
+            ["bash", "-c", command],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+        assert done.stderr == ""
 
 
 def test_errors_of_a_real_process(tmp_path: Path) -> None:

@@ -10,12 +10,15 @@ import torch
 from runs import search_config
 from torch import nn
 
+import dasvit.memory
 from dasvit.cli import main
 from dasvit.config import SearchConfig, SettingError
 from dasvit.genotype import edge_list
 from dasvit.live_memory import LiveMemory
+from dasvit.losses import _mask
 from dasvit.memory import (
     BLOCK,
+    StagePlan,
     heaviest_operations,
     largest_batch,
     peak_of,
@@ -118,6 +121,42 @@ def test_the_largest_batch_fits_and_two_more_images_do_not() -> None:
     fits = dict(what_fits(config, budget))
     assert fits[""] < fits["--precision bf16 --recompute"]
     assert list(dict(what_fits(_config(dropout=0.1), budget))) == ["", "--precision bf16"]
+
+
+def test_the_largest_batch_fits_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only in the one that takes the most of a few images."""
+    config = _config(stage_layers=(1, 2, 3), stage_ops=(4, 3, 2))
+    lines = [(10, 3), (200, 1), (50, 2)]
+
+    def plan(config: SearchConfig, stage: int) -> StagePlan:
+        fixed, by_image = lines[stage]
+        return StagePlan(stage=stage, resident=0, peak=fixed + by_image * config.batch_size)
+
+    monkeypatch.setattr(dasvit.memory, "plan_stage", plan)
+    assert largest_batch(config, 340) == 110
+    assert largest_batch(config, 230) == 30
+    assert largest_batch(config, 201) == 1
+    assert largest_batch(config, 200) == 0
+    # Another moment becomes the peak: a stage that seemed to allow the most allows the fewest.
+    monkeypatch.setattr(
+        dasvit.memory,
+        "plan_stage",
+        lambda config, stage: replace(
+            plan(config, stage),
+            peak=max(plan(config, stage).peak, (stage == 1) * 9 * config.batch_size),
+        ),
+    )
+    assert largest_batch(config, 340) == 340 // 9
+
+
+def test_a_plan_leaves_what_a_graph_reads() -> None:
+    """Masks of the fairness loss made before a plan are those of after it."""
+    edge_ops = (("identity", "msa_h2"),) * 2
+    weights = torch.full((2, 2), 0.5)
+    before = _mask(edge_ops, "msa", weights)
+    plan_search(_config(stage_layers=(1,), stage_ops=(4,)))
+    assert _mask(edge_ops, "msa", weights) is before
+    assert before.tolist() == [[0.0, 1.0]] * 2
 
 
 def test_a_warning_only_where_it_does_not_fit() -> None:
