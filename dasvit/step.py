@@ -71,8 +71,9 @@ class BilevelStep:
         )
         on_gpu = self.device.type == "cuda"  # a plan has none
         self._graphs = CudaGraphs[Found](self.device) if config.cuda_graph and on_gpu else None
-        # A graph reads the learning rate from the device.
-        self._lr = torch.empty((), device=self.device) if config.cuda_graph else None
+        # A graph reads the learning rate from the device, and fused kernels take it in float32 only.
+        lr = torch.empty((), dtype=torch.float32, device=self.device)
+        self._lr = lr if config.cuda_graph else None
 
     def __call__(self, train_batch: Batch, val_batch: Batch | None, *, weight_lr: float) -> Found:
         """Update alpha, then the weights; stochastic layers draw the same in every pass.
