@@ -71,7 +71,7 @@ class BilevelStep:
         )
         on_gpu = self.device.type == "cuda"  # a plan has none
         self._graphs = CudaGraphs[Found](self.device) if config.cuda_graph and on_gpu else None
-        # A graph reads the learning rate from the device, and fused kernels take it in float32 only.
+        # A graph reads the learning rate from the device; fused kernels take it as float32.
         lr = torch.empty((), dtype=torch.float32, device=self.device)
         self._lr = lr if config.cuda_graph else None
 
