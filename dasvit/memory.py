@@ -46,6 +46,8 @@ SURCHARGE = 1.2
 
 _FEW = (1, 33)
 """Batch sizes that a search for the largest begins with."""
+_MOST = 2**20
+"""No larger batch is looked for."""
 
 CHANNELS, CLASSES = 3, 100
 """RGB and a head of a hundred classes: both are next to nothing at any size worth planning."""
@@ -197,11 +199,12 @@ def plan_search(config: SearchConfig) -> list[StagePlan]:
 
 
 def largest_batch(config: SearchConfig, budget: int) -> int:
-    """The largest batch size whose search stays within a budget (bytes); 0 if none does.
+    """The largest batch size whose search stays within a budget (bytes), at most 2²⁰; 0 if none
+    does.
 
-    Memory grows linearly with the batch, up to rounding and to where another moment of the step
-    becomes the peak: lines through plans lead to the answer of a stage, which is itself planned. It
-    may fall short of the largest by an image.
+    Memory grows with the batch, along lines of which each is steeper than the one before, as other
+    moments of a step become the peak. Lines through plans are followed until one batch fits and the
+    next does not.
     """
 
     def peak(batch: int, stage: int) -> int:
@@ -211,30 +214,45 @@ def largest_batch(config: SearchConfig, budget: int) -> int:
     low, high = ({stage: peak(batch, stage) for stage in stages} for batch in _FEW)
     if max(low.values()) > budget:
         return 0
-    # The stage that a few images take the most memory of may not be the one that allows the fewest.
-    slopes = {stage: (high[stage] - low[stage]) / (_FEW[1] - _FEW[0]) for stage in stages}
     found: int | None = None
-    for stage in sorted(stages, key=lambda s: (budget - high[s]) / slopes[s]):
-        if found is None or peak(found, stage) > budget:
-            found = _largest(partial(peak, stage=stage), budget, low[stage], high[stage])
+    # The stage that a few images take the most memory of may not be the one that allows the fewest.
+    for stage in sorted(stages, key=lambda stage: -high[stage]):
+        known = {_FEW[0]: low[stage], _FEW[1]: high[stage]}
+        if found is not None:
+            known[found] = peak(found, stage)
+            if known[found] <= budget:
+                continue
+        found = _largest(partial(peak, stage=stage), budget, known)
     assert found is not None, "a search has stages"
     return found
 
 
-def _largest(peak: Callable[[int], int], budget: int, before: int, after: int) -> int:
-    """The largest batch of a stage, from its peaks at `_FEW` images."""
-    low, high = _FEW
-    for _ in range(3):
-        slope = (after - before) / (high - low)
-        batch = max(1, high + math.floor((budget - after) / slope))
-        if batch == high:
-            break
-        low, before = high, after
-        high, after = batch, peak(batch)
-    while after > budget and high > 1:
-        high = max(1, high - math.ceil((after - budget) / slope))
-        after = peak(high)
-    return high
+def _largest(peak: Callable[[int], int], budget: int, known: dict[int, int]) -> int:
+    """The largest batch whose peak is within a budget.
+
+    Args:
+        known: peaks of at least two batches, of which the smallest fits.
+    """
+    turn = 0
+    while True:
+        turn += 1
+        fits = max(batch for batch, found in known.items() if found <= budget)
+        beyond = min((batch for batch, found in known.items() if found > budget), default=None)
+        if fits == _MOST or (beyond is not None and beyond - fits == 1):
+            return fits
+        if beyond is None:
+            before, last = sorted(known)[-2:]
+            # Not too far: what is large takes long to plan.
+            bounds = fits + 1, min(_MOST, 64 * fits)
+        else:
+            before, last = fits, beyond
+            bounds = fits + 1, beyond - 1
+        slope = (known[last] - known[before]) / (last - before)
+        guess = math.floor(before + (budget - known[before]) / slope) if slope > 0 else bounds[1]
+        if beyond is not None and turn % 3 == 0:
+            guess = (fits + beyond) // 2  # lines alone may creep
+        guess = min(max(guess, bounds[0]), bounds[1])
+        known[guess] = peak(guess)
 
 
 def what_fits(config: SearchConfig, budget: int) -> list[tuple[str, int]]:
@@ -246,7 +264,8 @@ def what_fits(config: SearchConfig, budget: int) -> list[tuple[str, int]]:
     ways = {"": config, "--precision bf16": replace(config, precision="bf16")}
     if config.dropout == 0:
         both = replace(config, precision="bf16", fused=True, recompute=True)
-        ways["--precision bf16 --recompute"] = both
+        fused = "" if config.fused else " --fused"
+        ways[f"--precision bf16 --recompute{fused}"] = both
     return [(flags, largest_batch(changed, budget)) for flags, changed in ways.items()]
 
 

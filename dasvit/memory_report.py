@@ -1,12 +1,11 @@
 """`python -m dasvit memory`: the plan as a table, as JSON and as the paper's Figure 1."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dasvit.config import SearchConfig, SettingError
@@ -21,7 +20,6 @@ __all__ = [
     "memory_figure",
     "memory_table",
     "parse_bytes",
-    "save_figure",
 ]
 
 GIB = 2**30
@@ -39,9 +37,10 @@ def parse_bytes(text: str) -> int:
         SettingError: anything else.
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*", text)
-    if match is None or match[2].upper() not in _UNITS or float(match[1]) == 0:
+    number = float(match[1]) * _UNITS.get(match[2].upper(), 0) if match else 0.0
+    if not 1 <= number < math.inf:
         raise SettingError(f"--budget must be like 24GiB or 24GB, but got {text!r}")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
+    return int(number)
 
 
 def memory_table(
@@ -129,13 +128,3 @@ def memory_figure(
     if title:
         figure.suptitle(title, family=FONT, color=INK)
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """As PNG and SVG beside each other."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
-    paths = [path.with_suffix(ending) for ending in (".png", ".svg")]
-    for target in paths:
-        figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
-    return paths

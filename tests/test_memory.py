@@ -1,6 +1,7 @@
 """Planned memory against executed memory, and what a plan must say."""
 
 import json
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,8 @@ def test_the_largest_batch_fits_and_two_more_images_do_not() -> None:
     assert largest_batch(config, peak(1) - 1) == 0
     fits = dict(what_fits(config, budget))
     assert fits[""] < fits["--precision bf16 --recompute"]
+    literal = dict(what_fits(replace(config, fused=False), budget))
+    assert literal["--precision bf16 --recompute --fused"] == fits["--precision bf16 --recompute"]
     assert list(dict(what_fits(_config(dropout=0.1), budget))) == ["", "--precision bf16"]
 
 
@@ -147,6 +150,40 @@ def test_the_largest_batch_fits_in_every_stage(monkeypatch: pytest.MonkeyPatch) 
         ),
     )
     assert largest_batch(config, 340) == 340 // 9
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_the_largest_batch_is_found_along_kinks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few images may all lie on the floor of weights and optimisers, where an image adds nearly
+    nothing."""
+    draw = random.Random(seed)
+    lines = [(draw.uniform(0, 1e4), draw.choice([1, 10, 100]) * draw.random()) for _ in range(6)]
+    planned = []
+
+    def peak(stage: int, batch: int) -> int:
+        return round(max(f + s * batch for f, s in lines[3 * stage : 3 * stage + 3])) + batch
+
+    def plan(config: SearchConfig, stage: int) -> StagePlan:
+        planned.append(config.batch_size)
+        return StagePlan(stage=stage, resident=0, peak=peak(stage, config.batch_size))
+
+    monkeypatch.setattr(dasvit.memory, "plan_stage", plan)
+    answer = draw.choice([1, 20, 33, 34, 200, 5000])
+    budget = max(peak(stage, answer) for stage in range(2))
+    config = _config(stage_layers=(1, 2), stage_ops=(4, 3))
+    found = largest_batch(config, budget)
+    assert all(peak(stage, found) <= budget for stage in range(2))
+    assert any(peak(stage, found + 1) > budget for stage in range(2))
+    assert len(planned) < 40
+
+
+def test_no_batch_beyond_all_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        dasvit.memory,
+        "plan_stage",
+        lambda config, stage: StagePlan(stage=stage, resident=0, peak=config.batch_size),
+    )
+    assert largest_batch(_config(), 10**40) == 2**20
 
 
 def test_a_plan_leaves_what_a_graph_reads() -> None:

@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
+import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from dasvit.config import SearchConfig
 from dasvit.environment import resolve_device
@@ -15,8 +15,8 @@ from dasvit.memory_report import (
     memory_figure,
     memory_table,
     parse_bytes,
-    save_figure,
 )
+from dasvit.plots import save_figure
 from dasvit.search import check_supernet
 from dasvit.setting import require
 
@@ -76,7 +76,11 @@ def _check(args: MemoryArgs) -> None:
 
 def run(args: MemoryArgs) -> None:
     config = args.config
-    budget = parse_bytes(args.budget) if args.budget else None
+    budget = None if args.budget is None else parse_bytes(args.budget)
+    require(
+        not args.check or (args.budget is None and args.plot is None),
+        "check runs steps at one batch size; leave budget and plot out",
+    )
     check_supernet(config)
     if args.check:
         _check(args)
@@ -106,5 +110,6 @@ def run(args: MemoryArgs) -> None:
         progress("drawing memory against batch size")
         gib = budget / 2**30 if budget else 24.0
         figure = memory_figure(figure_1(config), budget=gib, title=f"{args.preset}: a search step")
-        for path in save_figure(figure, Path(args.plot)):
+        # An ending that names one of the two files is no part of their name.
+        for path in save_figure(figure, re.sub(r"\.(png|svg)$", "", args.plot)):
             print(path, file=sys.stderr if args.json else sys.stdout)
