@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor
 
+from dasvit.batch import send
 from dasvit.rand_augment import rand_augment
 
 __all__ = ["augment_batch"]
@@ -36,12 +37,12 @@ def _shift(images: Images, draw: torch.Generator, *, flip: bool) -> Images:
     reach = max(1, height // 8)
     padded = F.pad(images, (reach, reach, reach, reach))
     offsets = torch.randint(0, 2 * reach + 1, (2, batch, 1), generator=draw)
-    rows = (offsets[0] + torch.arange(height)).to(images.device)  # (batch, height)
+    rows = offsets[0] + torch.arange(height)  # (batch, height)
     columns = offsets[1] + torch.arange(width)  # (batch, width)
     if flip:
         mirrored = torch.rand(batch, 1, generator=draw) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    columns = columns.to(images.device)
+    rows, columns = (send(index, images.device) for index in (rows, columns))
     which = torch.arange(batch, device=images.device)[:, None, None]
     # Advanced indices around a slice put the channels last.
     shifted = padded[which, :, rows[:, :, None], columns[:, None, :]]
@@ -62,8 +63,8 @@ def _resized_crop(images: Images, draw: torch.Generator) -> Images:
     zero = torch.zeros(batch)
     theta = torch.stack(
         [torch.stack([width, zero, x], -1), torch.stack([zero, height, y], -1)], dim=1
-    ).to(images.device)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    )
+    grid = F.affine_grid(send(theta, images.device), list(images.shape), align_corners=False)
     out = F.grid_sample(
         images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
     )

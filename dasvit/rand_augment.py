@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from dasvit.batch import send
+
 __all__ = ["OPERATIONS", "apply_operation", "rand_augment"]
 
 NUM_BINS = 31
@@ -42,11 +44,11 @@ def rand_augment(
     for _ in range(num_ops):
         which = torch.randint(len(names), (len(images),), generator=draw)
         signs = torch.randint(0, 2, (len(images),), generator=draw) * 2.0 - 1.0
-        for number, name in enumerate(names):
-            index = (which == number).nonzero().flatten()
-            if len(index):
-                place = index.to(out.device)
-                sign = signs[index].to(out.device)
+        order = which.argsort(stable=True)
+        counts = which.bincount(minlength=len(names)).tolist()
+        places, signs = (send(values, out.device).split(counts) for values in (order, signs[order]))
+        for name, place, sign in zip(names, places, signs, strict=True):
+            if len(place):
                 out[place] = apply_operation(name, out[place], sign, magnitude)
     return out
 
@@ -77,7 +79,7 @@ def _warp(images: Images, linear: Tensor, shift: Tensor) -> Images:
         indexing="ij",
     )
     grid = torch.stack([x, y], dim=-1) @ linear[:, None].transpose(-1, -2) + shift[:, None, None]
-    grid = 2 * grid / torch.tensor([width, height], device=images.device)
+    grid = torch.stack([2 * grid[..., 0] / width, 2 * grid[..., 1] / height], dim=-1)
     return F.grid_sample(images, grid, mode="nearest", padding_mode="zeros", align_corners=False)
 
 
@@ -109,7 +111,7 @@ def _translate(images: Images, sign: Tensor, level: float, *, axis: int) -> Imag
 def _rotate(images: Images, sign: Tensor, level: float) -> Images:
     angle = sign.flatten() * math.radians(30.0 * level)
     cos, sin = angle.cos(), angle.sin()
-    return _warp(images, _matrix(cos, -sin, sin, cos), torch.zeros(len(images), 2).to(images))
+    return _warp(images, _matrix(cos, -sin, sin, cos), images.new_zeros(len(images), 2))
 
 
 def _blend(images: Images, other: Images, sign: Tensor, level: float) -> Images:
@@ -121,8 +123,8 @@ def _blend(images: Images, other: Images, sign: Tensor, level: float) -> Images:
 def _grey(images: Images) -> Images:
     if images.shape[1] == 1:
         return images
-    weights = images.new_tensor([0.2989, 0.587, 0.114]).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True).floor()
+    red, green, blue = images.split(1, dim=1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue).floor()
 
 
 def _brightness(images: Images, sign: Tensor, level: float) -> Images:

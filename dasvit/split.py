@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dasvit.augment import augment_batch
-from dasvit.batch import Batch
+from dasvit.batch import Batch, send
 from dasvit.config import DataConfig
 from dasvit.seed import derive_seed, generator
 
@@ -112,7 +112,7 @@ class TensorSplit:
                     yield self._finish(images[rows]), labels[rows]
             return
         draw = generator(seed)
-        order = torch.randperm(len(self), generator=draw).to(self.images.device)
+        order = send(torch.randperm(len(self), generator=draw), self.images.device)
         for index in training_batches(order, batch_size):
             # All of a batch is augmented, on uint8, so that the draws are those of one process.
             images = augment_batch(self.images[index], self._config.augment, draw)

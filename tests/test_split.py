@@ -8,6 +8,8 @@ import pytest
 import torch
 from batches import all_of, as_keys, assert_equal, shifted
 from runs import DIGITS
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dasvit.data import ImageData, load_data
 from dasvit.split import TensorSplit, endless, split_half
@@ -148,3 +150,56 @@ def test_augmentation_comes_from_the_seed() -> None:
 def test_no_augmentation_is_none(digits: ImageData) -> None:
     split = digits.train.subset(torch.arange(40))
     assert set(as_keys(all_of(split, 40, seed=1)[0])) == set(as_keys(all_of(split)[0]))
+
+
+# --- The host does not wait for the device
+
+KINDS = ["none", "shift", "crop_flip", "resized_crop", "rand"]
+
+
+def _on(device: str, augment: str) -> TensorSplit:
+    config = replace(DIGITS, image_size=12, augment=augment)
+    images = torch.zeros(40, 3, 12, 12, dtype=torch.uint8, device=device)
+    labels = torch.arange(40, device=device)
+    return TensorSplit(images, labels, mean=(0.5,) * 3, std=(0.5,) * 3, config=config)
+
+
+class _Copies(TorchDispatchMode):
+    """Whether each copy from the CPU to another device may be waited for by that device alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[bool] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and isinstance(args[0], Tensor) and args[0].is_cpu != out.is_cpu:
+            self.found.append((kwargs or {}).get("non_blocking", False))
+        return out
+
+
+@pytest.mark.parametrize("augment", KINDS)
+def test_what_is_drawn_is_sent_without_waiting(augment: str) -> None:
+    split = _on("meta", augment)
+    with _Copies() as copies:
+        assert len(list(split.batches(20, seed=1))) == 2
+    # The order, and a batch's draws; as few for RandAugment's fourteen operations as for one.
+    sent = {"none": 0, "shift": 2, "crop_flip": 2, "resized_crop": 1, "rand": 6}
+    assert copies.found == [True] * (1 + 2 * sent[augment])
+    with _Copies() as copies:
+        torch.zeros(3).to("meta")
+    assert copies.found == [False]
+
+
+@pytest.mark.parametrize("augment", KINDS)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_is_not_waited_for(augment: str) -> None:
+    split, plain = _on("cuda", augment), _on("cpu", augment)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = list(split.batches(20, seed=1))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for (images, labels), (expected, wanted) in zip(found, plain.batches(20, seed=1), strict=True):
+        torch.testing.assert_close(images.cpu(), expected)
+        assert torch.equal(labels.cpu(), wanted)
