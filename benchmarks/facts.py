@@ -9,7 +9,7 @@ import torch
 from dasvit.environment import environment
 from dasvit.files import read_json
 
-__all__ = ["STEPS", "read_results", "run_facts"]
+__all__ = ["STEPS", "memory_of", "read_results", "run_facts"]
 
 STEPS = "dasvit/search_step/1"
 """The schema of `search_step.py`'s results."""
@@ -25,6 +25,12 @@ def read_results(path: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or facts.get("schema") != STEPS:
         raise ValueError(f"{path} does not hold results of search_step.py ({STEPS})")
     return facts
+
+
+def memory_of(row: dict[str, Any]) -> int:
+    """Bytes that a measured step needs: its peak, or what it keeps from step to step where that is
+    more (a captured step keeps what its kernels work in; its peak is of a step before)."""
+    return max(row["peak_bytes"], row.get("held_bytes", 0))
 
 
 def run_facts(

@@ -16,6 +16,7 @@ import torch
 
 from benchmarks.ablation import AS_SHIPPED, COMPILED, ablations
 from benchmarks.compare import MIN_ROUNDS, compare, counted_peak
+from benchmarks.facts import memory_of
 from benchmarks.measure import Clock, matmul_rate
 from benchmarks.processes import together
 from benchmarks.projection import batch_seconds, evaluation_seconds, project
@@ -341,5 +342,5 @@ def _label(cell: Cell) -> str:
 def _result(row: dict[str, Any]) -> str:
     if row["status"] != "ok":
         return row["status"]
-    peak = f"{row['peak_bytes'] / 2**20:.0f} MiB"
+    peak = f"{memory_of(row) / 2**20:.0f} MiB"
     return f"{1e3 * row['median_seconds']:.1f} ms, {peak}" if "seconds" in row else peak

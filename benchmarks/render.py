@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.command import run_command
-from benchmarks.facts import read_results
+from benchmarks.facts import memory_of, read_results
 from dasvit.drawing import FAINT, FONT, INK
 from dasvit.files import write_atomic
 from dasvit.plots import save_figure
@@ -43,7 +43,11 @@ def _find(rows: list[Row], variant: str, precision: str, key: tuple, ratio: floa
 
 def _times(row: Row | None, other: Row | None, what: str) -> float | None:
     """How many times more `other` takes than `row`."""
-    return other[what] / row[what] if row and other else None
+    return _value(other, what) / _value(row, what) if row and other else None
+
+
+def _value(row: Row, what: str) -> float:
+    return memory_of(row) if what == "peak_bytes" else row[what]
 
 
 def _number(value: float | None, digits: int = 2, unit: str = "") -> str:
@@ -56,8 +60,8 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def _ours(facts: dict[str, Any]) -> str:
-    named = {"compile": "compiled", "cuda_graph": "graphed"}
-    return " ".join(["ours", *(word for name, word in named.items() if facts["plan"].get(name))])
+    named = {"compile": "compiled", "cuda_graph": "captured"}
+    return f"ours {' and '.join(w for n, w in named.items() if facts['plan'].get(n))}".strip()
 
 
 def _measured(facts: dict[str, Any]) -> list[str]:
@@ -106,7 +110,9 @@ def steps_table(facts: dict[str, Any], what: str) -> str:
 
 
 def _shown(row: Row | None, what: str, scale: float, status: str | None) -> str:
-    return (status or "–") if row is None else f"{scale * row[what]:.{1 if scale > 1 else 0}f}"
+    return (
+        (status or "–") if row is None else f"{scale * _value(row, what):.{1 if scale > 1 else 0}f}"
+    )
 
 
 def ablation_table(ways: dict[str, Row]) -> str:
@@ -123,7 +129,7 @@ def ablation_table(ways: dict[str, Row]) -> str:
                 name,
                 f"{1e3 * row['median_seconds']:.1f}",
                 _number(_times(base, row, "median_seconds"), 2, "×"),
-                f"{row['peak_bytes'] / 2**20:.0f}",
+                f"{memory_of(row) / 2**20:.0f}",
                 _number(_times(base, row, "peak_bytes"), 2, "×"),
                 f"{row['start_seconds']:.1f}",
             ]
@@ -145,7 +151,8 @@ def markdown(facts: dict[str, Any]) -> str:
         machine = (
             f"{environment['cpu_count']}-core CPU, {threads} thread{'s' * (threads > 1)}, {clock}"
         )
-    commit = (environment["git_commit"] or "unknown")[:7]
+    commit, *changed = (environment["git_commit"] or "unknown").partition("-")
+    commit = "".join([commit[:7], *changed])
     parts = [
         f"`{facts['command']}`",
         f"{machine}, torch {environment['packages']['torch']}, Python {environment['python']}, "

@@ -241,6 +241,23 @@ def test_the_page_says_what_did_not_run(results: Path) -> None:
     assert render.figure(facts).get_axes()
 
 
+def test_the_page_names_what_a_captured_step_keeps(results: Path) -> None:
+    facts = json.loads(results.read_text(encoding="utf-8"))
+    ours = next(row for row in facts["rows"] if row["variant"] == "ours")
+    before = render.markdown(facts)
+    ours["held_bytes"] = ours["peak_bytes"] // 2
+    assert render.markdown(facts) == before
+    ours["held_bytes"] = 4321 * 2**20
+    assert "| 4321 |" in render.markdown(facts)
+
+
+def test_the_page_says_that_the_code_was_changed(results: Path) -> None:
+    facts = json.loads(results.read_text(encoding="utf-8"))
+    for commit, shown in (("0123456789abcdef", "0123456,"), ("0123456789-dirty", "0123456-dirty,")):
+        facts["environment"]["git_commit"] = commit
+        assert f"commit {shown}" in render.markdown(facts)
+
+
 def asdict_keys() -> tuple[str, ...]:
     return ("stage", "token_ratio", "batch_size", "order")
 
