@@ -6,6 +6,7 @@ the slower of the two.
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cache
 from typing import Generic, TypeVar
 
 import torch
@@ -64,6 +65,13 @@ class CudaGraphs(Generic[T]):
         return result
 
 
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """Where captures are taken: on this device (PyTorch's own is on the first), and one for all, as
+    cuBLAS keeps a workspace for every stream it meets."""
+    return torch.cuda.Stream(device)
+
+
 def capture(function: Callable[[], T], device: torch.device) -> tuple[T, Callable[[], None]]:
     """Capture a call, whose work is not carried out.
 
@@ -83,8 +91,9 @@ def capture(function: Callable[[], T], device: torch.device) -> tuple[T, Callabl
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.cuda.device(device))
-            # A stream of this device: PyTorch's own for captures is that of the first device.
-            stream = torch.cuda.Stream(device)
+            # A capture that fails to end leaves its stream the current one.
+            stack.enter_context(torch.cuda.stream(torch.cuda.current_stream(device)))
+            stream = _stream(device)
             # Other threads may go on preparing batches.
             mode = "thread_local"
             stack.enter_context(torch.cuda.graph(graph, stream=stream, capture_error_mode=mode))

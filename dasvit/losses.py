@@ -75,12 +75,12 @@ def type_loss(
     zeta1: float,
     zeta2: float,
 ) -> Float[Tensor, ""]:
-    """Eq. 18: `Σ ζ1·max(0, T − γ_max) + ζ2·max(0, γ_min − T)` over the types."""
+    """Eq. 18: `Σ ζ1·max(0, T − γ_max) + ζ2·max(0, γ_min − T)` over the types, one at least."""
     terms = [
         zeta1 * (total - gamma_max).clamp(min=0) + zeta2 * (gamma_min - total).clamp(min=0)
         for total in totals.values()
     ]
-    return torch.stack(terms).sum() if terms else torch.zeros(())
+    return torch.stack(terms).sum()
 
 
 def fairness_loss(
@@ -104,7 +104,7 @@ def fairness_loss(
             counts as 0 rather than vanishing.
     """
     totals = type_totals(weights, edge_ops, types)
-    bounds = type_loss(
-        totals, gamma_min=gamma_min, gamma_max=gamma_max, zeta1=zeta1, zeta2=zeta2
-    ).to(weights)
+    if not totals:  # zero and identity alone
+        return skip_weight * skip_loss(weights, edge_ops)
+    bounds = type_loss(totals, gamma_min=gamma_min, gamma_max=gamma_max, zeta1=zeta1, zeta2=zeta2)
     return skip_weight * skip_loss(weights, edge_ops) + type_weight * bounds

@@ -238,7 +238,7 @@ def test_results_lie_in_the_same_tensors() -> None:
 
 
 def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cause, not that the capture then cannot end either."""
+    """The cause, not that the capture then cannot end either; and the stream is the one before."""
 
     class Context:
         def __init__(self, *args: object, **options: object) -> None:
@@ -254,9 +254,19 @@ def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
         def __exit__(self, *error: object) -> None:
             raise RuntimeError("operation failed due to a previous error during capture")
 
-    for name, value in {"CUDAGraph": Context, "graph": Graph, "device": Context}.items():
+    class OnStream(Context):
+        def __init__(self, stream: str) -> None:
+            self.stream = stream
+
+        def __exit__(self, *error: object) -> None:
+            restored.append(self.stream)
+
+    restored: list[str] = []
+    stubs = {"CUDAGraph": Context, "graph": Graph, "device": Context, "Stream": Context}
+    stubs |= {"stream": OnStream, "current_stream": lambda device: f"that of {device}"}
+    for name, value in stubs.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(torch.cuda, "Stream", Context)
+    monkeypatch.setattr(dasvit.cuda_graph, "_stream", torch.cuda.Stream)
 
     def fails(error: Exception) -> Callable[[], None]:
         def function() -> None:
@@ -267,6 +277,7 @@ def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     unsupported = fails(RuntimeError("operation not permitted when stream is capturing\nmore"))
     with pytest.raises(ValueError, match=r"\(operation not permitted .* capturing\).*leave cuda_g"):
         dasvit.cuda_graph.capture(unsupported, CPU)
+    assert restored == ["that of cpu"]
     with pytest.raises(torch.OutOfMemoryError):
         dasvit.cuda_graph.capture(fails(torch.OutOfMemoryError()), CPU)
     with pytest.raises(KeyError):
