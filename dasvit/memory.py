@@ -25,6 +25,7 @@ from dasvit.step import BilevelStep, build_supernet
 from dasvit.supernet import SuperNet
 
 __all__ = [
+    "RESERVE",
     "StagePlan",
     "device_memory",
     "heaviest_operations",
@@ -43,6 +44,10 @@ BLOCK = 512
 SURCHARGE = 1.2
 """More memory that compiled steps take, and that captured ones hold: on a GPU compiled steps took
 1.13 to 1.19 times as much, and held 1.16 to 1.20 times that when captured (docs/memory.md)."""
+
+RESERVE = 2**30
+"""Of a device's memory, what a search needs beside what is planned: the GPU's context, the
+workspaces of libraries, the allocator's fragments. An estimate on the safe side."""
 
 _FEW = (1, 33)
 """Batch sizes that a search for the largest begins with."""
@@ -277,16 +282,18 @@ def device_memory(device: torch.device) -> int | None:
 
 
 def shortfall(config: SearchConfig, available: int) -> str | None:
-    """A line about a search that will not fit into a device's memory (bytes), and what would."""
+    """A line about a search that will not fit into a device's memory (bytes), and what would;
+    `RESERVE` of it is left to what no plan sees."""
     peak = max(plan.peak for plan in plan_search(config))
-    if peak <= available:
+    if peak <= available - RESERVE:
         return None
     fits = [
         f"--batch-size {batch}{' ' if flags else ''}{flags}"
-        for flags, batch in what_fits(config, available)
+        for flags, batch in what_fits(config, max(0, available - RESERVE))
         if batch
     ]
     return (
-        f"the search is planned to need {peak / 2**30:.1f} GiB, and the device has "
-        f"{available / 2**30:.1f} GiB; what would fit: {', or '.join(fits) or 'no batch at all'}"
+        f"the search is planned to need {peak / 2**30:.1f} GiB and {RESERVE / 2**30:g} GiB beside "
+        f"it, and the device has {available / 2**30:.1f} GiB; what would fit: "
+        f"{', or '.join(fits) or 'no batch at all'}"
     )

@@ -286,6 +286,7 @@ class _Run:
         assert kept is not None, "the last stage has no next"
         edge_ops, alpha = kept
         old = self.model
+        del self.step  # optimisers' states and a captured step: not held beside the next stage's
         self._enter(self.stage + 1, edge_ops)
         if self.config.inherit_weights != "fresh":
             inherit_weights(old, self.model, order=self.config.inherit_weights)

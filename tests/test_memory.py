@@ -19,6 +19,7 @@ from dasvit.live_memory import LiveMemory
 from dasvit.losses import _mask
 from dasvit.memory import (
     BLOCK,
+    RESERVE,
     StagePlan,
     heaviest_operations,
     largest_batch,
@@ -199,11 +200,14 @@ def test_a_plan_leaves_what_a_graph_reads() -> None:
 def test_a_warning_only_where_it_does_not_fit() -> None:
     config = _config(stage_layers=(1,), stage_ops=(4,))
     peak = max(plan.peak for plan in plan_search(config))
-    assert shortfall(config, peak) is None
-    warning = shortfall(config, peak - 1)
+    assert shortfall(config, peak + RESERVE) is None
+    warning = shortfall(config, peak + RESERVE - 1)
     assert warning is not None
     assert "--batch-size 1" in warning
     assert "--recompute" in warning
+    nothing = shortfall(config, RESERVE // 2)
+    assert nothing is not None
+    assert "no batch at all" in nothing
 
 
 def test_search_warns_before_launch(

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,15 @@ import torch
 from runs import OPERATIONS, search_config
 from search_runs import epochs, literal_state, run, stage_ends, supernet
 
+import dasvit.search
 from dasvit.checkpoint import load_checkpoint
+from dasvit.config import SearchConfig
 from dasvit.derive import derive
 from dasvit.metrics import Event, SearchEpoch, SearchResult, StageEnd
 from dasvit.search import KIND, search
 from dasvit.stages import prune
+from dasvit.step import BilevelStep, build_supernet
+from dasvit.supernet import SuperNet
 
 
 @pytest.mark.usefixtures("few_searched")
@@ -148,6 +153,31 @@ def test_optimisers_start_anew_in_each_stage(tmp_path: Path) -> None:
     for optimizer in ("weight_optimizer", "alpha_optimizer"):
         steps = {int(s["step"]) for s in state[optimizer]["state"].values()}
         assert steps == {4}  # two epochs of two steps
+
+
+@pytest.mark.usefixtures("few_searched")
+def test_one_stage_is_gone_before_the_next_takes_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Optimisers' states, and what a captured step holds."""
+    held: list[weakref.ref] = []
+    alive: list[int] = []
+
+    def build(*args: object, **options: object) -> SuperNet:
+        alive.append(sum(step() is not None for step in held))
+        return build_supernet(*args, **options)
+
+    class Watched(BilevelStep):
+        def __init__(self, config: SearchConfig, model: SuperNet) -> None:
+            super().__init__(config, model)
+            held.append(weakref.ref(self))
+
+    monkeypatch.setattr(dasvit.search, "BilevelStep", Watched)
+    monkeypatch.setattr(dasvit.search, "build_supernet", build)
+    search(search_config(stage_epochs=1), tmp_path)
+    assert len(held) == 3
+    assert alive == [0] * len(alive)
+    assert len(alive) >= 3
 
 
 @pytest.mark.usefixtures("few_searched")

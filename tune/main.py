@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from dasvit.data import load_data
-from dasvit.environment import check_cuda_graph
+from dasvit.environment import check_compiler, check_cuda_graph
 from dasvit.memory import device_memory, shortfall
 from dasvit.models import VIT
 from dasvit.ops import build_operation
@@ -103,7 +103,10 @@ def _run(options: SweepOptions, command: str) -> int:
         check_gpus(count, options.preset, gpus_per_trial=options.gpus_per_trial)
     if address is None:
         asked = options.gpus_per_trial
-        _check_device(options, torch.cuda.device_count() if asked is None else asked)
+        gpus = torch.cuda.device_count() if asked is None else asked
+        _check_device(options, gpus)
+        if options.search.compile or options.retrain.compile:
+            check_compiler(torch.device("cuda" if gpus else "cpu"))
     place = (options.storage_path, options.folder_name)
     if options.fresh:
         with connect(address) as cluster:
