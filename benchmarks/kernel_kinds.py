@@ -12,10 +12,10 @@ GPU_KINDS = {
     "attention": r"flash|fmha|attention",
     "products": r"gemm|cutlass|nvjet|xmma|splitK",
     "convolution": r"conv|cudnn",
-    "optimisers": r"adam|multi_tensor_apply",
+    "optimisers": r"adam|FusedOptimizer",
     "copies and fills": r"copy|memcpy|memset|fill|CatArray",
     "reductions and norms": r"reduce|norm|softmax|nll",
-    "elementwise": r"elementwise|gelu",
+    "elementwise": r"elementwise|gelu|multi_tensor_apply",
 }
 """Kinds by what their kernels' names hold, the first that fits."""
 CPU_KINDS = {

@@ -26,14 +26,20 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.checks import (
+    check_positive,
+    check_ratios,
+    check_some,
+    default_precision,
+    default_sizes,
+)
 from benchmarks.command import run_command
 from benchmarks.facts import run_facts
 from benchmarks.kernel_kinds import CPU_KINDS, GPU_KINDS, by_kind
 from benchmarks.measure import timed
 from benchmarks.workload import Cell, Runner, Sizes, make_batches, make_ours, make_reference
-from dasvit.environment import resolve_device
+from dasvit.environment import check_cuda_graph, resolve_device
 from dasvit.files import write_atomic
-from dasvit.setting import require
 
 SCHEMA = "dasvit/profile_step/2"
 LONGEST = 30
@@ -66,8 +72,8 @@ class Args:
     """Width of the network; 0 takes the paper's 768 on a GPU and 192 on a CPU."""
     patches: int = 0
     """Patches a side; 0 takes the paper's 14 on a GPU and 8 on a CPU."""
-    precision: str = ""
-    """fp32 or bf16 (default: bf16 on a GPU, fp32 on a CPU)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of both; auto is bf16 on a GPU and fp32 on a CPU."""
     compile: bool = False
     """Ours through torch.compile."""
     cuda_graph: bool = False
@@ -99,7 +105,8 @@ def _kernels(step: Callable[[], object], steps: int, device: torch.device) -> li
             "launches": event.count / steps,
         }
         for event in profiled.key_averages()
-        if event.device_type == where
+        # A GPU lists the span of a named range too, whose kernels are there themselves.
+        if event.device_type == where and not (gpu and event.is_user_annotation)
     ]
     return sorted((k for k in kernels if k["ms"] > 0), key=lambda kernel: -kernel["ms"])
 
@@ -146,7 +153,7 @@ def _makers(
     args: Args, cell: Cell, sizes: Sizes, device: torch.device
 ) -> dict[str, Callable[[], Runner]]:
     batches = make_batches(cell, sizes, device)
-    precision = args.precision or ("bf16" if device.type == "cuda" else "fp32")
+    precision = default_precision(args.precision, gpu=device.type == "cuda")
     return {
         "ours": lambda: make_ours(
             cell,
@@ -161,27 +168,6 @@ def _makers(
     }
 
 
-def _check(args: Args, device: torch.device) -> None:
-    for name, known in (("stages", {1, 2, 3}), ("orders", {1, 2}), ("ways", {"ours", "reference"})):
-        values = getattr(args, name)
-        require(
-            len(values) > 0 and set(values) <= known,
-            f"{name} must be some of {sorted(known)}, but got {values}",
-        )
-    require(len(args.ratios) > 0, "ratios must name at least one λ")
-    for name in ("batch_size", "threads", "steps"):
-        value = getattr(args, name)
-        require(value >= 1, f"{name} must be positive, but got {value}")
-    require(
-        not args.cuda_graph or device.type == "cuda",
-        f"cuda_graph needs a GPU, but the device is {device}",
-    )
-    require(
-        args.precision in ("", "fp32", "bf16"),
-        f"precision must be fp32 or bf16, but got {args.precision!r}",
-    )
-
-
 def run(argv: list[str]) -> None:
     """Profile what a command line asks for.
 
@@ -192,17 +178,17 @@ def run(argv: list[str]) -> None:
 
     args: Args = parse(Args, argv)
     device = resolve_device(args.device)
-    _check(args, device)
+    check_some(args, stages={1, 2, 3}, orders={1, 2}, ways={"ours", "reference"})
+    check_positive(args, "batch_size", "threads", "steps")
+    if args.cuda_graph:
+        check_cuda_graph(device)
+    sizes = default_sizes(gpu=device.type == "cuda", dim=args.dim, patches=args.patches)
+    check_ratios(args.ratios, sizes)
     torch.set_num_threads(args.threads)
-    gpu = device.type == "cuda"
-    patch, side = (16, args.patches or 14) if gpu else (4, args.patches or 8)
-    sizes = Sizes(dim=args.dim or (768 if gpu else 192), image_size=side * patch, patch_size=patch)
     cells = [
         Cell(stage=stage, token_ratio=ratio, batch_size=args.batch_size, order=order)
         for order, stage, ratio in itertools.product(args.orders, args.stages, args.ratios)
     ]
-    for cell in cells:
-        cell.config(sizes)  # λ, width and sizes are checked as a search's are
     facts = run_facts(SCHEMA, "profile_step.py", argv, device, commit=args.commit)
     rows: list[Row] = []
     facts |= {"date": time.strftime("%Y-%m-%d"), "rows": rows}

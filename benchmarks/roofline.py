@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.checks import check_positive, check_ratios, check_some, default_sizes
 from benchmarks.command import run_command
 from benchmarks.projection import HALF
 from benchmarks.workload import (
@@ -44,7 +45,6 @@ from benchmarks.workload import (
 from dasvit.environment import environment
 from dasvit.files import write_atomic
 from dasvit.memory import peak_of
-from dasvit.setting import require
 
 __all__ = ["Operation", "Work", "bound", "search_minutes", "step_work"]
 
@@ -217,19 +217,10 @@ def check(args: Args) -> Sizes:
     Raises:
         ValueError: a setting that cannot be.
     """
-    for name in ("rate", "bandwidth", "dim", "patches"):
-        value = getattr(args, name)
-        require(value > 0, f"{name} must be positive, but got {value}")
-    for name, known in (("stages", {1, 2, 3}), ("orders", {1, 2})):
-        values = getattr(args, name)
-        require(
-            len(values) > 0 and set(values) <= known,
-            f"{name} must be some of {sorted(known)}, but got {values}",
-        )
-    require(all(b >= 1 for b in args.batches), f"batches must be positive, but got {args.batches}")
-    sizes = Sizes(dim=args.dim, image_size=16 * args.patches, patch_size=16)
-    for ratio in args.ratios:  # λ, width and sizes are checked as a search's are
-        Cell(stage=1, token_ratio=ratio, batch_size=1, order=1).config(sizes)
+    check_positive(args, "rate", "bandwidth", "dim", "patches", "batches")
+    check_some(args, stages={1, 2, 3}, orders={1, 2})
+    sizes = default_sizes(gpu=True, dim=args.dim, patches=args.patches)
+    check_ratios(args.ratios, sizes)
     return sizes
 
 

@@ -20,11 +20,17 @@ if __name__ == "__main__":
 
 import torch
 
+from benchmarks.checks import (
+    check_positive,
+    check_ratios,
+    check_some,
+    default_precision,
+    default_sizes,
+)
 from benchmarks.command import run_command
 from benchmarks.facts import STEPS, run_facts
 from benchmarks.measurement import Measurement, Plan
-from benchmarks.workload import Cell, Sizes
-from dasvit.environment import resolve_device
+from dasvit.environment import check_cuda_graph, resolve_device
 from dasvit.setting import require
 
 
@@ -51,8 +57,8 @@ class Args:
     """Stages: 2, 4 and 6 layers with 8, 5 and 3 candidates an edge."""
     orders: tuple[int, ...] = (1, 2)
     """Orders of the gradient of alpha."""
-    precision: str = ""
-    """fp32 or bf16, of ours (default: bf16 on a GPU, fp32 on a CPU). The reference runs in fp32
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of ours; auto is bf16 on a GPU and fp32 on a CPU. The reference runs in fp32
     and in this."""
     repeats: int = 10
     """Rounds of a comparison, at least 3."""
@@ -88,45 +94,35 @@ def plan_of(args: Args, device: torch.device) -> Plan:
     """
     gpu = device.type == "cuda" or args.count_memory
     require(args.clock == "wall" or device.type == "cpu", "clock must be wall where a GPU computes")
-    for name, known in (("stages", {1, 2, 3}), ("orders", {1, 2})):
-        values = getattr(args, name)
-        require(
-            len(values) > 0 and set(values) <= known,
-            f"{name} must be some of {sorted(known)}, but got {values}",
-        )
-    require(len(args.ratios) > 0, "ratios must name at least one λ")
-    require(all(b >= 1 for b in args.batches), f"batches must be positive, but got {args.batches}")
+    check_some(args, stages={1, 2, 3}, orders={1, 2})
+    check_positive(args, "batches", "threads", "processes")
     require(args.repeats >= 3, f"repeats must be at least 3, but got {args.repeats}")
-    require(args.threads >= 1, f"threads must be positive, but got {args.threads}")
-    require(args.processes >= 1, f"processes must be positive, but got {args.processes}")
     require(
         not args.compile or not (args.count_memory or args.processes > 1),
         "compile goes with neither count_memory nor processes",
     )
-    require(
-        not args.cuda_graph or device.type == "cuda",
-        f"cuda_graph needs a GPU, but the device is {device}",
+    if args.cuda_graph:
+        check_cuda_graph(device)
+    quick = args.quick
+    sizes = default_sizes(
+        gpu=gpu and not quick,
+        dim=args.dim or 48 * quick,
+        patches=args.patches or 4 * quick,
     )
+    check_ratios(args.ratios, sizes)
+    heads = (8, 12, 16)
     require(
-        args.precision in ("", "fp32", "bf16"),
-        f"precision must be fp32 or bf16, but got {args.precision!r}",
+        sizes.dim % 48 == 0, f"dim must be a multiple of 48 for {heads} heads, but got {sizes.dim}"
     )
-    require(
-        min(args.dim, args.patches) >= 0,
-        f"dim and patches must be >= 0, but got (dim={args.dim}, patches={args.patches})",
-    )
-    patch = 16 if gpu and not args.quick else 4
-    side = args.patches or (4 if args.quick else 14 if gpu else 8)
-    dim = args.dim or (48 if args.quick else 768 if gpu else 192)
-    plan = Plan(
-        sizes=Sizes(dim=dim, image_size=side * patch, patch_size=patch),
+    return Plan(
+        sizes=sizes,
         stages=args.stages,
         ratios=args.ratios,
-        batches=args.batches or ((4,) if args.quick else (64, 128, 256) if gpu else (16,)),
+        batches=args.batches or ((4,) if quick else (64, 128, 256) if gpu else (16,)),
         orders=args.orders,
-        precision=args.precision or ("bf16" if gpu else "fp32"),
-        repeats=3 if args.quick else args.repeats,
-        group_seconds=1.0 if args.quick else args.group_seconds,
+        precision=default_precision(args.precision, gpu=gpu),
+        repeats=3 if quick else args.repeats,
+        group_seconds=1.0 if quick else args.group_seconds,
         workers=8 if gpu else 0,
         compile=args.compile,
         cuda_graph=args.cuda_graph,
@@ -134,11 +130,6 @@ def plan_of(args: Args, device: torch.device) -> Plan:
         compiled=gpu and not args.compile,
         clock=args.clock,
     )
-    for ratio in plan.ratios:  # λ, width and sizes are checked as a search's are
-        Cell(stage=1, token_ratio=ratio, batch_size=1, order=1).config(plan.sizes)
-    heads = (8, 12, 16)
-    require(dim % 48 == 0, f"dim must be a multiple of 48 for {heads} heads, but got {dim}")
-    return plan
 
 
 def run(argv: list[str]) -> None:
