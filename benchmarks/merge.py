@@ -6,7 +6,7 @@ were measured apart, on one machine, with the same settings.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,8 +43,8 @@ class Args:
     out: Path
     """The results as one."""
     evaluation: Path | None = None
-    """Results with a whole search's projection: what they say of evaluation and of drawing batches
-    goes into that of the merged ones."""
+    """Results with a whole search's projection, of the same machine, sizes and precision: what they
+    say of evaluation and of drawing batches goes into that of the merged ones."""
 
 
 def merge(runs: Sequence[tuple[str, Facts]], evaluation: Facts | None = None) -> Facts:
@@ -55,20 +55,19 @@ def merge(runs: Sequence[tuple[str, Facts]], evaluation: Facts | None = None) ->
         evaluation: results whose projection's parts beside the steps are taken.
 
     Raises:
-        ValueError: runs of other machines, versions, commits or settings, a row measured twice, or
-            an `evaluation` without a projection.
+        ValueError: runs of other machines, versions, commits or settings, of code that differed
+            from its commit or of processes at once, a row measured twice, or an `evaluation`
+            that does not fit.
     """
     require(len(runs) >= 2, f"merging takes at least two files, but got {len(runs)}")
     first_name, first = runs[0]
+    commit = first["environment"]["git_commit"] or ""
+    require(not commit.endswith("-dirty"), f"{first_name} is of code that differs from its commit")
     rows: list[dict[str, Any]] = []
     seen: dict[tuple[Any, ...], str] = {}
     for name, facts in runs:
-        for what in ("environment", "device", "plan"):
-            one, other = (_common(f[what]) for f in (first, facts))
-            differing = sorted(k for k in one | other if one.get(k) != other.get(k))
-            require(
-                not differing, f"{name} differs from {first_name} in {what}: {', '.join(differing)}"
-            )
+        _check_alike(facts, name, first, first_name, besides=PARTS)
+        require("processes" not in facts, f"{name} is of processes at once, which add up to none")
         for row in facts["rows"]:
             key = tuple(row[k] for k in ("stage", "token_ratio", "batch_size", "order"))
             key += (row["variant"], row["precision"])
@@ -88,26 +87,41 @@ def merge(runs: Sequence[tuple[str, Facts]], evaluation: Facts | None = None) ->
         "date": max(facts["date"] for _, facts in runs),
     }
     if evaluation is not None:
-        found |= _projected(found, evaluation)
+        found |= _projected(found, evaluation, first_name)
     return found
 
 
-def _common(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in PARTS}
+def _check_alike(
+    facts: Facts, name: str, other: Facts, other_name: str, *, besides: Collection[str]
+) -> None:
+    """Refuse results of another machine, of other versions or of other settings."""
+    for what in ("environment", "device", "plan"):
+        one, two = facts[what], other[what]
+        differing = sorted(k for k in one | two if k not in besides and one.get(k) != two.get(k))
+        require(
+            not differing, f"{name} differs from {other_name} in {what}: {', '.join(differing)}"
+        )
 
 
-def _projected(found: Facts, evaluation: Facts) -> Facts:
-    """The minutes of a whole search, of the smallest token ratio and the first batch and order."""
+def _projected(found: Facts, evaluation: Facts, name: str) -> Facts:
+    """The minutes of the search whose projection the `evaluation` is."""
     require("projection" in evaluation, "the results for --evaluation hold no projection")
-    plan = found["plan"]
+    # It is of steps taken in another way: with or without graphs, say.
+    besides = {*evaluation["plan"], *found["plan"]} - {"sizes", "precision", "workers", "clock"}
+    _check_alike(evaluation, "--evaluation", found, name, besides=besides)
     main = {
         "variant": "ours",
         "status": "ok",
-        "token_ratio": min(plan["ratios"]),
-        "batch_size": plan["batches"][0],
-        "order": plan["orders"][0],
+        "token_ratio": evaluation["projection"]["token_ratio"],
+        "batch_size": evaluation["projection"]["batch_size"],
+        "order": evaluation["plan"]["orders"][0],
     }
-    rows = {row["stage"]: row for row in found["rows"] if main.items() <= row.items()}
+    plan = found["plan"]
+    rows = {
+        row["stage"]: row
+        for row in found["rows"]
+        if main.items() <= row.items() and "median_seconds" in row
+    }
     before = {int(k): v for k, v in evaluation["projection"]["evaluation_seconds_an_image"].items()}
     require(set(rows) == set(before), "a stage's step is missing for the projection")
     cell = Cell(

@@ -74,10 +74,55 @@ def test_what_does_not_belong_together(parts: list, whole: dict[str, Any]) -> No
         merge.merge([parts[0], ("again.json", parts[0][1])])
     with pytest.raises(ValueError, match="at least two files, but got 1"):
         merge.merge(parts[:1])
+    name, other = copy.deepcopy(parts[1])
+    other["processes"] = {}
+    with pytest.raises(ValueError, match=r"1_0.5.json is of processes at once"):
+        merge.merge([parts[0], (name, other)])
+    changed = copy.deepcopy(parts)
+    for _, other in changed:
+        other["environment"]["git_commit"] += "-dirty"
+    with pytest.raises(ValueError, match=r"1_1.0.json is of code that differs from its commit"):
+        merge.merge(changed)
     with pytest.raises(ValueError, match="hold no projection"):
         merge.merge(parts, parts[0][1])
     with pytest.raises(ValueError, match="a stage's step is missing"):
         merge.merge(parts[:4], whole)
+
+
+def test_an_evaluation_of_something_else(parts: list, whole: dict[str, Any]) -> None:
+    for what, setting, value in (
+        ("device", "name", "another GPU"),
+        ("environment", "git_commit", "another"),
+        ("plan", "precision", "fp32"),
+        ("plan", "sizes", {}),
+    ):
+        other = copy.deepcopy(whole)
+        other[what][setting] = value
+        with pytest.raises(ValueError, match=f"--evaluation differs from .* in {what}: {setting}"):
+            merge.merge(parts, other)
+    other = copy.deepcopy(whole)
+    other["projection"]["batch_size"] = 128
+    with pytest.raises(ValueError, match="a stage's step is missing"):
+        merge.merge(parts, other)
+
+
+def test_counted_rows_have_no_minutes(parts: list, whole: dict[str, Any]) -> None:
+    for _, part in parts:
+        part["rows"] = [
+            {k: v for k, v in row.items() if "seconds" not in k} for row in part["rows"]
+        ]
+    assert "projection" not in merge.merge(parts)
+    with pytest.raises(ValueError, match="a stage's step is missing"):
+        merge.merge(parts, whole)
+
+
+def test_the_search_is_the_evaluations(parts: list, whole: dict[str, Any]) -> None:
+    """Of the same ratio, whatever comes first in the files."""
+    other = copy.deepcopy(whole)
+    other["projection"]["token_ratio"] = 1.0
+    found = merge.merge(parts[::-1], other)["projection"]
+    assert found["token_ratio"] == 1.0
+    assert found["minutes"] > whole["projection"]["minutes"]
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
