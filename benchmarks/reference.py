@@ -3,8 +3,8 @@
 What one writes first: each candidate a module of its own, called one after the other, outputs
 scaled and summed; attention by its formula; token scores with the N×N matrix; `loss.backward()`
 in both passes; PyTorch's defaults everywhere else. The mathematics is that of `dasvit.step`,
-which `tests/test_benchmarks.py` checks in float64. Of `dasvit` only settings and the order of the
-edges are used here.
+which `tests/test_benchmark_reference.py` checks in float64. Of `dasvit` only settings and the
+order of the edges are used here.
 """
 
 import copy

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dasvit.arguments import parse
 from dasvit.cli import _command
 
 ROOT = Path(__file__).parents[1]
@@ -27,10 +28,14 @@ def commands(text: str) -> list[list[str]]:
 
 def is_ours(line: str) -> bool:
     # Not every line of code is shell; and what is of other programs is not looked at.
-    return re.search(r"\b(ray|tune/run_search\.py|python -m dasvit)\b", line) is not None
+    return (
+        re.search(r"\b(ray|tune/run_search\.py|python -m dasvit|benchmarks/\w+\.py)\b", line)
+        is not None
+    )
 
 
 def split(line: str) -> list[list[str]]:
+    line = re.sub(r"\$\w+", "1", line)  # a loop's variable
     lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
     lexer.commenters = "#"
     found: list[list[str]] = [[]]
@@ -47,7 +52,8 @@ def split(line: str) -> list[list[str]]:
             found[-1].append(word)
             if is_ours(word) and " " in word:
                 inner += split(word)
-    return [words for words in found if words] + inner
+    found = [words[words[0] == "do" :] for words in found if words]  # the body of a loop
+    return found + inner
 
 
 def of(*start: str) -> list[tuple[str, list[str]]]:
@@ -67,12 +73,24 @@ def label(value: object) -> str | None:
 DASVIT = of("python", "-m", "dasvit")
 SWEEP = of("python", "tune/run_search.py")
 RAY = of("ray")
+BENCHMARKS = [  # those whose settings are a class
+    (page, name, words)
+    for name in ("search_step", "profile_step", "roofline", "merge")
+    for page, words in of("python", f"benchmarks/{name}.py")
+]
+
+
+@pytest.mark.parametrize(("page", "name", "words"), BENCHMARKS, ids=label)
+def test_the_benchmark_takes_it(page: str, name: str, words: list[str]) -> None:
+    module = importlib.import_module(f"benchmarks.{name}")
+    parse(module.Args, words)  # raises ValueError
 
 
 def test_commands_are_found_where_they_hide() -> None:
     text = """Run `ray down x.yaml` at the end.
 ```bash
 pip install x && python -m dasvit draw a --out b   # and a comment
+for x in 1 2; do python benchmarks/y.py --z $x; done
 ray exec x.yaml --tmux 'cd ~ && python tune/run_search.py --preset cifar10 \\
     --address auto' > log
 ```
@@ -81,6 +99,7 @@ ray exec x.yaml --tmux 'cd ~ && python tune/run_search.py --preset cifar10 \\
     assert ["python", "-m", "dasvit", "draw", "a", "--out", "b"] in found
     assert ["python", "tune/run_search.py", "--preset", "cifar10", "--address", "auto"] in found
     assert ["ray", "down", "x.yaml"] in found
+    assert ["python", "benchmarks/y.py", "--z", "1"] in found
     assert [words[:4] for words in found if words[:2] == ["ray", "exec"]] == [
         ["ray", "exec", "x.yaml", "--tmux"]
     ]
@@ -90,6 +109,10 @@ ray exec x.yaml --tmux 'cd ~ && python tune/run_search.py --preset cifar10 \\
 def test_the_pages_have_commands() -> None:
     assert {page for page, _ in DASVIT} >= {"README.md", "CONTRIBUTING.md", "fidelity.md"}
     assert {page for page, _ in SWEEP} >= {"README.md", "cluster.md"}
+    assert {name for _, name, _ in BENCHMARKS} == {
+        "search_step", "profile_step", "roofline", "merge"
+    }  # fmt: skip
+    assert len(BENCHMARKS) >= 8
     assert {words[0] for _, words in RAY} >= {"up", "exec", "attach", "status", "down"}
 
 
