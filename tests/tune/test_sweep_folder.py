@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from dasvit.config import RetrainConfig, SearchConfig
 from tune.folder import ResultFolder, open_folder, set_aside
 from tune.plan import Plan
 
@@ -38,18 +37,8 @@ def test_every_difference_is_named(tmp_path: Path) -> None:
         assert words in str(refused.value)
 
 
-def test_a_sweep_of_a_version_with_fewer_settings(tmp_path: Path) -> None:
+def test_a_sweep_of_a_version_with_fewer_settings(tmp_path: Path, plan: Plan) -> None:
     """What it did not know was as by default."""
-    plan = Plan(
-        search=SearchConfig(),
-        retrain=RetrainConfig(),
-        fixed=(),
-        num_samples=2,
-        seeds=1,
-        metric="search",
-        retrain_top=1,
-        retrain_seeds=1,
-    )
     before = plan.to_dict()
     del before["search"]["eval_epochs"], before["search"]["data"]["num_workers"]
     del before["retrain"]["compile"]
