@@ -249,6 +249,11 @@ def test_the_page_names_what_a_captured_step_keeps(results: Path) -> None:
     assert render.markdown(facts) == before
     ours["held_bytes"] = 4321 * 2**20
     assert "| 4321 |" in render.markdown(facts)
+    facts["plan"]["cuda_graph"] = True
+    assert "before its capture" in render.markdown(facts)  # not all rows say it
+    for row in facts["rows"]:
+        row["held_bytes"] = 0
+    assert "before its capture" not in render.markdown(facts)
 
 
 def test_the_page_says_that_the_code_was_changed(results: Path) -> None:
