@@ -12,7 +12,8 @@ GPU_KINDS = {
     "attention": r"flash|fmha|attention",
     "products": r"gemm|cutlass|nvjet|xmma|splitK",
     "convolution": r"conv|cudnn",
-    "optimisers": r"adam|FusedOptimizer",
+    # PyTorch's fused ones, and what of foreach arithmetic nothing else in a step has.
+    "optimisers": r"adam|FusedOptimizer|multi_tensor_apply.*(Lerp|PointwiseOp|divides|sqrt)",
     "copies and fills": r"copy|memcpy|memset|fill|CatArray",
     "reductions and norms": r"reduce|norm|softmax|nll",
     "elementwise": r"elementwise|gelu|multi_tensor_apply",

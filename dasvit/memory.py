@@ -43,7 +43,7 @@ BLOCK = 512
 
 SURCHARGE = 1.2
 """More memory that compiled steps take, and that captured ones hold: on a GPU compiled steps took
-1.13 to 1.19 times as much, and held 1.16 to 1.20 times that when captured (docs/memory.md)."""
+1.13 to 1.19 times as much, and held 1.15 to 1.20 times that when captured (docs/memory.md)."""
 
 RESERVE = 2**30
 """Of a device's memory, what a search needs beside what is planned: the GPU's context, the
@@ -233,7 +233,7 @@ def largest_batch(config: SearchConfig, budget: int) -> int:
 
 
 def _largest(peak: Callable[[int], int], budget: int, known: dict[int, int]) -> int:
-    """The largest batch whose peak is within a budget.
+    """A batch whose peak is within a budget, as that of the next is not.
 
     Args:
         known: peaks of at least two batches, of which the smallest fits.
@@ -241,8 +241,9 @@ def _largest(peak: Callable[[int], int], budget: int, known: dict[int, int]) -> 
     turn = 0
     while True:
         turn += 1
-        fits = max(batch for batch, found in known.items() if found <= budget)
         beyond = min((batch for batch, found in known.items() if found > budget), default=None)
+        fitting = (batch for batch, found in known.items() if found <= budget)
+        fits = max(batch for batch in fitting if beyond is None or batch < beyond)
         if fits == _MOST or (beyond is not None and beyond - fits == 1):
             return fits
         if beyond is None:

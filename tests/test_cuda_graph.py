@@ -284,6 +284,19 @@ def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
         dasvit.cuda_graph.capture(fails(KeyError("a plug-in's")), CPU)
 
 
+def test_captures_on_a_device_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: [device])
+    dasvit.cuda_graph._stream.cache_clear()
+    first, other = (torch.device("cuda", number) for number in range(2))
+    try:
+        stream = dasvit.cuda_graph._stream(first)
+        assert stream == [first]
+        assert dasvit.cuda_graph._stream(torch.device("cuda", 0)) is stream
+        assert dasvit.cuda_graph._stream(other) == [other]
+    finally:
+        dasvit.cuda_graph._stream.cache_clear()
+
+
 def test_without_a_gpu_nothing_begins(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cuda_graph needs a GPU, but the device is cpu"):
         search(search_config(cuda_graph=True), tmp_path / "search")

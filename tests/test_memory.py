@@ -178,6 +178,23 @@ def test_the_largest_batch_is_found_along_kinks(seed: int, monkeypatch: pytest.M
     assert len(planned) < 40
 
 
+@pytest.mark.parametrize("budget", [5, 60, 100, 1000])
+def test_a_plan_that_now_and_then_falls_ends_too(
+    budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operation may choose another way from some batch size on."""
+
+    def peak(batch: int) -> int:
+        return batch + 50 * (batch % 7 == 0)
+
+    def plan(config: SearchConfig, stage: int) -> StagePlan:
+        return StagePlan(stage=stage, resident=0, peak=peak(config.batch_size))
+
+    monkeypatch.setattr(dasvit.memory, "plan_stage", plan)
+    found = largest_batch(_config(stage_layers=(1, 2), stage_ops=(4, 3)), budget)
+    assert peak(found) <= budget < peak(found + 1)
+
+
 def test_no_batch_beyond_all_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         dasvit.memory,

@@ -21,6 +21,12 @@ from benchmarks.kernel_kinds import CPU_KINDS, by_kind, kind_of
         ("void multi_tensor_apply_kernel<FusedOptimizerTensorListMetadata<4>>", "optimisers"),
         ("void multi_tensor_apply_kernel<TensorListMetadata<2>, BinaryOpScalar>", "elementwise"),
         (
+            "void multi_tensor_apply_kernel<TensorListMetadata<2>, LpNormFunctor>",
+            "reductions and norms",
+        ),
+        ("void multi_tensor_apply_kernel<TensorListMetadata<3>, LerpFunctor>", "optimisers"),
+        ("void multi_tensor_apply_kernel<TensorListMetadata<1>, UnaryOp, Sqrt>", "optimisers"),
+        (
             "void at::native::unrolled_elementwise_kernel<direct_copy_kernel_cuda>",
             "copies and fills",
         ),

@@ -11,6 +11,7 @@ from runs import DIGITS
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dasvit.batch import send
 from dasvit.data import ImageData, load_data
 from dasvit.split import TensorSplit, endless, split_half
 
@@ -159,7 +160,8 @@ KINDS = ["none", "shift", "crop_flip", "resized_crop", "rand"]
 
 def _on(device: str, augment: str) -> TensorSplit:
     config = replace(DIGITS, image_size=12, augment=augment)
-    images = torch.zeros(40, 3, 12, 12, dtype=torch.uint8, device=device)
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 3, 12, 12), dtype=torch.uint8, generator=draw).to(device)
     labels = torch.arange(40, device=device)
     return TensorSplit(images, labels, mean=(0.5,) * 3, std=(0.5,) * 3, config=config)
 
@@ -191,6 +193,19 @@ def test_what_is_drawn_is_sent_without_waiting(augment: str) -> None:
     assert copies.found == [False]
 
 
+def test_what_is_sent_to_a_gpu_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy from memory that is not pinned is waited for whatever one asks for."""
+    calls: list[object] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: calls.append("pinned") or self)
+    monkeypatch.setattr(Tensor, "to", lambda self, *to, **how: calls.append((to, how)) or self)
+    gpu = torch.device("cuda", 1)
+    send(torch.arange(3), gpu)
+    assert calls == ["pinned", ((gpu,), {"non_blocking": True})]
+    calls.clear()
+    send(torch.arange(3), CPU)
+    assert "pinned" not in calls
+
+
 @pytest.mark.parametrize("augment", KINDS)
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_gpu_is_not_waited_for(augment: str) -> None:
@@ -201,5 +216,7 @@ def test_a_gpu_is_not_waited_for(augment: str) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     for (images, labels), (expected, wanted) in zip(found, plain.batches(20, seed=1), strict=True):
-        torch.testing.assert_close(images.cpu(), expected)
+        # Between two values, or two pixels, either device may round in its own way.
+        differing = (images.cpu() - expected).abs() > 1e-5
+        assert differing.float().mean() <= (0.02 if augment in ("resized_crop", "rand") else 0.0)
         assert torch.equal(labels.cpu(), wanted)

@@ -105,7 +105,7 @@ def _run(options: SweepOptions, command: str) -> int:
         asked = options.gpus_per_trial
         gpus = torch.cuda.device_count() if asked is None else asked
         _check_device(options, gpus)
-        if options.search.compile or options.retrain.compile:
+        if options.retrain.compile or (options.search.compile and plan.num_searches):
             check_compiler(torch.device("cuda" if gpus else "cpu"))
     place = (options.storage_path, options.folder_name)
     if options.fresh:

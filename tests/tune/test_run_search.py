@@ -65,8 +65,8 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("--seeds 0", "--seeds must be at least 1, but got 0"),
         ("--num-samples 2 --seeds 1 --retrain-top 3", "find at most 2 encoders; ask for fewer"),
         ("--cuda-graph --gpus-per-trial 0", "cuda_graph needs a GPU, but the device is cpu"),
-        ("--compile", "compile needs a compiler (no-such-compiler)"),
-        ("--retrain.compile", "compile needs a compiler (no-such-compiler)"),
+        ("--compile --gpus-per-trial 0", "compile needs a compiler (no-such-compiler)"),
+        ("--retrain.compile --gpus-per-trial 0", "compile needs a compiler (no-such-compiler)"),
         ("--space nowhere.py:space", "--space nowhere.py:space: there is no file"),
         ("--space own.py:space", "'lambda' is not a setting that a sweep varies; known: token_"),
         (
