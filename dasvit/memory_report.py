@@ -67,16 +67,15 @@ def memory_table(
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown: peak GiB a stage."""
+    """Markdown: the peak of each stage, in GiB, or in MiB where none has as much as one."""
     stages: list[StagePlan] = rows[0]["stages"]
     names = " | ".join(f"stage {plan.stage}" for plan in stages)
     lines = [f"| λ | order | {names} | most |", "| --- " * (len(stages) + 3) + "|"]
-    for row in rows:
-        peaks = [plan.peak / GIB for plan in row["stages"]]
-        cells = " | ".join(f"{peak:.2f}" for peak in peaks)
-        lines.append(
-            f"| {row['token_ratio']:g} | {row['order']} | {cells} | {max(peaks):.2f} GiB |"
-        )
+    peaks = [[plan.peak for plan in row["stages"]] for row in rows]
+    unit = "GiB" if max(map(max, peaks)) >= GIB else "MiB"
+    for row, found in zip(rows, peaks, strict=True):
+        cells = [f"{peak / _UNITS[unit.upper()]:.2f}" for peak in (*found, max(found))]
+        lines.append(f"| {row['token_ratio']:g} | {row['order']} | {' | '.join(cells)} {unit} |")
     return "\n".join(lines)
 
 

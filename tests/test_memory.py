@@ -29,7 +29,7 @@ from dasvit.memory import (
     shortfall,
     what_fits,
 )
-from dasvit.memory_report import figure_1, memory_figure, parse_bytes
+from dasvit.memory_report import figure_1, format_table, memory_figure, parse_bytes
 from dasvit.presets import get_preset
 from dasvit.step import BilevelStep, build_supernet
 
@@ -286,9 +286,23 @@ def test_table_and_picture(
     out = capsys.readouterr().out
     rows = [line.split("|")[1:-1] for line in out.splitlines() if line.startswith("| 0.5")]
     assert [row[1].strip() for row in rows] == ["1", "2"]
-    assert 0 < float(rows[0][-1].split()[0]) <= float(rows[1][-1].split()[0])
+    peaks = [row[-1].split() for row in rows]
+    assert 1 < float(peaks[0][0]) <= float(peaks[1][0])
+    assert [unit for _, unit in peaks] == ["MiB"] * 2  # as GiB they would be 0.00
     assert "within 200MiB with --precision bf16 --recompute: --batch-size" in out
     assert {p.name for p in (tmp_path / "f").iterdir()} == {"memory.png", "memory.svg"}
+
+
+def test_the_unit_goes_with_the_most() -> None:
+    def row(*gib: float) -> dict:
+        plans = [StagePlan(stage=i, resident=0, peak=int(g * 2**30)) for i, g in enumerate(gib)]
+        return {"token_ratio": 1.0, "order": 1, "stages": plans}
+
+    assert format_table([row(0.25, 0.5), row(0.125, 1)]).splitlines()[2:] == [
+        "| 1 | 1 | 0.25 | 0.50 | 0.50 GiB |",
+        "| 1 | 1 | 0.12 | 1.00 | 1.00 GiB |",
+    ]
+    assert format_table([row(0.25, 0.5)]).endswith("| 1 | 1 | 256.00 | 512.00 | 512.00 MiB |")
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,7 +100,7 @@ def run(args: MemoryArgs) -> None:
         print(json.dumps({"batch_size": config.batch_size, "plans": values, "fits": dict(fits)}))
     else:
         print(
-            f"planned peak memory in GiB, batch {config.batch_size}, {config.precision}"
+            f"planned peak memory, batch {config.batch_size}, {config.precision}"
             f"{', recomputed' if config.recompute else ''}\n{format_table(rows)}"
         )
         for flags, batch in fits:
