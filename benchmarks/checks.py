@@ -1,16 +1,45 @@
 """What the benchmarks' command lines refuse alike, and what they take where nothing is said."""
 
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 from benchmarks.workload import Cell, Sizes
 from dasvit.setting import require
 
-__all__ = ["check_positive", "check_ratios", "check_some", "default_precision", "default_sizes"]
+__all__ = [
+    "check_out",
+    "check_positive",
+    "check_ratios",
+    "check_seconds",
+    "check_some",
+    "default_precision",
+    "default_sizes",
+]
+
+
+def check_out(path: Path) -> None:
+    """Refuse a folder as the file of results.
+
+    Raises:
+        ValueError: as said.
+    """
+    require(not path.is_dir(), f"out must be a file, but {path} is a folder")
+
+
+def check_seconds(args: object, *names: str) -> None:
+    """Refuse times that are negative or not a number.
+
+    Raises:
+        ValueError: as said.
+    """
+    for name in names:
+        value = getattr(args, name)
+        require(value >= 0, f"{name} must be >= 0, but got {value}")
 
 
 def check_some(args: object, **known: Collection[Any]) -> None:
-    """Refuse settings that are not one or more of the values known.
+    """Refuse settings that are not one or more of the values known, each once.
 
     Raises:
         ValueError: as said.
@@ -21,10 +50,11 @@ def check_some(args: object, **known: Collection[Any]) -> None:
             len(values) > 0 and set(values) <= set(allowed),
             f"{name} must be some of {sorted(allowed)}, but got {values}",
         )
+        _check_once(name, values)
 
 
 def check_positive(args: object, *names: str) -> None:
-    """Refuse settings, or lists of them, that are 0 or less.
+    """Refuse settings, or lists of them, that are 0 or less; a list names each once.
 
     Raises:
         ValueError: as said.
@@ -33,6 +63,11 @@ def check_positive(args: object, *names: str) -> None:
         value = getattr(args, name)
         values = value if isinstance(value, tuple) else (value,)
         require(all(v > 0 for v in values), f"{name} must be positive, but got {value}")
+        _check_once(name, values)
+
+
+def _check_once(name: str, values: tuple[Any, ...]) -> None:
+    require(len(set(values)) == len(values), f"{name} must name each once, but got {values}")
 
 
 def check_ratios(ratios: Iterable[float], sizes: Sizes) -> None:
@@ -43,6 +78,7 @@ def check_ratios(ratios: Iterable[float], sizes: Sizes) -> None:
     """
     ratios = tuple(ratios)
     require(len(ratios) > 0, "ratios must name at least one λ")
+    _check_once("ratios", ratios)
     for ratio in ratios:
         Cell(stage=1, token_ratio=ratio, batch_size=1, order=1).config(sizes)
 

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import tyro
 
+from benchmarks.checks import check_out
 from benchmarks.command import run_command
 from benchmarks.facts import read_results
 from benchmarks.projection import project
@@ -145,6 +146,7 @@ def run(argv: list[str]) -> None:
     from dasvit.arguments import parse
 
     args: Args = parse(Args, argv)
+    check_out(args.out)
     evaluation = None if args.evaluation is None else read_results(args.evaluation)
     facts = merge([(str(path), read_results(path)) for path in args.files], evaluation)
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.checks import (
+    check_out,
     check_positive,
     check_ratios,
     check_some,
@@ -180,6 +181,7 @@ def run(argv: list[str]) -> None:
     device = resolve_device(args.device)
     check_some(args, stages={1, 2, 3}, orders={1, 2}, ways={"ours", "reference"})
     check_positive(args, "batch_size", "threads", "steps")
+    check_out(args.out)
     if args.cuda_graph:
         check_cuda_graph(device)
     sizes = default_sizes(gpu=device.type == "cuda", dim=args.dim, patches=args.patches)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.checks import check_positive, check_ratios, check_some, default_sizes
+from benchmarks.checks import check_out, check_positive, check_ratios, check_some, default_sizes
 from benchmarks.command import run_command
 from benchmarks.projection import HALF
 from benchmarks.workload import (
@@ -219,6 +219,7 @@ def check(args: Args) -> Sizes:
     """
     check_positive(args, "rate", "bandwidth", "dim", "patches", "batches")
     check_some(args, stages={1, 2, 3}, orders={1, 2})
+    check_out(args.out)
     sizes = default_sizes(gpu=True, dim=args.dim, patches=args.patches)
     check_ratios(args.ratios, sizes)
     return sizes

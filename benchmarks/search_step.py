@@ -21,8 +21,10 @@ if __name__ == "__main__":
 import torch
 
 from benchmarks.checks import (
+    check_out,
     check_positive,
     check_ratios,
+    check_seconds,
     check_some,
     default_precision,
     default_sizes,
@@ -96,6 +98,8 @@ def plan_of(args: Args, device: torch.device) -> Plan:
     require(args.clock == "wall" or device.type == "cpu", "clock must be wall where a GPU computes")
     check_some(args, stages={1, 2, 3}, orders={1, 2})
     check_positive(args, "batches", "threads", "processes")
+    check_seconds(args, "budget_seconds", "group_seconds")
+    check_out(args.out)
     require(args.repeats >= 3, f"repeats must be at least 3, but got {args.repeats}")
     require(
         not args.compile or not (args.count_memory or args.processes > 1),
@@ -146,8 +150,8 @@ def run(argv: list[str]) -> None:
         ) from None
     args: Args = parse(Args, argv)
     device = resolve_device("cpu" if args.count_memory else args.device)
-    torch.set_num_threads(args.threads)
     plan = plan_of(args, device)
+    torch.set_num_threads(args.threads)
     facts = run_facts(STEPS, "search_step.py", argv, device, commit=args.commit)
     measurement = Measurement(plan, device, args.out, facts, seconds=args.budget_seconds)
     if args.count_memory:

@@ -295,6 +295,17 @@ def test_two_processes_at_once() -> None:
         (["--patches", "-1"], "dim and patches must be >= 0"),
         (["--device", "tpu9"], "device must be"),
         (["--repeats", "1"], "at least 3"),
+        (["--device", "cpu", "--threads", "0"], "threads must be positive, but got 0"),
+        (["--device", "cpu", "--out", "."], "out must be a file, but . is a folder"),
+        (["--device", "cpu", "--budget-seconds", "-1"], "budget_seconds must be >= 0"),
+        (
+            ["--device", "cpu", "--budget-seconds", "nan"],
+            "budget_seconds must be >= 0, but got nan",
+        ),
+        (["--device", "cpu", "--group-seconds", "-1"], "group_seconds must be >= 0"),
+        (["--device", "cpu", "--stages", "1", "1"], "stages must name each once, but got (1, 1)"),
+        (["--device", "cpu", "--batches", "4", "4"], "batches must name each once"),
+        (["--device", "cpu", "--ratios", "1", "1"], "ratios must name each once"),
         (["--nonsense"], "nonsense"),
     ],
 )
