@@ -26,6 +26,7 @@ def compare(
     seconds: float,
     memory: bool = True,
     clock: Clock = "wall",
+    beside: Callable[[], AbstractContextManager[object]] = nullcontext,
     alone: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, dict[str, Any]]:
     """Time each in turn, there and back, after steps that warm up and a peak that is read.
@@ -36,7 +37,8 @@ def compare(
         seconds: begin no further round after these, once there are `MIN_ROUNDS`.
         memory: read peaks (another, untimed step).
         clock: see `timed`.
-        alone: makes a context for everything but the start of the first way.
+        beside: makes a context for the start of the first way.
+        alone: makes one for all that follows.
 
     Returns:
         By name: `status` ("ok", "oom", or "failed: …"), and where it ran `seconds` (all rounds),
@@ -53,7 +55,8 @@ def compare(
         free(device)
 
     first, *others = makers
-    start(first)
+    with beside():
+        start(first)
     with alone():
         for name in others:
             start(name)

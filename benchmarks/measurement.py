@@ -137,7 +137,7 @@ class Measurement:
         }
         found = self._compare(makers)
         precisions = {precision for _, precision in self._variants()}
-        with self._alone():
+        with self._turn(fcntl.LOCK_EX):
             rates = {p: matmul_rate(self.device, DTYPES[p], clock=plan.clock) for p in precisions}
         for key, (cell, name, precision) in variants.items():
             row: dict[str, Any] = asdict(cell)
@@ -164,17 +164,19 @@ class Measurement:
             repeats=self.plan.repeats,
             seconds=seconds,
             clock=self.plan.clock,
-            alone=self._alone,
+            beside=partial(self._turn, fcntl.LOCK_SH),
+            alone=partial(self._turn, fcntl.LOCK_EX),
         )
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """While other runs that know the same file wait."""
+    def _turn(self, lock: int) -> Iterator[None]:
+        """Among runs that know the same file: several start at once (shared), while none is timed;
+        one is timed (exclusive), while none starts."""
         if self.plan.alone is None:
             yield
             return
         with self.plan.alone.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(file, lock)
             yield
 
     def _variants(self) -> list[tuple[str, str]]:

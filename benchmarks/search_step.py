@@ -79,7 +79,8 @@ class Args:
     cuda_graph: bool = False
     """Ours replayed as CUDA graphs, on a GPU."""
     alone: Path | None = None
-    """Time while no other run with the same file does: several may compile at once."""
+    """Time while no other run with the same file starts or times: several compile at once, then
+    each is timed alone."""
     processes: int = 1
     """Above 1: also so many copies of the step at once, and only that is measured."""
     commit: str = ""

@@ -1,7 +1,12 @@
 """The measurement of the search's step: time, memory, ablations, command line, page."""
 
+import contextlib
+import fcntl
 import json
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +19,7 @@ from benchmarks import render, search_step
 from benchmarks.ablation import AS_SHIPPED, ablations
 from benchmarks.compare import compare, counted_peak
 from benchmarks.measure import LiveMemory, bytes_of, matmul_rate, peak_bytes
+from benchmarks.measurement import Measurement
 from benchmarks.processes import together
 from benchmarks.projection import project
 from benchmarks.reference import loader
@@ -331,3 +337,65 @@ def test_render_refuses_other_files(tmp_path: Path) -> None:
         render.main([str(other)])
     with pytest.raises(ValueError, match="there is no file"):
         render.main([str(tmp_path / "none.json")])
+
+
+def test_runs_start_at_once_and_are_timed_alone(tmp_path: Path) -> None:
+    """Two runs in threads: their starts meet, no timing meets anything."""
+    lock = tmp_path / "lock"
+    plan = replace(search_step.plan_of(search_step.Args(quick=True), CPU), alone=lock)
+    spans: list[tuple[str, float, float]] = []
+    met = threading.Barrier(2, timeout=20)
+
+    def turn(kind: str, mode: int, work: Callable[[], object]) -> None:
+        run = Measurement(plan, CPU, tmp_path / "out.json", {}, seconds=60.0)
+        with run._turn(mode):
+            started = time.perf_counter()
+            work()
+            spans.append((kind, started, time.perf_counter()))
+
+    def run() -> None:
+        turn("start", fcntl.LOCK_SH, met.wait)  # passes only if both are within
+        turn("timing", fcntl.LOCK_EX, lambda: time.sleep(0.05))
+
+    runs = [threading.Thread(target=run) for _ in range(2)]
+    for each in runs:
+        each.start()
+    for each in runs:
+        each.join()
+    assert sorted(kind for kind, _, _ in spans) == ["start", "start", "timing", "timing"]
+    for kind, started, ended in spans:
+        if kind == "timing":
+            others = [span for span in spans if span != (kind, started, ended)]
+            assert all(end <= started or begin >= ended for _, begin, end in others)
+
+
+def test_what_is_timed_and_what_starts_beside_others() -> None:
+    """The first way starts beside others; all that follows is alone."""
+    within: list[str] = []
+    events: list[tuple[str, list[str]]] = []
+
+    @contextlib.contextmanager
+    def inside(name: str) -> Iterator[None]:
+        within.append(name)
+        yield
+        within.remove(name)
+
+    def make(name: str) -> Runner:
+        runner = make_ours(CELL, TINY, CPU, make_batches(CELL, TINY, CPU), precision="fp32")
+        events.append((f"make {name}", [*within]))
+        runner.around = lambda: contextlib.nullcontext(events.append((name, [*within])))
+        return runner
+
+    compare(
+        {name: partial(make, name) for name in ("first", "second")},
+        CPU,
+        repeats=3,
+        seconds=1.0,
+        beside=lambda: inside("beside"),
+        alone=lambda: inside("alone"),
+    )
+    later = events[[name for name, _ in events].index("make second") :]
+    started = events[: len(events) - len(later)]
+    assert {tuple(where) for _, where in started} == {("beside",)}
+    assert {tuple(where) for _, where in later} == {("alone",)}
+    assert sum(name == "first" for name, _ in later) == 3
