@@ -35,6 +35,7 @@ __all__ = [
     "plan_search",
     "plan_stage",
     "shortfall",
+    "usable",
     "what_fits",
 ]
 
@@ -46,7 +47,7 @@ SURCHARGE = 1.2
 1.13 to 1.19 times as much, and held 1.15 to 1.20 times that when captured (docs/memory.md)."""
 
 RESERVE = 2**30
-"""Of a device's memory, what a search needs beside what is planned: the GPU's context, the
+"""Of a device's memory, what a search needs at most beside what is planned: the GPU's context, the
 workspaces of libraries, the allocator's fragments. An estimate on the safe side."""
 
 _FEW = (1, 33)
@@ -261,8 +262,14 @@ def _largest(peak: Callable[[int], int], budget: int, known: dict[int, int]) -> 
         known[guess] = peak(guess)
 
 
-def what_fits(config: SearchConfig, budget: int) -> list[tuple[str, int]]:
-    """The largest batch within a budget (bytes) as configured, in bf16, and with recomputation too.
+def usable(memory: int) -> int:
+    """What of a device's memory (bytes) a plan may take: all but a sixteenth, at most `RESERVE`."""
+    return memory - min(RESERVE, memory // 16)
+
+
+def what_fits(config: SearchConfig, available: int) -> list[tuple[str, int]]:
+    """The largest batch on a device of so much memory (bytes), of which the `usable` counts: as
+    configured, in bf16, and with recomputation too.
 
     Returns:
         The flags to pass beside the configured settings, and the batch (0: not even one image).
@@ -272,7 +279,7 @@ def what_fits(config: SearchConfig, budget: int) -> list[tuple[str, int]]:
         both = replace(config, precision="bf16", fused=True, recompute=True)
         fused = "" if config.fused else " --fused"
         ways[f"--precision bf16 --recompute{fused}"] = both
-    return [(flags, largest_batch(changed, budget)) for flags, changed in ways.items()]
+    return [(flags, largest_batch(changed, usable(available))) for flags, changed in ways.items()]
 
 
 def device_memory(device: torch.device) -> int | None:
@@ -284,17 +291,17 @@ def device_memory(device: torch.device) -> int | None:
 
 def shortfall(config: SearchConfig, available: int) -> str | None:
     """A line about a search that will not fit into a device's memory (bytes), and what would;
-    `RESERVE` of it is left to what no plan sees."""
+    what is `usable` of it counts."""
     peak = max(plan.peak for plan in plan_search(config))
-    if peak <= available - RESERVE:
+    if peak <= usable(available):
         return None
     fits = [
         f"--batch-size {batch}{' ' if flags else ''}{flags}"
-        for flags, batch in what_fits(config, max(0, available - RESERVE))
+        for flags, batch in what_fits(config, available)
         if batch
     ]
     return (
-        f"the search is planned to need {peak / 2**30:.1f} GiB and {RESERVE / 2**30:g} GiB beside "
-        f"it, and the device has {available / 2**30:.1f} GiB; what would fit: "
+        f"the search is planned to need {peak / 2**30:.1f} GiB, and of the device's "
+        f"{available / 2**30:.1f} GiB it can use {usable(available) / 2**30:.1f}; what would fit: "
         f"{', or '.join(fits) or 'no batch at all'}"
     )

@@ -1,5 +1,6 @@
 """Planned memory against executed memory, and what a plan must say."""
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -13,13 +14,12 @@ from torch import nn
 
 import dasvit.memory
 from dasvit.cli import main
-from dasvit.config import SearchConfig, SettingError
+from dasvit.config import DataConfig, SearchConfig, SettingError
 from dasvit.genotype import edge_list
 from dasvit.live_memory import LiveMemory
 from dasvit.losses import _mask
 from dasvit.memory import (
     BLOCK,
-    RESERVE,
     StagePlan,
     heaviest_operations,
     largest_batch,
@@ -27,6 +27,7 @@ from dasvit.memory import (
     plan_search,
     plan_stage,
     shortfall,
+    usable,
     what_fits,
 )
 from dasvit.memory_report import figure_1, format_table, memory_figure, parse_bytes
@@ -214,14 +215,31 @@ def test_a_plan_leaves_what_a_graph_reads() -> None:
 def test_a_warning_only_where_it_does_not_fit() -> None:
     config = _config(stage_layers=(1,), stage_ops=(4,))
     peak = max(plan.peak for plan in plan_search(config))
-    assert shortfall(config, peak + RESERVE) is None
-    warning = shortfall(config, peak + RESERVE - 1)
+    available = next(a for a in itertools.count(peak) if usable(a) == peak)
+    assert shortfall(config, available) is None
+    warning = shortfall(config, available - 1)
     assert warning is not None
     assert "--batch-size 1" in warning
     assert "--recompute" in warning
-    nothing = shortfall(config, RESERVE // 2)
+    nothing = shortfall(config, 1000)
     assert nothing is not None
     assert "no batch at all" in nothing
+
+
+def test_what_is_recommended_is_not_warned_against() -> None:
+    """By the plan alone the batch could be larger; one image more is warned against."""
+    memory = 24 * 2**30
+    config = _config(stage_layers=(1,), stage_ops=(4,), data=DataConfig(image_size=96))
+    batch = dict(what_fits(config, memory))[""]
+    assert 0 < batch < largest_batch(config, memory)
+    assert shortfall(replace(config, batch_size=batch), memory) is None
+    assert shortfall(replace(config, batch_size=batch + 1), memory) is not None
+
+
+def test_a_gpu_leaves_one_gib() -> None:
+    assert usable(24 * 2**30) == 23 * 2**30
+    assert usable(141 * 2**30) == 140 * 2**30
+    assert usable(16 * 2**20) == 15 * 2**20
 
 
 def test_search_warns_before_launch(

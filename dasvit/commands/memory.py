@@ -36,7 +36,8 @@ class MemoryArgs:
     preset: str = "cifar10"
     """Where the settings start; the same names as for search."""
     budget: str | None = None
-    """Memory of the device, 24GiB say: which batches and settings fit."""
+    """Memory of the device, 24GiB say: which batches and settings fit. A sixteenth of it, at most
+    1 GiB, is left to what no plan sees."""
     plot: str | None = None
     """Draw memory against batch size (the paper's Figure 1) to this path, as PNG and SVG."""
     check: bool = False
