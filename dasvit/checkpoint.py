@@ -1,6 +1,5 @@
 """Atomic checkpoints, read back without executing anything (`weights_only=True`)."""
 
-import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dasvit.files import first_line, write_atomic
+from dasvit.files import atomic_file, first_line
 
 __all__ = ["check_same_settings", "is_due", "load_checkpoint", "restore", "save_checkpoint"]
 
@@ -20,13 +19,16 @@ def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
     Args:
         kind: "search/1" say; `load_checkpoint` insists on it.
     """
-    buffer = io.BytesIO()
-    torch.save({"kind": kind, "num_threads": torch.get_num_threads(), **state}, buffer)
     try:
-        write_atomic(path, buffer.getvalue())
-    except OSError as error:
+        with atomic_file(path) as file:
+            torch.save({"kind": kind, "num_threads": torch.get_num_threads(), **state}, file)
+    except (OSError, RuntimeError) as error:
+        # torch.save says that its file ends elsewhere than it should, and not why.
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
         raise ValueError(
-            f"cannot write {path} ({error.strerror or error}); the last whole checkpoint is kept: "
+            f"cannot write {path} ({cause.strerror or cause}); the last whole checkpoint is kept: "
             "make room, then resume"
         ) from None
 

@@ -4,20 +4,28 @@ import json
 import os
 import shutil
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-__all__ = ["check_free_space", "first_line", "read_json", "write_atomic"]
+__all__ = ["atomic_file", "check_free_space", "first_line", "read_json", "write_atomic"]
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Write a file: a crash at any moment leaves the old file or the new one, never half."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
+    """The same for what is written in pieces: the file is there when the context ends."""
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import pickle
 import random
+import resource
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,20 @@ def test_a_crash_while_saving_keeps_the_old_one(
                 save_checkpoint(path, KIND, {"epoch": 2})
         assert load_checkpoint(path, KIND)["epoch"] == 1
         assert runs.names_in(path.parent) == ["checkpoint.pt"]
+
+
+def test_a_disk_that_fills_up_within_a_tensor(path: Path) -> None:
+    """What the system says, not what PyTorch's writer makes of it."""
+    save_checkpoint(path, KIND, {"epoch": 1})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(ValueError, match=r"cannot write .*File too large.*make room"):
+            save_checkpoint(path, KIND, {"epoch": 2, "model": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load_checkpoint(path, KIND)["epoch"] == 1
+    assert runs.names_in(path.parent) == ["checkpoint.pt"]
 
 
 def test_a_run_goes_on_with_as_many_threads(path: Path) -> None:
