@@ -19,7 +19,13 @@ from benchmarks.compare import MIN_ROUNDS, compare, counted_peak
 from benchmarks.facts import memory_of
 from benchmarks.measure import Clock, matmul_rate
 from benchmarks.processes import together
-from benchmarks.projection import batch_seconds, evaluation_seconds, project
+from benchmarks.projection import (
+    batch_seconds,
+    checkpoint_seconds,
+    evaluation_seconds,
+    plan_seconds,
+    project,
+)
 from benchmarks.workload import (
     Cell,
     Runner,
@@ -274,8 +280,23 @@ class Measurement:
             stage: evaluation_seconds(cell, plan.sizes, self.device, precision=plan.precision)
             for stage, cell in cells.items()
         }
+        checkpoint = {
+            stage: checkpoint_seconds(
+                cell, plan.sizes, self.device, self.out.parent, precision=plan.precision
+            )
+            for stage, cell in cells.items()
+        }
+        launched = replace(config, compile=plan.compile, cuda_graph=plan.cuda_graph)
         self.facts["data"] = {"batch_size": config.batch_size, "workers": plan.workers} | drawn
-        self.facts["projection"] = project(config, steps, evaluation, drawn["ours"], starts)
+        self.facts["projection"] = project(
+            config,
+            steps,
+            evaluation,
+            drawn["ours"],
+            starts,
+            checkpoint=checkpoint,
+            plan=plan_seconds(launched),
+        )
         self._say(f"a whole search: {self.facts['projection']['minutes']:.1f} minutes")
         self.save()
 

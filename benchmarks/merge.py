@@ -45,7 +45,7 @@ class Args:
     """The results as one."""
     evaluation: Path | None = None
     """Results with a whole search's projection, of the same machine, sizes and precision: what they
-    say of evaluation and of drawing batches goes into that of the merged ones."""
+    say of all but steps and starts goes into that of the merged ones."""
 
 
 def merge(runs: Sequence[tuple[str, Facts]], evaluation: Facts | None = None) -> Facts:
@@ -133,8 +133,18 @@ def _projected(found: Facts, evaluation: Facts, name: str) -> Facts:
         {stage: rows[stage][name] for stage in sorted(rows)}
         for name in ("median_seconds", "start_seconds")
     )
-    data = evaluation["data"]
-    return {"data": data, "projection": project(config, steps, before, data["ours"], starts)}
+    data, of = evaluation["data"], evaluation["projection"]
+    ends = of.get("checkpoint_seconds")  # not in files of before it was measured
+    projected = project(
+        config,
+        steps,
+        before,
+        data["ours"],
+        starts,
+        checkpoint=ends and {int(stage): seconds for stage, seconds in ends.items()},
+        plan=of.get("plan_seconds"),
+    )
+    return {"data": data, "projection": projected}
 
 
 def run(argv: list[str]) -> None:

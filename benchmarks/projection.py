@@ -1,25 +1,41 @@
-"""How long a whole search of the paper's size takes, from measured parts: steps, batches drawn,
-and the accuracy on the validation half that ends each epoch."""
+"""How long a whole search of the paper's size takes, from measured parts: the plan of its memory,
+the start of each stage, steps, batches drawn, and the accuracy on the validation half and the
+checkpoint that end an epoch."""
 
 import statistics
+import tempfile
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.measure import timed
 from benchmarks.reference import loader
-from benchmarks.workload import CHANNELS, CLASSES, Cell, Sizes, make_ours
+from benchmarks.workload import CHANNELS, CLASSES, Cell, Sizes, make_batches, make_ours
 from dasvit.batch import EVAL_BATCH
+from dasvit.checkpoint import is_due, save_checkpoint
 from dasvit.config import DataConfig, SearchConfig
+from dasvit.memory import plan_search
 from dasvit.seed import generator
 from dasvit.split import TensorSplit, endless
+from dasvit.step import BilevelStep
 
-__all__ = ["HALF", "batch_seconds", "evaluation_seconds", "project"]
+__all__ = [
+    "HALF",
+    "batch_seconds",
+    "checkpoint_seconds",
+    "evaluation_seconds",
+    "plan_seconds",
+    "project",
+]
 
 HALF = 25_000
 """Images of each half of CIFAR-10's training set."""
 SIDE = 32
+SPARSE = 10
+"""Epochs from one evaluation, and one checkpoint, to the next in the leaner of two projections."""
 
 
 def batch_seconds(
@@ -78,12 +94,40 @@ def evaluation_seconds(
     return statistics.median(seconds) / EVAL_BATCH
 
 
+def checkpoint_seconds(
+    cell: Cell, sizes: Sizes, device: torch.device, folder: Path, *, precision: str
+) -> float:
+    """Seconds of one checkpoint of a stage, on the disk of a folder, median of three."""
+    runner = make_ours(cell, sizes, device, make_batches(cell, sizes, device), precision=precision)
+    runner()  # the optimisers' states
+    assert isinstance(runner.step, BilevelStep)
+    parts = runner.model, runner.step.weight_optimizer, runner.step.alpha_optimizer
+    with tempfile.TemporaryDirectory(dir=folder) as there:
+        path = Path(there) / "checkpoint.pt"
+
+        def save() -> None:
+            state = {str(i): part.state_dict() for i, part in enumerate(parts)}
+            save_checkpoint(path, "dasvit/benchmark/1", state)
+
+        return statistics.median(timed(save, device) for _ in range(3))
+
+
+def plan_seconds(config: SearchConfig) -> float:
+    """Seconds of the plan that a search makes before it starts on a GPU."""
+    started = time.perf_counter()
+    plan_search(config)
+    return time.perf_counter() - started
+
+
 def project(
     config: SearchConfig,
     step: Mapping[int, float],
     evaluation: Mapping[int, float],
     batches: float,
     start: Mapping[int, float],
+    *,
+    checkpoint: Mapping[int, float] | None = None,
+    plan: float | None = None,
 ) -> dict[str, Any]:
     """The minutes of a whole search.
 
@@ -94,6 +138,9 @@ def project(
         batches: seconds to draw the two batches of a step.
         start: seconds to make a stage's supernet and take its first step, by stage: what is
             compiled is compiled there.
+        checkpoint: seconds of a checkpoint by stage. Without it and `plan`, the minutes are of all
+            else.
+        plan: seconds of the plan before the search.
     """
     steps = HALF // config.batch_size
     minutes = {
@@ -101,7 +148,7 @@ def project(
         + config.stage_epochs * (steps * (step[stage] + batches) + HALF * evaluation[stage])
         for stage in step
     }
-    return {
+    found: dict[str, Any] = {
         "batch_size": config.batch_size,
         "token_ratio": config.token_ratio,
         "epochs_a_stage": config.stage_epochs,
@@ -112,4 +159,21 @@ def project(
         "start_seconds": dict(start),
         "minutes_by_stage": {stage: seconds / 60 for stage, seconds in minutes.items()},
         "minutes": sum(minutes.values()) / 60,
+    }
+    if checkpoint is None or plan is None:
+        return found
+    epochs = range(1, config.stage_epochs + 1)
+    one_end = sum(HALF * evaluation[stage] + checkpoint[stage] for stage in step) / 60
+
+    def ends(every: int) -> float:
+        """Minutes of evaluations and checkpoints."""
+        return one_end * sum(is_due(epoch, every, config.stage_epochs) for epoch in epochs)
+
+    lean = found["minutes"] - config.stage_epochs * HALF * sum(evaluation.values()) / 60 + plan / 60
+    return found | {
+        "checkpoint_seconds": dict(checkpoint),
+        "plan_seconds": plan,
+        "minutes": lean + ends(1),
+        "minutes_sparse": lean + ends(SPARSE),
+        "sparse_epochs": SPARSE,
     }

@@ -181,7 +181,8 @@ def markdown(facts: dict[str, Any]) -> str:
         parts.append(
             f"A whole search of these sizes on CIFAR-10's shapes, batch {p['batch_size']}, λ = "
             f"{p['token_ratio']:g}: {p['minutes']:.1f} minutes projected "
-            f"({p['steps_an_epoch']} steps an epoch, {p['epochs_a_stage']} epochs a stage). The "
+            f"({p['steps_an_epoch']} steps an epoch, {p['epochs_a_stage']} epochs a stage"
+            f"{_ends(p)}). The "
             f"two batches of a step take {1e3 * data['ours']:.1f} ms on the device, "
             f"{1e3 * data['loader']:.1f} ms from a DataLoader of {data['workers']} workers."
         )
@@ -194,6 +195,16 @@ def markdown(facts: dict[str, Any]) -> str:
     if facts["skipped"]:
         parts.append("Left out for lack of time: " + "; ".join(facts["skipped"]) + ".")
     return "\n\n".join(parts) + "\n"
+
+
+def _ends(projection: dict[str, Any]) -> str:
+    """What else is in the minutes."""
+    if "minutes_sparse" not in projection:
+        return "; without checkpoints, and the plan before the search"
+    return (
+        f"; an evaluation and a checkpoint after each, {projection['minutes_sparse']:.1f} minutes "
+        f"with one in {projection['sparse_epochs']}"
+    )
 
 
 def figure(facts: dict[str, Any]) -> Figure:

@@ -190,6 +190,19 @@ def test_projection_adds_up() -> None:
     assert found["minutes"] == pytest.approx(by_hand)
 
 
+def test_projection_with_the_ends_of_epochs() -> None:
+    """A checkpoint after each epoch, or with the evaluation after each tenth, and the plan."""
+    config = SearchConfig(batch_size=64, token_ratio=0.5)
+    parts = {1: 0.1, 2: 0.2, 3: 0.3}, {1: 1e-4, 2: 2e-4, 3: 4e-4}, 0.01, {1: 60.0, 2: 70.0, 3: 80.0}
+    found = project(config, *parts, checkpoint={1: 2.0, 2: 3.0, 3: 4.0}, plan=12.0)
+    rest = 12 + 210 + 30 * 390 * (0.1 + 0.2 + 0.3 + 3 * 0.01)
+    one_end = 25_000 * 7e-4 + 9
+    assert found["minutes"] == pytest.approx((rest + 30 * one_end) / 60)
+    assert found["minutes_sparse"] == pytest.approx((rest + 3 * one_end) / 60)
+    less = project(config, *parts)["minutes"]
+    assert found["minutes"] == pytest.approx(less + (12 + 30 * 9) / 60)
+
+
 def test_batches_of_both_ways_of_data() -> None:
     images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
     batches = list(
@@ -223,10 +236,14 @@ def test_quick_run_and_its_page(results: Path) -> None:
         assert row["matmul_fraction"] == pytest.approx(rate)
         assert row["images_per_second"] == pytest.approx(8 / row["median_seconds"])
         assert row["peak_bytes"] > 0
-    assert facts["projection"]["minutes"] > 0
+    projection = facts["projection"]
+    assert projection["minutes"] > projection["minutes_sparse"] > 0
+    assert min(projection["checkpoint_seconds"].values()) > 0 < projection["plan_seconds"]
+    assert [path.name for path in results.parent.glob("tmp*")] == []
     assert facts["skipped"] == []
     page = render.markdown(facts)
     assert page.count("\n| 1, 4, 1, 0.5 |") == 2
+    assert f"{projection['minutes_sparse']:.1f} minutes with one in 10)" in page
     assert [a["token_ratio"] for a in facts["ablation"]] == [0.5, 1.0]
     for ablation in facts["ablation"]:
         assert len(ablation["ways"]) >= 8
