@@ -62,6 +62,10 @@ def ablations(
         f"{other} instead of {precision}": partial(ours, precision=other),
         "with recomputation": partial(ours, precision=precision, recompute=True),
     }
+    if cell.order == 2:
+        makers["weights moved tensor by tensor"] = lambda: _around(
+            ours(precision=precision), _tensor_by_tensor
+        )
     if cell.token_ratio < 1:
         makers["token scores with the N×N matrix"] = lambda: _around(
             ours(precision=precision), _square_scores
@@ -106,6 +110,27 @@ def _plain_adamw(runner: Runner) -> Runner:
     capturable = runner.step.config.cuda_graph
     runner.step.weight_optimizer = torch.optim.AdamW(groups, capturable=capturable)
     return runner
+
+
+@contextmanager
+def _tensor_by_tensor():
+    """The arithmetic of w' and of w ± εv without PyTorch's operations on lists of tensors."""
+
+    def add_(xs: list[Tensor], ys: list[Tensor], *, alpha: float = 1.0) -> None:
+        for x, y in zip(xs, ys, strict=True):
+            x.add_(y, alpha=alpha)
+
+    def copy_(xs: list[Tensor], ys: list[Tensor]) -> None:
+        for x, y in zip(xs, ys, strict=True):
+            x.copy_(y)
+
+    def mul(xs: list[Tensor], by: Tensor) -> list[Tensor]:
+        return [x * by for x in xs]
+
+    with ExitStack() as stack:
+        for name, loop in (("add_", add_), ("copy_", copy_), ("mul", mul)):
+            stack.enter_context(patch.object(dasvit.architect.torch, f"_foreach_{name}", loop))
+        yield
 
 
 @contextmanager

@@ -156,10 +156,16 @@ def test_a_way_that_fails_does_not_stop_the_others() -> None:
     assert found["ours"]["median_seconds"] > 0
 
 
-def test_ablations_change_what_they_say_and_nothing_else() -> None:
+@pytest.mark.parametrize("order", [1, 2])
+def test_ablations_change_what_they_say_and_nothing_else(order: int) -> None:
     """Each computes the same step (bf16 roughly), λ = 1 another one."""
-    cell = replace(CELL, order=1)
+    cell = replace(CELL, order=order)
     makers = ablations(cell, TINY, CPU, precision="fp32", compiled=False)
+    one_by_one = makers.get("weights moved tensor by tensor")
+    assert (one_by_one is None) == (order == 1)
+    if one_by_one is not None:
+        with one_by_one().around():
+            assert torch._foreach_add_.__module__ == "benchmarks.ablation"
     losses = {}
     for name, make in makers.items():
         runner = make()
