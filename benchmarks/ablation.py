@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -115,10 +116,14 @@ def _plain_adamw(runner: Runner) -> Runner:
 @contextmanager
 def _tensor_by_tensor():
     """The arithmetic of w' and of w ± εv without PyTorch's operations on lists of tensors."""
+    add = torch._foreach_add_
 
-    def add_(xs: list[Tensor], ys: list[Tensor], *, alpha: float = 1.0) -> None:
+    def add_(xs: list[Tensor], ys: Any, **alpha: float) -> None:
+        if not isinstance(ys, list):  # an optimiser counts its steps
+            add(xs, ys, **alpha)
+            return
         for x, y in zip(xs, ys, strict=True):
-            x.add_(y, alpha=alpha)
+            x.add_(y, **alpha)
 
     def copy_(xs: list[Tensor], ys: list[Tensor]) -> None:
         for x, y in zip(xs, ys, strict=True):
