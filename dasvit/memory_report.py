@@ -80,9 +80,12 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def figure_1(config: SearchConfig, batches: Sequence[int] = BATCHES) -> dict[str, list[float]]:
-    """The most GiB of any stage by batch: plain DARTS, and DASViT at λ = 1 and 0.5, first order."""
+    """The most GiB of any stage by batch: plain DARTS, its operations one by one or fused as ours
+    are, and DASViT at λ = 1 and 0.5, first order."""
+    darts = plain_darts(replace(config, xi=0.0))
     ways = {
-        "plain DARTS": plain_darts(replace(config, xi=0.0)),
+        "plain DARTS, operation by operation": replace(darts, fused=False),
+        "plain DARTS, fused": darts,
         "DASViT, λ = 1": replace(config, xi=0.0, token_ratio=1.0),
         "DASViT, λ = 0.5": replace(config, xi=0.0, token_ratio=0.5),
         "DASViT, λ = 0.5, bf16, recomputed": replace(
