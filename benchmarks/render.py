@@ -232,7 +232,8 @@ def figure(facts: dict[str, Any]) -> Figure:
         frameon=False,
         prop={"family": FONT, "size": 8},
     )
-    title = f"{_ours(facts).capitalize()} in {own} against the reference at λ = 1"
+    between = "\n" if len(orders) == 1 else " "  # one panel is narrow
+    title = f"{_ours(facts).capitalize()} in {own}{between}against the reference at λ = 1"
     drawn.suptitle(title, size=11, family=FONT, color=INK)
     return drawn
 
@@ -255,7 +256,7 @@ def _bars(axes: Axes, rows: list[Row], own: str, order: int, what: str) -> None:
             width,
             color=COLOURS[ratios.index(ratio) % len(COLOURS)],
             alpha=1.0 if precision == "fp32" else 0.55,
-            label=f"λ = {ratio:g}, reference in {precision}",
+            label=f"ours at λ = {ratio:g}, reference in {precision}",
         )
         texts = [f"{h:.2f}" if h else "" for h in heights]
         axes.bar_label(drawn, texts, size=7, color=INK, family=FONT)
