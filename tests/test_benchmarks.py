@@ -1,9 +1,8 @@
-"""The measurement of the search's step: time, memory, ablations, command line, page."""
+"""The measurement of the search's step: time, memory, ablations, a whole search projected."""
 
 import contextlib
 import fcntl
 import json
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -225,141 +224,11 @@ def test_matmul_rate_is_a_rate_of_this_machine() -> None:
     assert 1e8 < matmul_rate(CPU, torch.float32, repeats=2) < 1e14
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("results") / "quick.json"
-    search_step.run(["--device", "cpu", "--quick", "--orders", "1", "--out", str(out)])
-    return out
-
-
-def test_quick_run_and_its_page(results: Path) -> None:
-    facts = json.loads(results.read_text(encoding="utf-8"))
-    rows = facts["rows"]
-    assert len(rows) == 3 * 2 * 2
-    assert {row["status"] for row in rows} == {"ok"}
-    for row in rows:
-        rate = row["useful_flops"] / row["median_seconds"] / row["matmul_rate"]
-        assert row["matmul_fraction"] == pytest.approx(rate)
-        assert row["images_per_second"] == pytest.approx(8 / row["median_seconds"])
-        assert row["peak_bytes"] > 0
-    projection = facts["projection"]
-    assert projection["minutes"] > projection["minutes_sparse"] > 0
-    assert min(projection["checkpoint_seconds"].values()) > 0 < projection["plan_seconds"]
-    assert [path.name for path in results.parent.glob("tmp*")] == []
-    assert facts["skipped"] == []
-    page = render.markdown(facts)
-    assert page.count("\n| 1, 4, 1, 0.5 |") == 2
-    assert f"{projection['minutes_sparse']:.1f} minutes with one in 10)" in page
-    assert [a["token_ratio"] for a in facts["ablation"]] == [0.5, 1.0]
-    for ablation in facts["ablation"]:
-        assert len(ablation["ways"]) >= 8
-        for name in ablation["ways"]:
-            assert f"\n| {name} |" in page
-    render.main([str(results)])
-    assert all(results.with_suffix(end).stat().st_size > 0 for end in (".md", ".png", ".svg"))
-
-
-def test_the_page_says_what_did_not_run(results: Path) -> None:
-    facts = json.loads(results.read_text(encoding="utf-8"))
-    facts["rows"][1] = {k: facts["rows"][1][k] for k in (*asdict_keys(), "variant", "precision")}
-    facts["rows"][1]["status"] = "oom"
-    facts["skipped"] = ["stage 9"]
-    page = render.markdown(facts)
-    assert "| oom |" in page
-    assert "stage 9" in page
-    assert render.figure(facts).get_axes()
-
-
-def test_the_page_names_what_a_captured_step_keeps(results: Path) -> None:
-    facts = json.loads(results.read_text(encoding="utf-8"))
-    ours = next(row for row in facts["rows"] if row["variant"] == "ours")
-    before = render.markdown(facts)
-    ours["held_bytes"] = ours["peak_bytes"] // 2
-    assert render.markdown(facts) == before
-    ours["held_bytes"] = 4321 * 2**20
-    assert "| 4321 |" in render.markdown(facts)
-    facts["plan"]["cuda_graph"] = True
-    assert "before its capture" in render.markdown(facts)  # not all rows say it
-    for row in facts["rows"]:
-        row["held_bytes"] = 0
-    assert "before its capture" not in render.markdown(facts)
-
-
-def test_the_page_says_that_the_code_was_changed(results: Path) -> None:
-    facts = json.loads(results.read_text(encoding="utf-8"))
-    for commit, shown in (("0123456789abcdef", "0123456,"), ("0123456789-dirty", "0123456-dirty,")):
-        facts["environment"]["git_commit"] = commit
-        assert f"commit {shown}" in render.markdown(facts)
-
-
-def asdict_keys() -> tuple[str, ...]:
-    return ("stage", "token_ratio", "batch_size", "order")
-
-
-def test_no_time_is_recorded_as_skipped(tmp_path: Path) -> None:
-    out = tmp_path / "none.json"
-    search_step.run(["--device", "cpu", "--quick", "--budget-seconds", "0", "--out", str(out)])
-    facts = json.loads(out.read_text(encoding="utf-8"))
-    assert facts["rows"] == []
-    assert len([s for s in facts["skipped"] if s.startswith("stage")]) == 6
-    assert render.markdown(facts)
-
-
 def test_two_processes_at_once() -> None:
     found = together(CELL, TINY, "cpu", precision="fp32", processes=2, seconds=0.2)
     assert found["status"] == "ok"
     assert found["images_per_second"] == pytest.approx(sum(found["by_process"]))
     assert min(found["by_process"]) > 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--stages", "4"], "stages must be some of"),
-        (["--ratios", "0"], "token_ratio"),
-        (["--batches", "0"], "batches must be positive"),
-        (["--dim", "50"], "multiple of 48"),
-        (["--precision", "fp8"], "fp8"),
-        (["--device", "cpu", "--cuda-graph"], "cuda_graph needs a GPU"),
-        (["--patches", "-1"], "dim and patches must be >= 0"),
-        (["--device", "tpu9"], "device must be"),
-        (["--repeats", "1"], "at least 3"),
-        (["--device", "cpu", "--threads", "0"], "threads must be positive, but got 0"),
-        (["--device", "cpu", "--out", "."], "out must be a file, but . is a folder"),
-        (["--device", "cpu", "--budget-seconds", "-1"], "budget_seconds must be >= 0"),
-        (
-            ["--device", "cpu", "--budget-seconds", "nan"],
-            "budget_seconds must be >= 0, but got nan",
-        ),
-        (["--device", "cpu", "--group-seconds", "-1"], "group_seconds must be >= 0"),
-        (["--device", "cpu", "--stages", "1", "1"], "stages must name each once, but got (1, 1)"),
-        (["--device", "cpu", "--batches", "4", "4"], "batches must name each once"),
-        (["--device", "cpu", "--ratios", "1", "1"], "ratios must name each once"),
-        (["--nonsense"], "nonsense"),
-    ],
-)
-def test_bad_input_is_one_line_and_status_2(
-    arguments: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["search_step.py", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        search_step.main()
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert message in error
-
-
-def test_render_refuses_other_files(tmp_path: Path) -> None:
-    other = tmp_path / "other.json"
-    other.write_text("{}", encoding="utf-8")
-    with pytest.raises(ValueError, match="does not hold results"):
-        render.main([str(other)])
-    with pytest.raises(ValueError, match="there is no file"):
-        render.main([str(tmp_path / "none.json")])
 
 
 def test_runs_start_at_once_and_are_timed_alone(tmp_path: Path) -> None:
