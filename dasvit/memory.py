@@ -269,9 +269,11 @@ def usable(memory: int) -> int:
     return memory - min(RESERVE, memory // 16)
 
 
-def what_fits(config: SearchConfig, available: int) -> list[tuple[str, int]]:
+def what_fits(
+    config: SearchConfig, available: int, progress: Callable[[str], None] = lambda line: None
+) -> list[tuple[str, int]]:
     """The largest batch on a device of so much memory (bytes), of which the `usable` counts: as
-    configured, in bf16, and with recomputation too.
+    configured, in bf16, and with recomputation too. `progress` is told what is looked for next.
 
     Returns:
         The flags to pass beside the configured settings, and the batch (0: not even one image).
@@ -281,7 +283,11 @@ def what_fits(config: SearchConfig, available: int) -> list[tuple[str, int]]:
         both = replace(config, precision="bf16", fused=True, recompute=True)
         fused = "" if config.fused else " --fused"
         ways[f"--precision bf16 --recompute{fused}"] = both
-    return [(flags, largest_batch(changed, usable(available))) for flags, changed in ways.items()]
+    found = []
+    for flags, changed in ways.items():
+        progress(f"looking for the largest batch that fits{' with ' if flags else ''}{flags}")
+        found.append((flags, largest_batch(changed, usable(available))))
+    return found
 
 
 def device_memory(device: torch.device) -> int | None:

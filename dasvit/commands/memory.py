@@ -91,9 +91,7 @@ def run(args: MemoryArgs) -> None:
         print(f"{line} …", file=sys.stderr, flush=True)
 
     rows = memory_table(config, progress)
-    if budget:
-        progress("looking for what fits")
-    fits = what_fits(config, budget) if budget else []
+    fits = what_fits(config, budget, progress) if budget else []
     if args.json:
         values = [
             row | {"stages": [dataclasses.asdict(plan) for plan in row["stages"]]} for row in rows
