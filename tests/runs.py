@@ -1,6 +1,8 @@
 """Tiny searches and retrainings that several test files run."""
 
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +32,17 @@ DIGITS = DataConfig(dataset="digits", image_size=8, augment="none")
 ENCODER = Genotype(
     ((Edge(0, "msa_h2"), Edge(1, "mlp_r0.5")), (Edge(1, "identity"), Edge(2, "mlp_r2")))
 )
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Every file written meanwhile ends at this many bytes, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def search_config(**changes: Any) -> SearchConfig:

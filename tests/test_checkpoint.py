@@ -4,7 +4,6 @@ import contextlib
 import os
 import pickle
 import random
-import resource
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -83,13 +82,11 @@ def test_a_crash_while_saving_keeps_the_old_one(
 def test_a_disk_that_fills_up_within_a_tensor(path: Path) -> None:
     """What the system says, not what PyTorch's writer makes of it."""
     save_checkpoint(path, KIND, {"epoch": 1})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(ValueError, match=r"cannot write .*File too large.*make room"):
-            save_checkpoint(path, KIND, {"epoch": 2, "model": torch.zeros(100_000)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        runs.room_for(100_000),
+        pytest.raises(ValueError, match=r"cannot write .*File too large.*make room"),
+    ):
+        save_checkpoint(path, KIND, {"epoch": 2, "model": torch.zeros(100_000)})
     assert load_checkpoint(path, KIND)["epoch"] == 1
     assert runs.names_in(path.parent) == ["checkpoint.pt"]
 

@@ -1,6 +1,7 @@
 """Retrainings that are killed at any moment and resumed: the same to the bit."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -150,3 +151,25 @@ def test_other_images_are_not_continued_on(monkeypatch: pytest.MonkeyPatch, tmp_
         retrain(retrain_config(), tmp_path, resume=True)
     runs.few_images(monkeypatch, dasvit.retrain)
     assert 0 <= retrain(retrain_config(), tmp_path, resume=True).test_top1 <= 1
+
+
+@pytest.mark.usefixtures("few_retrained")
+def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = retrain_config(model="vit", epochs=3)
+    retrain(config, tmp_path / "whole")
+    save = dasvit.retrain.save_checkpoint
+
+    def full(path: Path, kind: str, state: dict) -> None:
+        with runs.room_for(50_000 if state["epoch"] == 2 else resource.RLIM_INFINITY):
+            save(path, kind, state)
+
+    folder = tmp_path / "full"
+    with monkeypatch.context() as patch:
+        patch.setattr(dasvit.retrain, "save_checkpoint", full)
+        with pytest.raises(ValueError, match=r"File too large.*last whole checkpoint is kept"):
+            retrain(config, folder)
+    assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == 1
+    retrain(config, folder, resume=True)
+    assert_same_run(folder, tmp_path / "whole")

@@ -1,6 +1,5 @@
 """Recipes: accumulation, averages, mixing, stochastic depth, precision, several processes."""
 
-import errno
 import json
 import os
 import subprocess
@@ -19,12 +18,11 @@ from torch import Tensor, nn
 import dasvit.retrain
 import dasvit.training
 from dasvit.cell import DerivedCell
-from dasvit.checkpoint import save_checkpoint
 from dasvit.config import RetrainConfig, config_to_dict
 from dasvit.data import load_data
 from dasvit.distributed import Processes
 from dasvit.files import check_free_space
-from dasvit.metrics import Event, RetrainEpoch
+from dasvit.metrics import RetrainEpoch
 from dasvit.models import build_model
 from dasvit.optim import cosine_lr
 from dasvit.presets import get_preset, modern
@@ -333,25 +331,3 @@ def test_too_little_disk_is_found_before_training(
     with pytest.raises(ValueError, match="its disk has"):
         retrain(retrain_config(model="vit"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.usefixtures("few_retrained")
-def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = retrain_config(model="vit", epochs=3)
-    events: list[Event] = []
-
-    def full(*args: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    def report(event: Event) -> None:
-        events.append(event)
-        if len(events) == 2:
-            monkeypatch.setattr("dasvit.checkpoint.write_atomic", full)
-
-    with pytest.raises(ValueError, match=r"No space left on device.*last whole checkpoint is kept"):
-        retrain(config, tmp_path, report=report)
-    monkeypatch.undo()
-    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 1
-    save_checkpoint(tmp_path / "other.pt", "kind", {})
