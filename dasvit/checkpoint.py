@@ -1,15 +1,89 @@
 """Atomic checkpoints, read back without executing anything (`weights_only=True`)."""
 
+import copy
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 
-from dasvit.files import atomic_file, first_line
+from dasvit.files import atomic_file, first_line, remove_unfinished
 
-__all__ = ["check_same_settings", "is_due", "load_checkpoint", "restore", "save_checkpoint"]
+__all__ = [
+    "CheckpointWriter",
+    "check_same_settings",
+    "is_due",
+    "load_checkpoint",
+    "restore",
+    "save_checkpoint",
+]
+
+
+class CheckpointWriter:
+    """Writes the checkpoints of a run while it trains on, one at a time.
+
+    What ends a run waits for the file that is being written: leave the context before anything
+    is done that supposes it. A process that is killed before leaves the checkpoint before.
+
+    Args:
+        path: of the file; what a killed process left half written beside it is removed.
+        kind: see `save_checkpoint`.
+    """
+
+    def __init__(self, path: Path, kind: str) -> None:
+        remove_unfinished(path)
+        self._path, self._kind = path, kind
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._written: Future[None] | None = None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Copy a state into the host's memory, and begin to write it once the one before is
+        written. The state may change afterwards.
+
+        Raises:
+            ValueError: the one before could not be written.
+        """
+        self.wait()
+        # A thread of its own computes with another number of threads than its run.
+        whole = _with_facts(self._kind, _copy_to_host(state))
+        self._written = self._thread.submit(_write, self._path, whole)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the last state is still being written."""
+        return self._written is not None and not self._written.done()
+
+    def wait(self) -> None:
+        """Until the last state is in the file.
+
+        Raises:
+            ValueError: it could not be written.
+        """
+        written, self._written = self._written, None
+        if written is not None:
+            written.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except ValueError as failed:
+            if error is None:
+                raise
+            error.add_note(str(failed))
+        finally:
+            self._thread.shutdown()
 
 
 def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
@@ -18,10 +92,34 @@ def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
 
     Args:
         kind: "search/1" say; `load_checkpoint` insists on it.
+
+    Raises:
+        ValueError: it cannot be written.
     """
+    _write(path, _with_facts(kind, state))
+
+
+def _with_facts(kind: str, state: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": kind, "num_threads": torch.get_num_threads(), **state}
+
+
+def _copy_to_host(value: Any) -> Any:
+    """The same lists and mappings, with copies of their tensors in the host's memory."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        copied = copy.copy(value)  # a state_dict's attributes go along
+        copied.update((key, _copy_to_host(each)) for key, each in value.items())
+        return copied
+    if isinstance(value, list | tuple):
+        return type(value)(_copy_to_host(each) for each in value)
+    return value
+
+
+def _write(path: Path, whole: dict[str, Any]) -> None:
     try:
         with atomic_file(path) as file:
-            torch.save({"kind": kind, "num_threads": torch.get_num_threads(), **state}, file)
+            torch.save(whole, file)
     except (OSError, RuntimeError) as error:
         # torch.save says that its file ends elsewhere than it should, and not why.
         cause = error if isinstance(error, OSError) else error.__context__

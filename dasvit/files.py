@@ -1,5 +1,6 @@
 """Reading and writing files so that a crash or bad input loses nothing."""
 
+import glob
 import json
 import os
 import shutil
@@ -9,7 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_file", "check_free_space", "first_line", "read_json", "write_atomic"]
+__all__ = [
+    "atomic_file",
+    "check_free_space",
+    "first_line",
+    "read_json",
+    "remove_unfinished",
+    "write_atomic",
+]
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
@@ -31,6 +39,12 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes that were killed had written of a file (`atomic_file`)."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def check_free_space(folder: Path, needed: int) -> None:

@@ -1,10 +1,11 @@
 """Training one network from scratch, and testing it once (Section IV-A, Retraining Phase)."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from torch import nn
 
-from dasvit.checkpoint import is_due, restore, save_checkpoint
+from dasvit.checkpoint import CheckpointWriter, is_due, restore
 from dasvit.complexity import check_num_params
 from dasvit.config import RetrainConfig, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
@@ -120,13 +121,14 @@ def retrain(
     if processes.first:
         trace = JsonLinesReport(out_dir / "train.jsonl", start_epoch=training.epochs_done)
         report = tee(trace, report)
-    while training.epochs_done < config.epochs:
-        record = training.epoch()
-        if processes.first:
+    with CheckpointWriter(checkpoint, RETRAIN_KIND) if processes.first else nullcontext() as saver:
+        while training.epochs_done < config.epochs:
+            record = training.epoch()
+            if saver is None:
+                continue
             report(record)
             if is_due(training.epochs_done, config.checkpoint_epochs, config.epochs):
-                state = {"config": settings, "data": data.facts, **training.state()}
-                save_checkpoint(checkpoint, RETRAIN_KIND, state)
+                saver.save({"config": settings, "data": data.facts, **training.state()})
     return _finish(config, training, data, out_dir, report)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dasvit.batch import EVAL_BATCH
-from dasvit.checkpoint import is_due, restore, save_checkpoint
+from dasvit.checkpoint import CheckpointWriter, is_due, restore
 from dasvit.complexity import check_num_params
 from dasvit.config import OUTER_SETTINGS, SearchConfig, config_from_dict, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
@@ -106,17 +106,18 @@ def search(
         restore(checkpoint, KIND, run.load_state_dict, data.facts)
     report = tee(JsonLinesReport(out_dir / "alpha.jsonl", start_epoch=run.epoch), report)
 
-    while True:
-        while run.epoch < run.stage_end:
-            report(run.train_epoch(train, val))
-            # After the report: a crash between the two repeats the epoch, and loses nothing.
-            if is_due(run.epoch, config.checkpoint_epochs, run.stage_end):
-                save_checkpoint(checkpoint, KIND, {**run.state_dict(), "data": data.facts})
-        kept = run.next_candidates()
-        report(run.stage_report(kept))
-        if kept is None:
-            break
-        run.enter_next_stage()
+    with CheckpointWriter(checkpoint, KIND) as checkpoints:
+        while True:
+            while run.epoch < run.stage_end:
+                report(run.train_epoch(train, val))
+                # After the report: a crash between the two repeats the epoch, and loses nothing.
+                if is_due(run.epoch, config.checkpoint_epochs, run.stage_end):
+                    checkpoints.save({**run.state_dict(), "data": data.facts})
+            kept = run.next_candidates()
+            report(run.stage_report(kept))
+            if kept is None:
+                break
+            run.enter_next_stage()
 
     result = run.finish(val)
     result.genotype.save(out_dir / "genotype.json")

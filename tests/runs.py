@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import dasvit.trained
-from dasvit.checkpoint import load_checkpoint
+from dasvit.checkpoint import CheckpointWriter, load_checkpoint
 from dasvit.config import DataConfig, RetrainConfig, SearchConfig
 from dasvit.data import ImageData, load_data
 from dasvit.genotype import Edge, Genotype
@@ -109,16 +109,17 @@ def crash_at(moment: Callable[[Any], bool]) -> Callable[[Any], None]:
     return report
 
 
-def crash_after_saving(monkeypatch: pytest.MonkeyPatch, module: ModuleType, epoch: int) -> None:
-    """The loop in `module` ends right after the checkpoint of an epoch."""
-    save = module.save_checkpoint
+def crash_after_saving(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """A run ends right after the checkpoint of an epoch is written."""
+    save = CheckpointWriter.save
 
-    def save_and_crash(path: Path, kind: str, state: dict[str, Any]) -> None:
-        save(path, kind, state)
+    def save_and_crash(self: CheckpointWriter, state: dict[str, Any]) -> None:
+        save(self, state)
         if state["epoch"] == epoch + 1:
+            self.wait()
             raise CrashError
 
-    monkeypatch.setattr(module, "save_checkpoint", save_and_crash)
+    monkeypatch.setattr(CheckpointWriter, "save", save_and_crash)
 
 
 def rows_without_times(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from runs import DIGITS, CrashError, retrain_config
 
 import dasvit.retrain
 import dasvit.trained
-from dasvit.checkpoint import load_checkpoint
+from dasvit.checkpoint import CheckpointWriter, load_checkpoint
 from dasvit.metrics import Event, RetrainEpoch, RetrainResult
 from dasvit.retrain import retrain
 from dasvit.trace import read_trace
@@ -37,7 +37,7 @@ def crash_before_checkpoint(
 def crash_after_checkpoint(
     monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> Callable[[Event], None] | None:
-    runs.crash_after_saving(monkeypatch, dasvit.retrain, epoch)
+    runs.crash_after_saving(monkeypatch, epoch)
     return None
 
 
@@ -159,15 +159,17 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
 ) -> None:
     config = retrain_config(model="vit", epochs=3)
     retrain(config, tmp_path / "whole")
-    save = dasvit.retrain.save_checkpoint
+    save = CheckpointWriter.save
 
-    def full(path: Path, kind: str, state: dict) -> None:
+    def full(self: CheckpointWriter, state: dict) -> None:
         with runs.room_for(50_000 if state["epoch"] == 2 else resource.RLIM_INFINITY):
-            save(path, kind, state)
+            save(self, state)
+            assert self._written is not None
+            self._written.exception()  # waits; raised when the next is saved
 
     folder = tmp_path / "full"
     with monkeypatch.context() as patch:
-        patch.setattr(dasvit.retrain, "save_checkpoint", full)
+        patch.setattr(CheckpointWriter, "save", full)
         with pytest.raises(ValueError, match=r"File too large.*last whole checkpoint is kept"):
             retrain(config, folder)
     assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == 1

@@ -39,7 +39,7 @@ def crash_before_checkpoint(
 def crash_after_checkpoint(
     monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> Callable[[Event], None] | None:
-    runs.crash_after_saving(monkeypatch, dasvit.search, epoch)
+    runs.crash_after_saving(monkeypatch, epoch)
     return None
 
 
