@@ -282,7 +282,12 @@ class Measurement:
         }
         checkpoint = {
             stage: checkpoint_seconds(
-                cell, plan.sizes, self.device, self.out.parent, precision=plan.precision
+                cell,
+                plan.sizes,
+                self.device,
+                self.out.parent,
+                precision=plan.precision,
+                cuda_graph=plan.cuda_graph,
             )
             for stage, cell in cells.items()
         }

@@ -15,7 +15,7 @@ from benchmarks.measure import timed
 from benchmarks.reference import loader
 from benchmarks.workload import CHANNELS, CLASSES, Cell, Sizes, make_batches, make_ours
 from dasvit.batch import EVAL_BATCH
-from dasvit.checkpoint import is_due, save_checkpoint
+from dasvit.checkpoint import CheckpointWriter, is_due
 from dasvit.config import DataConfig, SearchConfig
 from dasvit.memory import plan_search
 from dasvit.seed import generator
@@ -95,21 +95,46 @@ def evaluation_seconds(
 
 
 def checkpoint_seconds(
-    cell: Cell, sizes: Sizes, device: torch.device, folder: Path, *, precision: str
-) -> float:
-    """Seconds of one checkpoint of a stage, on the disk of a folder, median of three."""
-    runner = make_ours(cell, sizes, device, make_batches(cell, sizes, device), precision=precision)
-    runner()  # the optimisers' states
+    cell: Cell,
+    sizes: Sizes,
+    device: torch.device,
+    folder: Path,
+    *,
+    precision: str,
+    cuda_graph: bool = False,
+    repeats: int = 3,
+) -> dict[str, float]:
+    """Seconds of one checkpoint of a stage, on the disk of a folder. Medians.
+
+    Returns:
+        `copied`: the copy for which training stops. `written`: until it is in the file, while
+        training goes on. `slower`: how much longer than otherwise the steps of that time took in
+        all.
+    """
+    batches = make_batches(cell, sizes, device)
+    runner = make_ours(cell, sizes, device, batches, precision=precision, cuda_graph=cuda_graph)
+    for _ in range(runner.warm_up):  # the optimisers' states too
+        runner()
     assert isinstance(runner.step, BilevelStep)
     parts = runner.model, runner.step.weight_optimizer, runner.step.alpha_optimizer
-    with tempfile.TemporaryDirectory(dir=folder) as there:
-        path = Path(there) / "checkpoint.pt"
+    alone = statistics.median(timed(runner, device) for _ in range(repeats))
+    found: dict[str, list[float]] = {"copied": [], "written": [], "slower": []}
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as there,
+        CheckpointWriter(Path(there) / "checkpoint.pt", "dasvit/benchmark/1") as checkpoints,
+    ):
 
         def save() -> None:
-            state = {str(i): part.state_dict() for i, part in enumerate(parts)}
-            save_checkpoint(path, "dasvit/benchmark/1", state)
+            checkpoints.save({str(i): part.state_dict() for i, part in enumerate(parts)})
 
-        return statistics.median(timed(save, device) for _ in range(3))
+        for _ in range(repeats):
+            found["copied"].append(timed(save, device))
+            started, slower = time.perf_counter(), 0.0
+            while checkpoints.busy:
+                slower += timed(runner, device) - alone
+            found["slower"].append(slower)
+            found["written"].append(time.perf_counter() - started)
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
 def plan_seconds(config: SearchConfig) -> float:
@@ -126,7 +151,7 @@ def project(
     batches: float,
     start: Mapping[int, float],
     *,
-    checkpoint: Mapping[int, float] | None = None,
+    checkpoint: Mapping[int, Mapping[str, float]] | None = None,
     plan: float | None = None,
 ) -> dict[str, Any]:
     """The minutes of a whole search.
@@ -138,8 +163,8 @@ def project(
         batches: seconds to draw the two batches of a step.
         start: seconds to make a stage's supernet and take its first step, by stage: what is
             compiled is compiled there.
-        checkpoint: seconds of a checkpoint by stage. Without it and `plan`, the minutes are of all
-            else.
+        checkpoint: what `checkpoint_seconds` found by stage. Without it and `plan`, the minutes are
+            of all else.
         plan: seconds of the plan before the search.
     """
     steps = HALF // config.batch_size
@@ -163,7 +188,11 @@ def project(
     if checkpoint is None or plan is None:
         return found
     epochs = range(1, config.stage_epochs + 1)
-    one_end = sum(HALF * evaluation[stage] + checkpoint[stage] for stage in step) / 60
+    one_end = sum(
+        HALF * evaluation[stage] + checkpoint[stage]["copied"] + max(0, checkpoint[stage]["slower"])
+        for stage in step
+    )
+    one_end /= 60
 
     def ends(every: int) -> float:
         """Minutes of evaluations and checkpoints."""

@@ -199,7 +199,12 @@ def test_projection_with_the_ends_of_epochs() -> None:
     """A checkpoint after each epoch, or with the evaluation after each tenth, and the plan."""
     config = SearchConfig(batch_size=64, token_ratio=0.5)
     parts = {1: 0.1, 2: 0.2, 3: 0.3}, {1: 1e-4, 2: 2e-4, 3: 4e-4}, 0.01, {1: 60.0, 2: 70.0, 3: 80.0}
-    found = project(config, *parts, checkpoint={1: 2.0, 2: 3.0, 3: 4.0}, plan=12.0)
+    took = {1: (2.0, -0.5), 2: (1.0, 2.0), 3: (4.0, 0.0)}  # steps that were no slower: noise
+    checkpoint = {
+        stage: {"copied": copied, "slower": slower, "written": 9.0}
+        for stage, (copied, slower) in took.items()
+    }
+    found = project(config, *parts, checkpoint=checkpoint, plan=12.0)
     rest = 12 + 210 + 30 * 390 * (0.1 + 0.2 + 0.3 + 3 * 0.01)
     one_end = 25_000 * 7e-4 + 9
     assert found["minutes"] == pytest.approx((rest + 30 * one_end) / 60)
