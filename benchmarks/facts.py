@@ -1,5 +1,6 @@
 """What stands at the head of a file of results."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 from dasvit.environment import environment
 from dasvit.files import read_json
 
-__all__ = ["STEPS", "memory_of", "read_results", "run_facts"]
+__all__ = ["STEPS", "code_sha256", "memory_of", "read_results", "run_facts"]
 
 STEPS = "dasvit/search_step/1"
 """The schema of `search_step.py`'s results."""
@@ -41,15 +42,26 @@ def run_facts(
     Args:
         commit: the one measured, where git is not at hand.
     """
-    machine = environment()
+    machine = environment() | {"code_sha256": code_sha256()}
     if commit:
-        machine["git_commit"] = commit
+        machine |= {"git_commit": commit, "git_commit_named": True}
     return {
         "schema": schema,
         "command": " ".join([f"python benchmarks/{script}", *argv]),
         "environment": machine,
         "device": _device_facts(device),
     }
+
+
+def code_sha256(root: Path = Path(__file__).parents[1]) -> str:
+    """Of the Python files that are measured. Shows that a commit named by hand is the one: with it
+    checked out, `python -c "from benchmarks.facts import *; print(code_sha256())"` prints the same.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(p for part in ("benchmarks", "dasvit") for p in (root / part).rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def _device_facts(device: torch.device) -> dict[str, Any]:

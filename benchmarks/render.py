@@ -159,6 +159,8 @@ def markdown(facts: dict[str, Any]) -> str:
         )
     commit, *changed = (environment["git_commit"] or "unknown").partition("-")
     commit = "".join([commit[:7], *changed])
+    if environment.get("git_commit_named"):
+        commit += " (named by hand)"
     parts = [
         f"`{facts['command']}`",
         f"{machine}, torch {environment['packages']['torch']}, Python {environment['python']}, "

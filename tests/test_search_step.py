@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import render, search_step
+from benchmarks.facts import code_sha256, run_facts
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +30,10 @@ def test_quick_run_and_its_page(results: Path) -> None:
         assert row["peak_bytes"] > 0
     projection = facts["projection"]
     assert projection["minutes"] > projection["minutes_sparse"] > 0
-    assert min(projection["checkpoint_seconds"].values()) > 0 < projection["plan_seconds"]
+    for took in projection["checkpoint_seconds"].values():
+        assert 0 < took["copied"] < 60
+        assert 0 < took["written"] < 60
+    assert projection["plan_seconds"] > 0
     assert [path.name for path in results.parent.glob("tmp*")] == []
     assert facts["skipped"] == []
     page = render.markdown(facts)
@@ -74,6 +79,32 @@ def test_the_page_says_that_the_code_was_changed(results: Path) -> None:
     for commit, shown in (("0123456789abcdef", "0123456,"), ("0123456789-dirty", "0123456-dirty,")):
         facts["environment"]["git_commit"] = commit
         assert f"commit {shown}" in render.markdown(facts)
+
+
+def test_a_commit_named_by_hand_is_marked(results: Path) -> None:
+    facts = json.loads(results.read_text(encoding="utf-8"))
+    assert "git_commit_named" not in facts["environment"]
+    assert "named" not in render.markdown(facts)
+    named = run_facts("schema", "search_step.py", [], torch.device("cpu"), commit="0123456789")
+    facts["environment"] = named["environment"]
+    assert "commit 0123456 (named by hand)," in render.markdown(facts)
+
+
+def test_the_digest_tells_code_apart(results: Path, tmp_path: Path) -> None:
+    facts = json.loads(results.read_text(encoding="utf-8"))
+    assert facts["environment"]["code_sha256"] == code_sha256()
+    for part in ("benchmarks", "dasvit/config"):
+        (tmp_path / part).mkdir(parents=True)
+    file = tmp_path / "dasvit/config/a.py"
+    file.write_text("a = 1")
+    found = [code_sha256(tmp_path)]
+    file.write_text("a = 2")
+    found.append(code_sha256(tmp_path))
+    file.rename(file.with_name("b.py"))
+    found.append(code_sha256(tmp_path))
+    assert len(set(found)) == 3
+    file.with_name("b.txt").write_text("notes")
+    assert code_sha256(tmp_path) == found[-1]
 
 
 def asdict_keys() -> tuple[str, ...]:
