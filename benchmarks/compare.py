@@ -135,6 +135,8 @@ def counted_peak(make: Callable[[], Runner], *, block: int = BLOCK) -> int:
 
     def steps() -> Callable[[], object]:
         runner = make()
+        runner()  # the optimisers' states
+        runner.resident()
         return lambda: (runner(), runner.resident())
 
     return peak_of(steps, block=block)[1]

@@ -143,6 +143,7 @@ def step_work(make: Callable[[], Runner]) -> list[Operation]:
 
     def steps() -> Callable[[], None]:
         runner = make()
+        runner()
 
         def step() -> None:
             with Work() as work:

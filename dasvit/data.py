@@ -26,6 +26,7 @@ __all__ = [
     "digits_split",
     "imagenet100_classes",
     "load_data",
+    "num_train_images",
 ]
 
 
@@ -225,6 +226,13 @@ _LOADERS: dict[str, tuple[Loader, Callable[[DataConfig], None]]] = {
 def dataset_names() -> tuple[str, ...]:
     """The data sets known by name."""
     return tuple(_LOADERS)
+
+
+def num_train_images(dataset: str) -> int | None:
+    """How many images a data set has for training; None where only its files tell."""
+    if dataset == "digits":
+        return len(digits_split()[0])
+    return {"fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}.get(dataset)
 
 
 def check_data(config: DataConfig) -> None:

@@ -11,12 +11,15 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dasvit.batch import EVAL_BATCH
 from dasvit.config import SearchConfig
+from dasvit.data import num_train_images
 from dasvit.genotype import edge_list
 from dasvit.live_memory import LiveMemory
 from dasvit.losses import forget_fake_masks
@@ -30,6 +33,7 @@ __all__ = [
     "device_memory",
     "heaviest_operations",
     "largest_batch",
+    "largest_half",
     "measure_stage",
     "peak_of",
     "plan_search",
@@ -53,7 +57,7 @@ workspaces of libraries, the allocator's fragments. An estimate on the safe side
 _FEW = (1, 33)
 """Batch sizes that a search for the largest begins with."""
 _MOST = 2**20
-"""No larger batch is looked for."""
+"""No larger batch is looked for where it is not known how many images there are."""
 
 CHANNELS, CLASSES = 3, 100
 """RGB and a head of a hundred classes: both are next to nothing at any size worth planning."""
@@ -85,12 +89,12 @@ def peak_of(make: Callable[[], Callable[[], object]], *, block: int = BLOCK) -> 
     """Plan what is built and run on fake CPU tensors.
 
     Args:
-        make: builds a model and returns one training step of it, which is called twice: the first
-            makes the optimisers' states.
+        make: builds a model and what else is there between two steps, optimisers' states say, and
+            returns one step.
         block: bytes in whose multiples an allocator hands out memory.
 
     Returns:
-        Bytes alive between two steps, and the most at once in the second.
+        Bytes alive between two steps, and the most at once in one.
     """
     try:
         with (
@@ -102,7 +106,6 @@ def peak_of(make: Callable[[], Callable[[], object]], *, block: int = BLOCK) -> 
             # Copying a parameter asks whether it has an address.
             warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
             step = make()
-            step()
             gc.collect()  # what was built and dropped may lie in cycles
             resident = memory.peak = memory.live
             step()
@@ -136,10 +139,28 @@ def _stage_supernet(config: SearchConfig, stage: int) -> SuperNet:
     )
 
 
-def _stage_evaluation(config: SearchConfig, stage: int) -> Callable[[], object]:
-    """A batch of evaluation in a stage, likewise."""
-    model = _stage_supernet(config, stage).eval()
+def _without_values(model: nn.Module) -> None:
+    """In a mode of fake tensors: give a model that was built on the meta device, which is faster,
+    fake ones."""
+    fresh: dict[Tensor, Tensor] = {}
+
+    def replaced(value: Tensor) -> Tensor:
+        if value not in fresh:
+            empty = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+            is_parameter = isinstance(value, nn.Parameter)
+            fresh[value] = nn.Parameter(empty, value.requires_grad) if is_parameter else empty
+        return fresh[value]
+
+    for module in model.modules():
+        places: list[dict[str, Any]] = [module._parameters, module._buffers, module.__dict__]
+        for held in places:
+            held.update({k: replaced(v) for k, v in held.items() if isinstance(v, Tensor)})
+
+
+def _evaluation(config: SearchConfig, model: SuperNet) -> Callable[[], object]:
+    """A batch of evaluation on the default device, of empty images."""
     size = config.data.image_size
+    model.eval()
 
     @torch.no_grad()
     def evaluate() -> None:
@@ -148,9 +169,8 @@ def _stage_evaluation(config: SearchConfig, stage: int) -> Callable[[], object]:
     return evaluate
 
 
-def _stage_step(config: SearchConfig, stage: int) -> Callable[[], object]:
-    """A step of a stage on the default device, with empty images."""
-    model = _stage_supernet(config, stage)
+def _step(config: SearchConfig, model: SuperNet) -> Callable[[], object]:
+    """A step on the default device, of empty images; the optimisers' states exist."""
     step = BilevelStep(config, model)
     size = config.data.image_size
     batches = [
@@ -160,6 +180,12 @@ def _stage_step(config: SearchConfig, stage: int) -> Callable[[], object]:
         )
         for _ in range(2)
     ]
+    for optimizer in (step.weight_optimizer, step.alpha_optimizer):
+        for group in optimizer.param_groups:
+            for param in group["params"]:
+                param.grad = torch.zeros_like(param)
+        optimizer.step()
+    step.weight_optimizer.zero_grad(set_to_none=True)  # alpha's stays
     return lambda: step(*batches, weight_lr=config.weight_lr)
 
 
@@ -167,12 +193,25 @@ def plan_stage(config: SearchConfig, stage: int) -> StagePlan:
     """The plan of one stage's step: first or second order as `config.xi` says."""
     # Launched one by one the same memory is planned in a third of the time.
     plain = replace(config, compile=False, cuda_graph=False)
-    resident, peak = peak_of(lambda: _stage_step(plain, stage))
+    resident, peak = _peak_of_stage(plain, stage, _step)
     peak = round(peak * SURCHARGE ** (config.compile + config.cuda_graph))
     if config.cuda_graph:
-        before, most = peak_of(lambda: _stage_evaluation(config, stage))
+        before, most = _peak_of_stage(config, stage, _evaluation)
         peak += most - before
     return StagePlan(stage=stage, resident=resident, peak=peak)
+
+
+def _peak_of_stage(
+    config: SearchConfig, stage: int, work: Callable[[SearchConfig, SuperNet], Callable[[], object]]
+) -> tuple[int, int]:
+    with torch.device("meta"):
+        model = _stage_supernet(config, stage)
+
+    def make() -> Callable[[], object]:
+        _without_values(model)
+        return work(config, model)
+
+    return peak_of(make)
 
 
 def measure_stage(config: SearchConfig, stage: int, device: torch.device) -> int | None:
@@ -180,7 +219,7 @@ def measure_stage(config: SearchConfig, stage: int, device: torch.device) -> int
     on a GPU, elsewhere by what operations return. None if the device has too little memory."""
     if device.type != "cuda":
         with torch.random.fork_rng(devices=[]), LiveMemory(BLOCK) as memory:
-            step = _stage_step(config, stage)
+            step = _step(config, _stage_supernet(config, stage))
             step()
             memory.peak = memory.live
             step()
@@ -190,8 +229,8 @@ def measure_stage(config: SearchConfig, stage: int, device: torch.device) -> int
     before = torch.cuda.memory_allocated(device)
     try:
         with torch.device(device):
-            step = _stage_step(config, stage)
-        step()
+            step = _step(config, _stage_supernet(config, stage))
+        step()  # PyTorch's libraries are ready
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         step()
@@ -206,8 +245,8 @@ def plan_search(config: SearchConfig) -> list[StagePlan]:
     return [plan_stage(config, stage) for stage in range(len(config.stage_ops))]
 
 
-def largest_batch(config: SearchConfig, budget: int) -> int:
-    """The largest batch size whose search stays within a budget (bytes), at most 2²⁰; 0 if none
+def largest_batch(config: SearchConfig, budget: int, most: int = _MOST) -> int:
+    """The largest batch size, `most` at most, whose search stays within a budget (bytes); 0 if none
     does.
 
     Memory grows with the batch, along lines of which each is steeper than the one before, as other
@@ -219,27 +258,29 @@ def largest_batch(config: SearchConfig, budget: int) -> int:
         return plan_stage(replace(config, batch_size=batch), stage).peak
 
     stages = range(len(config.stage_ops))
-    low, high = ({stage: peak(batch, stage) for stage in stages} for batch in _FEW)
+    few = [min(batch, most) for batch in _FEW]
+    low, high = ({stage: peak(batch, stage) for stage in stages} for batch in few)
     if max(low.values()) > budget:
         return 0
     found: int | None = None
     # The stage that a few images take the most memory of may not be the one that allows the fewest.
     for stage in sorted(stages, key=lambda stage: -high[stage]):
-        known = {_FEW[0]: low[stage], _FEW[1]: high[stage]}
+        known = {few[0]: low[stage], few[1]: high[stage]}
         if found is not None:
             known[found] = peak(found, stage)
             if known[found] <= budget:
                 continue
-        found = _largest(partial(peak, stage=stage), budget, known)
+        found = _largest(partial(peak, stage=stage), budget, known, most)
     assert found is not None, "a search has stages"
     return found
 
 
-def _largest(peak: Callable[[int], int], budget: int, known: dict[int, int]) -> int:
-    """A batch whose peak is within a budget, as that of the next is not.
+def _largest(peak: Callable[[int], int], budget: int, known: dict[int, int], most: int) -> int:
+    """A batch whose peak is within a budget, as that of the next is not, or `most`.
 
     Args:
-        known: peaks of at least two batches, of which the smallest fits.
+        known: peaks of at least two batches (of one, if that is `most`), of which the smallest
+            fits.
     """
     turn = 0
     while True:
@@ -247,12 +288,12 @@ def _largest(peak: Callable[[int], int], budget: int, known: dict[int, int]) -> 
         beyond = min((batch for batch, found in known.items() if found > budget), default=None)
         fitting = (batch for batch, found in known.items() if found <= budget)
         fits = max(batch for batch in fitting if beyond is None or batch < beyond)
-        if fits == _MOST or (beyond is not None and beyond - fits == 1):
+        if fits == most or (beyond is not None and beyond - fits == 1):
             return fits
         if beyond is None:
             before, last = sorted(known)[-2:]
             # Not too far: what is large takes long to plan.
-            bounds = fits + 1, min(_MOST, 64 * fits)
+            bounds = fits + 1, min(most, 64 * fits)
         else:
             before, last = fits, beyond
             bounds = fits + 1, beyond - 1
@@ -262,6 +303,16 @@ def _largest(peak: Callable[[int], int], budget: int, known: dict[int, int]) -> 
             guess = (fits + beyond) // 2  # lines alone may creep
         guess = min(max(guess, bounds[0]), bounds[1])
         known[guess] = peak(guess)
+
+
+def largest_half(config: SearchConfig) -> int | None:
+    """Images of the half that has more, of weights or of alpha: no batch has more. None where only
+    the data set's files tell."""
+    images = num_train_images(config.data.dataset)
+    if images is None:
+        return None
+    of_alpha = round(images * config.val_fraction)
+    return max(of_alpha, images - of_alpha)
 
 
 def usable(memory: int) -> int:
@@ -276,8 +327,10 @@ def what_fits(
     configured, in bf16, and with recomputation too. `progress` is told what is looked for next.
 
     Returns:
-        The flags to pass beside the configured settings, and the batch (0: not even one image).
+        The flags to pass beside the configured settings, and the batch (0: not even one image; no
+        more than the larger half of the images, where it is known how many there are).
     """
+    most = largest_half(config) or _MOST
     ways = {"": config, "--precision bf16": replace(config, precision="bf16")}
     if config.dropout == 0:
         both = replace(config, precision="bf16", fused=True, recompute=True)
@@ -286,7 +339,7 @@ def what_fits(
     found = []
     for flags, changed in ways.items():
         progress(f"looking for the largest batch that fits{' with ' if flags else ''}{flags}")
-        found.append((flags, largest_batch(changed, usable(available))))
+        found.append((flags, largest_batch(changed, usable(available), most)))
     return found
 
 

@@ -9,18 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import search_config
-from torch import nn
+from runs import DIGITS, search_config
+from torch import Tensor, nn
 
 import dasvit.memory
 from dasvit.cli import main
 from dasvit.config import DataConfig, SearchConfig, SettingError
+from dasvit.data import load_data, num_train_images
 from dasvit.genotype import edge_list
 from dasvit.live_memory import LiveMemory
 from dasvit.losses import _mask
 from dasvit.memory import (
     BLOCK,
     StagePlan,
+    _without_values,
     heaviest_operations,
     largest_batch,
     peak_of,
@@ -48,12 +50,13 @@ def _config(**changes: object) -> SearchConfig:
 
 
 def _step(config: SearchConfig) -> Callable[[], object]:
+    """Of the first stage, as a search takes it."""
     edge_ops = tuple(config.operations for _ in edge_list(config.num_nodes))
-    model = build_supernet(config, edge_ops, num_layers=2, in_channels=1, num_classes=10)
+    model = build_supernet(config, edge_ops, num_layers=1, in_channels=3, num_classes=100)
     step = BilevelStep(config, model)
     size, batch = config.data.image_size, config.batch_size
     batches = [
-        (torch.zeros(batch, 1, size, size), torch.zeros(batch, dtype=torch.long)) for _ in range(2)
+        (torch.zeros(batch, 3, size, size), torch.zeros(batch, dtype=torch.long)) for _ in range(2)
     ]
     return lambda: step(*batches, weight_lr=1e-3)
 
@@ -69,9 +72,34 @@ def test_a_plan_is_what_a_real_step_takes(changes: dict, xi: float, token_ratio:
         resident = memory.peak = memory.live
         step()
         executed = memory.peak
-    planned = peak_of(lambda: _step(config))
-    assert planned[0] == pytest.approx(resident, rel=0.01)
-    assert planned[1] == pytest.approx(executed, rel=0.01)
+    planned = plan_stage(config, 0)
+    assert planned.resident == pytest.approx(resident, rel=0.01)
+    assert planned.peak == pytest.approx(executed, rel=0.01)
+
+
+def test_tensors_that_modules_merely_hold_are_planned_too() -> None:
+    """Not only parameters and buffers; what two modules share is one."""
+
+    class Shifted(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 4, bias=False)
+            self.shift = torch.ones(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.shift
+
+    with torch.device("meta"):
+        model = nn.Sequential(Shifted(), Shifted())
+        model[1].weight = model[0].weight
+        model.register_buffer("scale", torch.ones(()))
+
+    def make() -> Callable[[], object]:
+        _without_values(model)
+        assert isinstance(model[0].weight, nn.Parameter)
+        assert model[0].weight is model[1].weight
+        return lambda: model(torch.zeros(2, 4)) * model.scale
+
+    assert peak_of(make, block=1)[0] == 4 * (16 + 4 + 4 + 1)
 
 
 def test_resident_is_weights_and_two_moments() -> None:
@@ -202,6 +230,30 @@ def test_no_batch_beyond_all_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert largest_batch(_config(), 10**40) == 2**20
 
 
+def test_no_batch_of_more_images_than_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 1,437 digits 30 % are alpha's."""
+    monkeypatch.setattr(
+        dasvit.memory,
+        "plan_stage",
+        lambda config, stage: StagePlan(stage=stage, resident=0, peak=config.batch_size),
+    )
+    train = len(load_data(DIGITS, torch.device("cpu")).train)
+    config = _config(data=DIGITS, val_fraction=0.3)
+    images = train - round(0.3 * train)
+    assert num_train_images("digits") == train
+    assert set(dict(what_fits(config, 10**9)).values()) == {images}
+    assert set(dict(what_fits(config, usable(600))).values()) < set(range(1, images))
+    assert largest_batch(config, 20, most=7) == 7
+    assert largest_batch(config, 1, most=1) == 1
+    assert largest_batch(config, 0, most=1) == 0
+    folder = replace(config, data=DataConfig(dataset="folder", data_dir="x", image_size=8))
+    assert set(dict(what_fits(folder, 10**9)).values()) == {2**20}
+    main(["memory", "--preset", "digits", "--budget", "24GiB"])
+    assert "--batch-size 719, a half of the images at once\n" in capsys.readouterr().out
+
+
 def test_a_plan_leaves_what_a_graph_reads() -> None:
     """Masks of the fairness loss made before a plan are those of after it."""
     edge_ops = (("identity", "msa_h2"),) * 2
@@ -229,7 +281,9 @@ def test_a_warning_only_where_it_does_not_fit() -> None:
 def test_what_is_recommended_is_not_warned_against() -> None:
     """By the plan alone the batch could be larger; one image more is warned against."""
     memory = 24 * 2**30
-    config = _config(stage_layers=(1,), stage_ops=(4,), data=DataConfig(image_size=96))
+    config = _config(
+        stage_layers=(1,), stage_ops=(4,), data=DataConfig(dataset="cifar10", image_size=96)
+    )
     batch = dict(what_fits(config, memory))[""]
     assert 0 < batch < largest_batch(config, memory)
     assert shortfall(replace(config, batch_size=batch), memory) is None

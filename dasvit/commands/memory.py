@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from dasvit.config import SearchConfig
 from dasvit.environment import resolve_device
-from dasvit.memory import measure_stage, plan_stage, what_fits
+from dasvit.memory import largest_half, measure_stage, plan_stage, what_fits
 from dasvit.memory_report import (
     figure_1,
     format_table,
@@ -104,6 +104,8 @@ def run(args: MemoryArgs) -> None:
         )
         for flags, batch in fits:
             what = f"--batch-size {batch}" if batch else "not even one image"
+            if batch == largest_half(config):
+                what += ", a half of the images at once"
             print(f"within {args.budget}{' with ' if flags else ''}{flags}: {what}")
     if args.plot:
         progress("drawing memory against batch size")
