@@ -1,21 +1,17 @@
 """Planned memory against executed memory, and what a plan must say."""
 
-import itertools
 import json
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from runs import DIGITS, search_config
+from plans import plan_config
 from torch import Tensor, nn
 
-import dasvit.memory
 from dasvit.cli import main
-from dasvit.config import DataConfig, SearchConfig, SettingError
-from dasvit.data import load_data, num_train_images
+from dasvit.config import SearchConfig, SettingError
 from dasvit.genotype import edge_list
 from dasvit.live_memory import LiveMemory
 from dasvit.losses import _mask
@@ -24,29 +20,13 @@ from dasvit.memory import (
     StagePlan,
     _without_values,
     heaviest_operations,
-    largest_batch,
     peak_of,
     plan_search,
     plan_stage,
-    shortfall,
-    usable,
-    what_fits,
 )
 from dasvit.memory_report import figure_1, format_table, memory_figure, parse_bytes
 from dasvit.presets import get_preset
 from dasvit.step import BilevelStep, build_supernet
-
-
-def _config(**changes: object) -> SearchConfig:
-    """Wide enough that activations outweigh what every memory is rounded up by."""
-    values = {
-        "operations": ("identity", "msa_h2", "mlp_r0.5", "mlp_r3"),
-        "dim": 48,
-        "batch_size": 16,
-        "stage_layers": (1, 2),
-        "stage_ops": (4, 2),
-    }
-    return search_config(**values | changes)
 
 
 def _step(config: SearchConfig) -> Callable[[], object]:
@@ -65,7 +45,7 @@ def _step(config: SearchConfig) -> Callable[[], object]:
 @pytest.mark.parametrize("xi", [0.0, 0.01])
 @pytest.mark.parametrize("changes", [{}, {"recompute": True}, {"fused": False}], ids=str)
 def test_a_plan_is_what_a_real_step_takes(changes: dict, xi: float, token_ratio: float) -> None:
-    config = _config(xi=xi, token_ratio=token_ratio, **changes)
+    config = plan_config(xi=xi, token_ratio=token_ratio, **changes)
     with LiveMemory(BLOCK) as memory:
         step = _step(config)
         step()
@@ -103,7 +83,7 @@ def test_tensors_that_modules_merely_hold_are_planned_too() -> None:
 
 
 def test_resident_is_weights_and_two_moments() -> None:
-    config = _config()
+    config = plan_config()
     plan = plan_stage(config, 0)
     names = tuple(config.operations for _ in edge_list(config.num_nodes))
     model = build_supernet(config, names, num_layers=1, in_channels=3, num_classes=100)
@@ -113,7 +93,7 @@ def test_resident_is_weights_and_two_moments() -> None:
 
 
 def test_what_must_be_more_is_more() -> None:
-    base = _config(token_ratio=0.5)
+    base = plan_config(token_ratio=0.5)
 
     def peak(**changes: object) -> int:
         return max(plan.peak for plan in plan_search(replace(base, **changes)))
@@ -138,162 +118,14 @@ def test_later_stages_are_planned_with_the_heaviest_candidates() -> None:
     assert heaviest_operations(config, 8) == config.operations
 
 
-def test_the_largest_batch_fits_and_two_more_images_do_not() -> None:
-    config = _config(stage_layers=(1,), stage_ops=(4,))
-
-    def peak(batch: int) -> int:
-        return max(plan.peak for plan in plan_search(replace(config, batch_size=batch)))
-
-    budget = peak(50)
-    found = largest_batch(config, budget)
-    assert 49 <= found <= 51
-    assert peak(found) <= budget < peak(found + 2)
-    assert largest_batch(config, peak(1) - 1) == 0
-    fits = dict(what_fits(config, budget))
-    assert fits[""] < fits["--precision bf16 --recompute"]
-    literal = dict(what_fits(replace(config, fused=False), budget))
-    assert literal["--precision bf16 --recompute --fused"] == fits["--precision bf16 --recompute"]
-    assert list(dict(what_fits(_config(dropout=0.1), budget))) == ["", "--precision bf16"]
-
-
-def test_the_largest_batch_fits_in_every_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not only in the one that takes the most of a few images."""
-    config = _config(stage_layers=(1, 2, 3), stage_ops=(4, 3, 2))
-    lines = [(10, 3), (200, 1), (50, 2)]
-
-    def plan(config: SearchConfig, stage: int) -> StagePlan:
-        fixed, by_image = lines[stage]
-        return StagePlan(stage=stage, resident=0, peak=fixed + by_image * config.batch_size)
-
-    monkeypatch.setattr(dasvit.memory, "plan_stage", plan)
-    assert largest_batch(config, 340) == 110
-    assert largest_batch(config, 230) == 30
-    assert largest_batch(config, 201) == 1
-    assert largest_batch(config, 200) == 0
-    # Another moment becomes the peak: a stage that seemed to allow the most allows the fewest.
-    monkeypatch.setattr(
-        dasvit.memory,
-        "plan_stage",
-        lambda config, stage: replace(
-            plan(config, stage),
-            peak=max(plan(config, stage).peak, (stage == 1) * 9 * config.batch_size),
-        ),
-    )
-    assert largest_batch(config, 340) == 340 // 9
-
-
-@pytest.mark.parametrize("seed", range(300))
-def test_the_largest_batch_is_found_along_kinks(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few images may all lie on the floor of weights and optimisers, where an image adds nearly
-    nothing."""
-    draw = random.Random(seed)
-    lines = [(draw.uniform(0, 1e4), draw.choice([1, 10, 100]) * draw.random()) for _ in range(6)]
-    planned = []
-
-    def peak(stage: int, batch: int) -> int:
-        return round(max(f + s * batch for f, s in lines[3 * stage : 3 * stage + 3])) + batch
-
-    def plan(config: SearchConfig, stage: int) -> StagePlan:
-        planned.append(config.batch_size)
-        return StagePlan(stage=stage, resident=0, peak=peak(stage, config.batch_size))
-
-    monkeypatch.setattr(dasvit.memory, "plan_stage", plan)
-    answer = draw.choice([1, 20, 33, 34, 200, 5000])
-    budget = max(peak(stage, answer) for stage in range(2))
-    config = _config(stage_layers=(1, 2), stage_ops=(4, 3))
-    found = largest_batch(config, budget)
-    assert all(peak(stage, found) <= budget for stage in range(2))
-    assert any(peak(stage, found + 1) > budget for stage in range(2))
-    assert len(planned) < 40
-
-
-def test_a_plan_that_falls_again_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operation may choose another way from some batch size on: here a stage takes 20 images
-    worse than 33, and another stage has 20 for its own answer."""
-
-    def peak(stage: int, batch: int) -> int:
-        return 3 * batch if stage == 0 else batch + 50 * (batch == 20)
-
-    def plan(config: SearchConfig, stage: int) -> StagePlan:
-        return StagePlan(stage=stage, resident=0, peak=peak(stage, config.batch_size))
-
-    monkeypatch.setattr(dasvit.memory, "plan_stage", plan)
-    assert largest_batch(_config(stage_layers=(1, 2), stage_ops=(4, 3)), 60) == 19
-
-
-def test_no_batch_beyond_all_measure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        dasvit.memory,
-        "plan_stage",
-        lambda config, stage: StagePlan(stage=stage, resident=0, peak=config.batch_size),
-    )
-    assert largest_batch(_config(), 10**40) == 2**20
-
-
-def test_no_batch_of_more_images_than_there_are(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Of 1,437 digits 30 % are alpha's."""
-    monkeypatch.setattr(
-        dasvit.memory,
-        "plan_stage",
-        lambda config, stage: StagePlan(stage=stage, resident=0, peak=config.batch_size),
-    )
-    train = len(load_data(DIGITS, torch.device("cpu")).train)
-    config = _config(data=DIGITS, val_fraction=0.3)
-    images = train - round(0.3 * train)
-    assert num_train_images("digits") == train
-    assert set(dict(what_fits(config, 10**9)).values()) == {images}
-    assert set(dict(what_fits(config, usable(600))).values()) < set(range(1, images))
-    assert largest_batch(config, 20, most=7) == 7
-    assert largest_batch(config, 1, most=1) == 1
-    assert largest_batch(config, 0, most=1) == 0
-    folder = replace(config, data=DataConfig(dataset="folder", data_dir="x", image_size=8))
-    assert set(dict(what_fits(folder, 10**9)).values()) == {2**20}
-    main(["memory", "--preset", "digits", "--budget", "24GiB"])
-    assert "--batch-size 719, a half of the images at once\n" in capsys.readouterr().out
-
-
 def test_a_plan_leaves_what_a_graph_reads() -> None:
     """Masks of the fairness loss made before a plan are those of after it."""
     edge_ops = (("identity", "msa_h2"),) * 2
     weights = torch.full((2, 2), 0.5)
     before = _mask(edge_ops, "msa", weights)
-    plan_search(_config(stage_layers=(1,), stage_ops=(4,)))
+    plan_search(plan_config(stage_layers=(1,), stage_ops=(4,)))
     assert _mask(edge_ops, "msa", weights) is before
     assert before.tolist() == [[0.0, 1.0]] * 2
-
-
-def test_a_warning_only_where_it_does_not_fit() -> None:
-    config = _config(stage_layers=(1,), stage_ops=(4,))
-    peak = max(plan.peak for plan in plan_search(config))
-    available = next(a for a in itertools.count(peak) if usable(a) == peak)
-    assert shortfall(config, available) is None
-    warning = shortfall(config, available - 1)
-    assert warning is not None
-    assert "--batch-size 1" in warning
-    assert "--recompute" in warning
-    nothing = shortfall(config, 1000)
-    assert nothing is not None
-    assert "no batch at all" in nothing
-
-
-def test_what_is_recommended_is_not_warned_against() -> None:
-    """By the plan alone the batch could be larger; one image more is warned against."""
-    memory = 24 * 2**30
-    config = _config(
-        stage_layers=(1,), stage_ops=(4,), data=DataConfig(dataset="cifar10", image_size=96)
-    )
-    batch = dict(what_fits(config, memory))[""]
-    assert 0 < batch < largest_batch(config, memory)
-    assert shortfall(replace(config, batch_size=batch), memory) is None
-    assert shortfall(replace(config, batch_size=batch + 1), memory) is not None
-
-
-def test_a_gpu_leaves_one_gib() -> None:
-    assert usable(24 * 2**30) == 23 * 2**30
-    assert usable(141 * 2**30) == 140 * 2**30
-    assert usable(16 * 2**20) == 15 * 2**20
 
 
 def test_search_warns_before_launch(
@@ -314,7 +146,7 @@ def test_search_warns_before_launch(
 
 def test_plans_leave_nothing_behind() -> None:
     """A real step works after a plan and the other way round; random numbers go on as before."""
-    config = _config()
+    config = plan_config()
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
