@@ -7,7 +7,7 @@ import pytest
 import torch
 from cli_calls import call, succeed, workdir  # noqa: F401
 from retrain_runs import few_retrained, genotype_path  # noqa: F401
-from search_runs import few_searched, whole_search  # noqa: F401
+from search_runs import checkpoints_at_once, few_searched, whole_search  # noqa: F401
 from torch import Tensor, nn
 from trained_runs import own, trained_encoder  # noqa: F401
 

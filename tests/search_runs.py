@@ -12,7 +12,7 @@ from runs import search_config
 
 import dasvit.search
 import dasvit.step
-from dasvit.checkpoint import load_checkpoint
+from dasvit.checkpoint import CheckpointWriter, load_checkpoint
 from dasvit.config import SearchConfig
 from dasvit.fused import FusedCell
 from dasvit.metrics import Event, SearchEpoch, SearchResult, StageEnd
@@ -31,6 +31,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def few_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     """128 training images, two steps an epoch."""
     runs.few_images(monkeypatch, dasvit.search)
+
+
+@pytest.fixture
+def checkpoints_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint of a stage's last epoch is in its file when the stage's end is reported."""
+    save = CheckpointWriter.save
+
+    def save_and_wait(self: CheckpointWriter, state: dict[str, Any]) -> None:
+        save(self, state)
+        self.wait()
+
+    monkeypatch.setattr(CheckpointWriter, "save", save_and_wait)
 
 
 @pytest.fixture(scope="session")

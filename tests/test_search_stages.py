@@ -22,7 +22,7 @@ from dasvit.step import BilevelStep, build_supernet
 from dasvit.supernet import SuperNet
 
 
-@pytest.mark.usefixtures("few_searched")
+@pytest.mark.usefixtures("few_searched", "checkpoints_at_once")
 def test_stages_of_the_paper(tmp_path: Path) -> None:
     """Layers 2 → 4 → 6, candidates an edge 8 → 5 → 3; the lowest weights go, edge by edge."""
     config = search_config(stage_layers=(2, 4, 6), stage_epochs=1)
@@ -92,7 +92,7 @@ def test_alphas_are_frozen_at_the_start_of_each_stage(tmp_path: Path) -> None:
     assert [row["val_loss"] is None for row in rows] == [True, True, False] * 3
 
 
-@pytest.mark.usefixtures("few_searched")
+@pytest.mark.usefixtures("few_searched", "checkpoints_at_once")
 @pytest.mark.parametrize("token_where", ["input", "edge"])
 @pytest.mark.parametrize("inherit_alpha", ["carry", "reset"])
 @pytest.mark.parametrize("inherit_weights", ["cyclic", "stretched", "fresh"])
