@@ -44,7 +44,7 @@ def run_facts(
     """
     machine = environment() | {"code_sha256": code_sha256()}
     if commit:
-        machine |= {"git_commit": commit, "git_commit_named": True}
+        machine["git_commit"] = commit
     return {
         "schema": schema,
         "command": " ".join([f"python benchmarks/{script}", *argv]),

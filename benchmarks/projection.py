@@ -109,7 +109,7 @@ def checkpoint_seconds(
     Returns:
         `copied`: the copy for which training stops. `written`: until it is in the file, while
         training goes on. `slower`: how much longer than otherwise the steps of that time took in
-        all.
+        all. `alone`: until it is in the file where nothing else goes on.
     """
     batches = make_batches(cell, sizes, device)
     runner = make_ours(cell, sizes, device, batches, precision=precision, cuda_graph=cuda_graph)
@@ -118,7 +118,7 @@ def checkpoint_seconds(
     assert isinstance(runner.step, BilevelStep)
     parts = runner.model, runner.step.weight_optimizer, runner.step.alpha_optimizer
     alone = statistics.median(timed(runner, device) for _ in range(repeats))
-    found: dict[str, list[float]] = {"copied": [], "written": [], "slower": []}
+    found: dict[str, list[float]] = {"copied": [], "written": [], "slower": [], "alone": []}
     with (
         tempfile.TemporaryDirectory(dir=folder) as there,
         CheckpointWriter(Path(there) / "checkpoint.pt", "dasvit/benchmark/1") as checkpoints,
@@ -134,6 +134,8 @@ def checkpoint_seconds(
                 slower += timed(runner, device) - alone
             found["slower"].append(slower)
             found["written"].append(time.perf_counter() - started)
+            save()
+            found["alone"].append(timed(checkpoints.wait, device))
     return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
@@ -188,15 +190,18 @@ def project(
     if checkpoint is None or plan is None:
         return found
     epochs = range(1, config.stage_epochs + 1)
-    one_end = sum(
-        HALF * evaluation[stage] + checkpoint[stage]["copied"] + max(0, checkpoint[stage]["slower"])
-        for stage in step
-    )
-    one_end /= 60
+    last = max(step)
 
     def ends(every: int) -> float:
-        """Minutes of evaluations and checkpoints."""
-        return one_end * sum(is_due(epoch, every, config.stage_epochs) for epoch in epochs)
+        """Seconds of evaluations and checkpoints, and of what training waits for the files."""
+        seconds = checkpoint[last]["alone"]  # the end waits for the last one
+        for stage, took in checkpoint.items():
+            count = sum(is_due(epoch, every, config.stage_epochs) for epoch in epochs)
+            evaluated = HALF * evaluation[stage]
+            trained = every * steps * (step[stage] + batches) + evaluated
+            behind = max(0, took["written"] - trained)
+            seconds += count * (evaluated + took["copied"] + max(0, took["slower"]) + behind)
+        return seconds / 60
 
     lean = found["minutes"] - config.stage_epochs * HALF * sum(evaluation.values()) / 60 + plan / 60
     return found | {

@@ -159,7 +159,7 @@ def markdown(facts: dict[str, Any]) -> str:
         )
     commit, *changed = (environment["git_commit"] or "unknown").partition("-")
     commit = "".join([commit[:7], *changed])
-    if environment.get("git_commit_named"):
+    if " --commit " in facts["command"]:
         commit += " (named by hand)"
     parts = [
         f"`{facts['command']}`",

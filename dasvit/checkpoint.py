@@ -19,7 +19,6 @@ __all__ = [
     "is_due",
     "load_checkpoint",
     "restore",
-    "save_checkpoint",
 ]
 
 
@@ -31,7 +30,7 @@ class CheckpointWriter:
 
     Args:
         path: of the file; what a killed process left half written beside it is removed.
-        kind: see `save_checkpoint`.
+        kind: "search/1" say; `load_checkpoint` insists on it.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
@@ -41,21 +40,32 @@ class CheckpointWriter:
         self._written: Future[None] | None = None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Copy a state into the host's memory, and begin to write it once the one before is
-        written. The state may change afterwards.
+        """Copy tensors and plain values into the host's memory, and begin to write them once the
+        state before is written. They may change afterwards. How many threads PyTorch computes with
+        goes along: the order of float sums depends on it.
 
         Raises:
             ValueError: the one before could not be written.
         """
         self.wait()
-        # A thread of its own computes with another number of threads than its run.
-        whole = _with_facts(self._kind, _copy_to_host(state))
-        self._written = self._thread.submit(_write, self._path, whole)
+        # Asked here: the thread that writes computes with another number of them.
+        facts = {"kind": self._kind, "num_threads": torch.get_num_threads()}
+        self._written = self._thread.submit(_write, self._path, facts | _copy_to_host(state))
 
     @property
     def busy(self) -> bool:
         """Whether the last state is still being written."""
         return self._written is not None and not self._written.done()
+
+    def check(self) -> None:
+        """Whether the last state could be written, if that is over: asked after every epoch, so
+        that a run does not train on without checkpoints.
+
+        Raises:
+            ValueError: it could not.
+        """
+        if not self.busy:
+            self.wait()
 
     def wait(self) -> None:
         """Until the last state is in the file.
@@ -81,26 +91,9 @@ class CheckpointWriter:
         except ValueError as failed:
             if error is None:
                 raise
-            error.add_note(str(failed))
+            warnings.warn(str(failed), stacklevel=2)
         finally:
             self._thread.shutdown()
-
-
-def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
-    """Write tensors and plain values; a crash leaves the previous checkpoint whole. How many
-    threads PyTorch computes with goes along: the order of float sums depends on it.
-
-    Args:
-        kind: "search/1" say; `load_checkpoint` insists on it.
-
-    Raises:
-        ValueError: it cannot be written.
-    """
-    _write(path, _with_facts(kind, state))
-
-
-def _with_facts(kind: str, state: dict[str, Any]) -> dict[str, Any]:
-    return {"kind": kind, "num_threads": torch.get_num_threads(), **state}
 
 
 def _copy_to_host(value: Any) -> Any:

@@ -232,7 +232,7 @@ def num_train_images(dataset: str) -> int | None:
     """How many images a data set has for training; None where only its files tell."""
     if dataset == "digits":
         return len(digits_split()[0])
-    return {"fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000}.get(dataset)
+    return 50_000 if dataset in ("cifar10", "cifar100") else None
 
 
 def check_data(config: DataConfig) -> None:

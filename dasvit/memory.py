@@ -59,6 +59,9 @@ _FEW = (1, 33)
 _MOST = 2**20
 """No larger batch is looked for where it is not known how many images there are."""
 
+_KNOWN = ("dasvit", "torch")
+"""Packages whose modules hold tensors as parameters and buffers alone."""
+
 CHANNELS, CLASSES = 3, 100
 """RGB and a head of a hundred classes: both are next to nothing at any size worth planning."""
 
@@ -141,7 +144,7 @@ def _stage_supernet(config: SearchConfig, stage: int) -> SuperNet:
 
 def _without_values(model: nn.Module) -> None:
     """In a mode of fake tensors: give a model that was built on the meta device, which is faster,
-    fake ones."""
+    fake parameters and buffers."""
     fresh: dict[Tensor, Tensor] = {}
 
     def replaced(value: Tensor) -> Tensor:
@@ -152,9 +155,9 @@ def _without_values(model: nn.Module) -> None:
         return fresh[value]
 
     for module in model.modules():
-        places: list[dict[str, Any]] = [module._parameters, module._buffers, module.__dict__]
+        places: list[dict[str, Any]] = [module._parameters, module._buffers]
         for held in places:
-            held.update({k: replaced(v) for k, v in held.items() if isinstance(v, Tensor)})
+            held.update({k: replaced(v) for k, v in held.items() if v is not None})
 
 
 def _evaluation(config: SearchConfig, model: SuperNet) -> Callable[[], object]:
@@ -207,7 +210,12 @@ def _peak_of_stage(
     with torch.device("meta"):
         model = _stage_supernet(config, stage)
 
+    # A user's modules may hold tensors in other places too.
+    known = all(type(m).__module__.partition(".")[0] in _KNOWN for m in model.modules())
+
     def make() -> Callable[[], object]:
+        if not known:
+            return work(config, _stage_supernet(config, stage))
         _without_values(model)
         return work(config, model)
 

@@ -11,7 +11,7 @@ from dasvit.config import RetrainConfig, config_to_dict
 from dasvit.data import ImageData, check_data, load_data
 from dasvit.distributed import current_processes
 from dasvit.environment import check_compiler, resolve_device
-from dasvit.files import check_free_space
+from dasvit.files import check_free_space, remove_unfinished
 from dasvit.folder import check_folder, note_skipped, open_folder
 from dasvit.metrics import Report, RetrainResult, tee
 from dasvit.models import build_model, model_on_meta
@@ -91,6 +91,9 @@ def retrain(
     check_folder(out_dir, RETRAIN_KIND, settings, defaults=defaults, resume=resume)
     if resume and (out_dir / "result.json").exists():
         return load_retrain_result(out_dir / "result.json")
+    checkpoint = out_dir / "checkpoint.pt"
+    if processes.first:
+        remove_unfinished(checkpoint)  # before the room on the disk is looked at
     if not processes.first:
         processes.wait()  # the first one finds out which images can be read
     data = load_data(config.data, where)
@@ -115,33 +118,39 @@ def retrain(
         device=where,
         processes=processes,
     )
-    checkpoint = out_dir / "checkpoint.pt"
     if resume and checkpoint.exists():
         restore(checkpoint, RETRAIN_KIND, training.load, data.facts)
     if processes.first:
         trace = JsonLinesReport(out_dir / "train.jsonl", start_epoch=training.epochs_done)
         report = tee(trace, report)
-    with CheckpointWriter(checkpoint, RETRAIN_KIND) if processes.first else nullcontext() as saver:
+    writer = CheckpointWriter(checkpoint, RETRAIN_KIND) if processes.first else nullcontext()
+    with writer as checkpoints:
         while training.epochs_done < config.epochs:
             record = training.epoch()
-            if saver is None:
+            if checkpoints is None:
                 continue
             report(record)
+            checkpoints.check()
             if is_due(training.epochs_done, config.checkpoint_epochs, config.epochs):
-                saver.save({"config": settings, "data": data.facts, **training.state()})
-    return _finish(config, training, data, out_dir, report)
+                checkpoints.save({"config": settings, "data": data.facts, **training.state()})
+        tested = topk_accuracy(training.result, data.test, processes)
+    return _finish(config, training, tested, data, out_dir, report)
 
 
 def _finish(
-    config: RetrainConfig, training: Training, data: ImageData, out_dir: Path, report: Report
+    config: RetrainConfig,
+    training: Training,
+    tested: tuple[float, float],
+    data: ImageData,
+    out_dir: Path,
+    report: Report,
 ) -> RetrainResult:
     model: nn.Module = training.result
     processes = training.processes
-    top1, top5 = topk_accuracy(model, data.test, processes)
     result = RetrainResult(
         model=config.model,
-        test_top1=top1,
-        test_top5=top5,
+        test_top1=tested[0],
+        test_top5=tested[1],
         train_accuracy=training.train_accuracy,
         num_params=sum(p.numel() for p in model.parameters()),
         seconds=training.seconds,

@@ -110,6 +110,7 @@ def search(
         while True:
             while run.epoch < run.stage_end:
                 report(run.train_epoch(train, val))
+                checkpoints.check()
                 # After the report: a crash between the two repeats the epoch, and loses nothing.
                 if is_due(run.epoch, config.checkpoint_epochs, run.stage_end):
                     checkpoints.save({**run.state_dict(), "data": data.facts})
@@ -118,8 +119,8 @@ def search(
             if kept is None:
                 break
             run.enter_next_stage()
+        result = run.finish(val)
 
-    result = run.finish(val)
     result.genotype.save(out_dir / "genotype.json")
     save_result(out_dir / "result.json", result)
     report(result)

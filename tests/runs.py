@@ -109,6 +109,12 @@ def crash_at(moment: Callable[[Any], bool]) -> Callable[[Any], None]:
     return report
 
 
+def save_checkpoint(path: Path, kind: str, state: dict[str, Any]) -> None:
+    """One, and wait for it."""
+    with CheckpointWriter(path, kind) as checkpoints:
+        checkpoints.save(state)
+
+
 def crash_after_saving(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """A run ends right after the checkpoint of an epoch is written."""
     save = CheckpointWriter.save

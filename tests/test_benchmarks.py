@@ -199,18 +199,21 @@ def test_projection_with_the_ends_of_epochs() -> None:
     """A checkpoint after each epoch, or with the evaluation after each tenth, and the plan."""
     config = SearchConfig(batch_size=64, token_ratio=0.5)
     parts = {1: 0.1, 2: 0.2, 3: 0.3}, {1: 1e-4, 2: 2e-4, 3: 4e-4}, 0.01, {1: 60.0, 2: 70.0, 3: 80.0}
-    took = {1: (2.0, -0.5), 2: (1.0, 2.0), 3: (4.0, 0.0)}  # steps that were no slower: noise
+    # No slower beside the writing (noise), slower, and a disk that an epoch does not wait for.
+    took = {1: (2.0, -0.5, 9.0), 2: (1.0, 2.0, 9.0), 3: (4.0, 0.0, 150.0)}
     checkpoint = {
-        stage: {"copied": copied, "slower": slower, "written": 9.0}
-        for stage, (copied, slower) in took.items()
+        stage: {"copied": copied, "slower": slower, "written": written, "alone": 7.0}
+        for stage, (copied, slower, written) in took.items()
     }
     found = project(config, *parts, checkpoint=checkpoint, plan=12.0)
-    rest = 12 + 210 + 30 * 390 * (0.1 + 0.2 + 0.3 + 3 * 0.01)
+    rest = 12 + 210 + 30 * 390 * (0.1 + 0.2 + 0.3 + 3 * 0.01) + 7
     one_end = 25_000 * 7e-4 + 9
-    assert found["minutes"] == pytest.approx((rest + 30 * one_end) / 60)
+    behind = 150 - (390 * 0.31 + 25_000 * 4e-4)
+    assert behind > 0
+    assert found["minutes"] == pytest.approx((rest + 30 * (one_end + behind)) / 60)
     assert found["minutes_sparse"] == pytest.approx((rest + 3 * one_end) / 60)
     less = project(config, *parts)["minutes"]
-    assert found["minutes"] == pytest.approx(less + (12 + 30 * 9) / 60)
+    assert found["minutes"] == pytest.approx(less + (12 + 7 + 30 * (9 + behind)) / 60)
 
 
 def test_batches_of_both_ways_of_data() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import runs
 import torch
+from runs import save_checkpoint
 
-from dasvit.checkpoint import check_same_settings, load_checkpoint, restore, save_checkpoint
+from dasvit.checkpoint import check_same_settings, load_checkpoint, restore
 
 KIND = "dasvit/test/1"
 

@@ -145,7 +145,7 @@ def test_no_batch_of_more_images_than_there_are(
     folder = replace(config, data=DataConfig(dataset="folder", data_dir="x", image_size=8))
     assert set(dict(what_fits(folder, 10**9)).values()) == {2**20}
     main(["memory", "--preset", "digits", "--budget", "24GiB"])
-    assert "--batch-size 719, a half of the images at once\n" in capsys.readouterr().out
+    assert "--batch-size 719, a half of the data set\n" in capsys.readouterr().out
 
 
 def test_a_warning_only_where_it_does_not_fit() -> None:

@@ -10,6 +10,7 @@ import torch
 from plans import plan_config
 from torch import Tensor, nn
 
+import dasvit.ops
 from dasvit.cli import main
 from dasvit.config import SearchConfig, SettingError
 from dasvit.genotype import edge_list
@@ -25,6 +26,7 @@ from dasvit.memory import (
     plan_stage,
 )
 from dasvit.memory_report import figure_1, format_table, memory_figure, parse_bytes
+from dasvit.ops import register_operation
 from dasvit.presets import get_preset
 from dasvit.step import BilevelStep, build_supernet
 
@@ -57,29 +59,41 @@ def test_a_plan_is_what_a_real_step_takes(changes: dict, xi: float, token_ratio:
     assert planned.peak == pytest.approx(executed, rel=0.01)
 
 
-def test_tensors_that_modules_merely_hold_are_planned_too() -> None:
-    """Not only parameters and buffers; what two modules share is one."""
-
-    class Shifted(nn.Linear):
-        def __init__(self) -> None:
-            super().__init__(4, 4, bias=False)
-            self.shift = torch.ones(4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) + self.shift
-
+def test_a_model_without_values_shares_what_it_shared() -> None:
     with torch.device("meta"):
-        model = nn.Sequential(Shifted(), Shifted())
+        model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4), nn.Identity())
         model[1].weight = model[0].weight
+        model[1].bias.requires_grad_(False)
         model.register_buffer("scale", torch.ones(()))
 
     def make() -> Callable[[], object]:
         _without_values(model)
         assert isinstance(model[0].weight, nn.Parameter)
         assert model[0].weight is model[1].weight
+        assert [p.requires_grad for p in model.parameters()] == [True, False]
         return lambda: model(torch.zeros(2, 4)) * model.scale
 
-    assert peak_of(make, block=1)[0] == 4 * (16 + 4 + 4 + 1)
+    assert peak_of(make, block=1)[0] == 4 * (16 + 4 + 1)
+
+
+class Shifted(nn.Module):
+    """An operation of a user's own, with tensors that are neither parameters nor buffers."""
+
+    def __init__(self, dim: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, dim)
+        self.shifts = [torch.ones(dim), torch.zeros(dim)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) + sum(self.shifts)
+
+
+def test_tensors_that_modules_merely_hold_are_planned_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dasvit.ops, "_FAMILIES", dict(dasvit.ops._FAMILIES))
+    register_operation("shifted", Shifted)
+    config = plan_config(operations=("identity", "msa_h2", "mlp_r3", "shifted"))
+    plan = plan_stage(config, 0)
+    assert plan.peak > plan.resident > 0
 
 
 def test_resident_is_weights_and_two_moments() -> None:

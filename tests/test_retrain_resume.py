@@ -157,12 +157,12 @@ def test_other_images_are_not_continued_on(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = retrain_config(model="vit", epochs=3)
+    config = retrain_config(model="vit", epochs=9, checkpoint_epochs=2)
     retrain(config, tmp_path / "whole")
     save = CheckpointWriter.save
 
     def full(self: CheckpointWriter, state: dict) -> None:
-        with runs.room_for(50_000 if state["epoch"] == 2 else resource.RLIM_INFINITY):
+        with runs.room_for(50_000 if state["epoch"] == 4 else resource.RLIM_INFINITY):
             save(self, state)
             assert self._written is not None
             self._written.exception()  # waits; raised when the next is saved
@@ -172,6 +172,26 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
         patch.setattr(CheckpointWriter, "save", full)
         with pytest.raises(ValueError, match=r"File too large.*last whole checkpoint is kept"):
             retrain(config, folder)
-    assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == 1
+    assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == 2
+    assert len(read_trace(folder / "train.jsonl")) == 5  # not until the next checkpoint
     retrain(config, folder, resume=True)
     assert_same_run(folder, tmp_path / "whole")
+
+
+def test_what_a_killed_process_left_does_not_take_the_room_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.few_images(monkeypatch, dasvit.retrain)
+    config = retrain_config(model="vit", epochs=2)
+    with pytest.raises(CrashError):
+        retrain(config, tmp_path, report=runs.crash_at(lambda event: True))
+    left = tmp_path / ".checkpoint.pt.1.tmp"
+    left.write_bytes(b"half")
+    check = dasvit.retrain.check_free_space
+
+    def free(folder: Path, needed: int) -> None:
+        assert not left.exists()
+        check(folder, needed)
+
+    monkeypatch.setattr(dasvit.retrain, "check_free_space", free)
+    retrain(config, tmp_path, resume=True)

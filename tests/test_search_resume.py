@@ -221,7 +221,7 @@ def test_sigkill_within_an_epoch_and_resume_from_the_command_line(tmp_path: Path
     )
     deadline = time.monotonic() + 400
     try:
-        while not _num_lines(folder / "alpha.jsonl") >= 2:
+        while not (_num_lines(folder / "alpha.jsonl") >= 2 and (folder / "checkpoint.pt").exists()):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
     finally:

@@ -83,11 +83,11 @@ def test_the_page_says_that_the_code_was_changed(results: Path) -> None:
 
 def test_a_commit_named_by_hand_is_marked(results: Path) -> None:
     facts = json.loads(results.read_text(encoding="utf-8"))
-    assert "git_commit_named" not in facts["environment"]
     assert "named" not in render.markdown(facts)
-    named = run_facts("schema", "search_step.py", [], torch.device("cpu"), commit="0123456789")
-    facts["environment"] = named["environment"]
-    assert "commit 0123456 (named by hand)," in render.markdown(facts)
+    argv = ["--quick", "--commit", "0123456789"]
+    device = torch.device("cpu")
+    named = run_facts("schema", "search_step.py", argv, device, commit="0123456789")
+    assert "commit 0123456 (named by hand)," in render.markdown(facts | named)
 
 
 def test_the_digest_tells_code_apart(results: Path, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def run(args: MemoryArgs) -> None:
         for flags, batch in fits:
             what = f"--batch-size {batch}" if batch else "not even one image"
             if batch == largest_half(config):
-                what += ", a half of the images at once"
+                what += ", a half of the data set"
             print(f"within {args.budget}{' with ' if flags else ''}{flags}: {what}")
     if args.plot:
         progress("drawing memory against batch size")
