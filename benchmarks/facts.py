@@ -25,6 +25,9 @@ def read_results(path: Path) -> dict[str, Any]:
     facts = read_json(path, "results")
     if not isinstance(facts, dict) or facts.get("schema") != STEPS:
         raise ValueError(f"{path} does not hold results of search_step.py ({STEPS})")
+    missing = {"plan", "environment", "device", "rows", "ablation", "skipped"} - set(facts)
+    if missing:
+        raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; was it cut off?")
     return facts
 
 

@@ -275,22 +275,15 @@ class Measurement:
         if set(steps) != set(range(1, len(config.stage_layers) + 1)):
             self.facts["skipped"].append("projection: a stage's step is missing")
             return
+        if self._left() <= 0:
+            self.facts["skipped"].append("projection: no time left")
+            return
         drawn = batch_seconds(plan.sizes, config.batch_size, self.device, workers=plan.workers)
         evaluation = {
             stage: evaluation_seconds(cell, plan.sizes, self.device, precision=plan.precision)
             for stage, cell in cells.items()
         }
-        checkpoint = {
-            stage: checkpoint_seconds(
-                cell,
-                plan.sizes,
-                self.device,
-                self.out.parent,
-                precision=plan.precision,
-                cuda_graph=plan.cuda_graph,
-            )
-            for stage, cell in cells.items()
-        }
+        checkpoint = self._checkpoints(cells)
         launched = replace(config, compile=plan.compile, cuda_graph=plan.cuda_graph)
         self.facts["data"] = {"batch_size": config.batch_size, "workers": plan.workers} | drawn
         self.facts["projection"] = project(
@@ -300,10 +293,27 @@ class Measurement:
             drawn["ours"],
             starts,
             checkpoint=checkpoint,
-            plan=plan_seconds(launched),
+            plan=None if checkpoint is None else plan_seconds(launched),
         )
         self._say(f"a whole search: {self.facts['projection']['minutes']:.1f} minutes")
         self.save()
+
+    def _checkpoints(self, cells: Mapping[int, Cell]) -> dict[int, dict[str, float]] | None:
+        """What checkpoints take by stage; None where time runs out."""
+        plan, found = self.plan, {}
+        for stage, cell in cells.items():
+            if self._left() <= 0:
+                self.facts["skipped"].append("projection: checkpoints and the plan")
+                return None
+            found[stage] = checkpoint_seconds(
+                cell,
+                plan.sizes,
+                self.device,
+                self.out.parent,
+                precision=plan.precision,
+                cuda_graph=plan.cuda_graph,
+            )
+        return found
 
     def processes(self, number: int) -> None:
         """One and so many processes at once."""

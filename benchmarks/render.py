@@ -158,9 +158,8 @@ def markdown(facts: dict[str, Any]) -> str:
             f"{environment['cpu_count']}-core CPU, {threads} thread{'s' * (threads > 1)}, {clock}"
         )
     commit, *changed = (environment["git_commit"] or "unknown").partition("-")
-    commit = "".join([commit[:7], *changed])
-    if " --commit " in facts["command"]:
-        commit += " (named by hand)"
+    by_hand = " (named by hand)" * (len(commit) < 40 and commit != "unknown")  # git tells it whole
+    commit = "".join([commit[:7], *changed, by_hand])
     parts = [
         f"`{facts['command']}`",
         f"{machine}, torch {environment['packages']['torch']}, Python {environment['python']}, "

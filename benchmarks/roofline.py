@@ -45,6 +45,7 @@ from benchmarks.workload import (
 from dasvit.environment import environment
 from dasvit.files import write_atomic
 from dasvit.memory import peak_of
+from dasvit.setting import require
 
 __all__ = ["Operation", "Work", "bound", "search_minutes", "step_work"]
 
@@ -219,6 +220,10 @@ def check(args: Args) -> Sizes:
         ValueError: a setting that cannot be.
     """
     check_positive(args, "rate", "bandwidth", "dim", "patches", "batches")
+    require(
+        math.isfinite(args.rate) and math.isfinite(args.bandwidth) and len(args.batches) > 0,
+        "rate and bandwidth must be finite, and batches name one or more",
+    )
     check_some(args, stages={1, 2, 3}, orders={1, 2})
     check_out(args.out)
     sizes = default_sizes(gpu=True, dim=args.dim, patches=args.patches)

@@ -104,7 +104,7 @@ def environment() -> dict[str, Any]:
         "dasvit": dasvit.__version__,
         "git_commit": _git_commit(),
         "python": sys.version.split()[0],
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "cpu_count": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": versions,

@@ -358,19 +358,22 @@ def device_memory(device: torch.device) -> int | None:
     return torch.cuda.get_device_properties(device).total_memory
 
 
-def shortfall(config: SearchConfig, available: int) -> str | None:
+def shortfall(
+    config: SearchConfig, available: int, progress: Callable[[str], None] = lambda line: None
+) -> str | None:
     """A line about a search that will not fit into a device's memory (bytes), and what would;
-    what is `usable` of it counts."""
+    what is `usable` of it counts. `progress` is told that it will not, and what is looked for."""
     peak = max(plan.peak for plan in plan_search(config))
     if peak <= usable(available):
         return None
+    short = (
+        f"the search is planned to need {peak / 2**30:.1f} GiB, and of the device's "
+        f"{available / 2**30:.1f} GiB it can use {usable(available) / 2**30:.1f}"
+    )
+    progress(short)
     fits = [
         f"--batch-size {batch}{' ' if flags else ''}{flags}"
-        for flags, batch in what_fits(config, available)
+        for flags, batch in what_fits(config, available, progress)
         if batch
     ]
-    return (
-        f"the search is planned to need {peak / 2**30:.1f} GiB, and of the device's "
-        f"{available / 2**30:.1f} GiB it can use {usable(available) / 2**30:.1f}; what would fit: "
-        f"{', or '.join(fits) or 'no batch at all'}"
-    )
+    return f"{short}; what would fit: {', or '.join(fits) or 'no batch at all'}"

@@ -69,7 +69,7 @@ def memory_table(
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: the peak of each stage, in GiB, or in MiB where none has as much as one."""
     stages: list[StagePlan] = rows[0]["stages"]
-    names = " | ".join(f"stage {plan.stage}" for plan in stages)
+    names = " | ".join(f"stage {plan.stage + 1}" for plan in stages)
     lines = [f"| λ | order | {names} | most |", "| --- " * (len(stages) + 3) + "|"]
     peaks = [[plan.peak for plan in row["stages"]] for row in rows]
     unit = "GiB" if max(map(max, peaks)) >= GIB else "MiB"

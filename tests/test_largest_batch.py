@@ -153,8 +153,11 @@ def test_a_warning_only_where_it_does_not_fit() -> None:
     peak = max(plan.peak for plan in plan_search(config))
     available = next(a for a in itertools.count(peak) if usable(a) == peak)
     assert shortfall(config, available) is None
-    warning = shortfall(config, available - 1)
+    said: list[str] = []
+    warning = shortfall(config, available - 1, said.append)
     assert warning is not None
+    assert warning.startswith(f"{said[0]}; what would fit: ")
+    assert len(said) == 4  # before minutes of planning, and while they pass
     assert "--batch-size 1" in warning
     assert "--recompute" in warning
     nothing = shortfall(config, 1000)

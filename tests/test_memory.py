@@ -150,7 +150,7 @@ def test_search_warns_before_launch(
 
     monkeypatch.setattr("dasvit.commands.search.device_memory", lambda device: 1_000_000)
     monkeypatch.setattr(
-        "dasvit.commands.search.shortfall", lambda config, available: f"{available} bytes"
+        "dasvit.commands.search.shortfall", lambda config, available, progress: f"{available} bytes"
     )
     monkeypatch.setattr("dasvit.commands.search.search", stop)
     with pytest.raises(SystemExit):

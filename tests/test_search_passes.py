@@ -1,18 +1,23 @@
 """What a search trains on what: splits, passes of a step, rates, the fairness loss."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import runs
 import torch
 from runs import DIGITS, OPERATIONS, search_config
 from search_runs import assert_same_run, epochs, run, stage_ends, supernet
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import dasvit.architect
 import dasvit.search
 import dasvit.step
+from benchmarks import ablation
 from dasvit.architect import alpha_gradient, weight_gradient
 from dasvit.checkpoint import load_checkpoint
 from dasvit.data import load_data
@@ -246,6 +251,31 @@ def test_fused_and_literal_searches_find_the_same(seed: int, xi: float, tmp_path
         values = [[getattr(e, name) for e in records] for records in (first, second)]
         assert values[0] == pytest.approx(values[1], rel=0.03), name
     assert [e.edge_ops for e in first] == [e.edge_ops for e in second]
+    assert left.genotype == right.genotype
+
+
+FAST_PATHS = {
+    "weights frozen": lambda: patch.object(
+        dasvit.architect, "_frozen", lambda params: nullcontext()
+    ),
+    "alpha detached": lambda: patch.object(
+        dasvit.step, "weight_gradient", ablation._attached_weight_gradient
+    ),
+    "attention kernels": lambda: sdpa_kernel(SDPBackend.MATH),
+    "lists of tensors": ablation._tensor_by_tensor,
+    "scores by linearity": ablation._square_scores,
+}
+
+
+@pytest.mark.parametrize("path", FAST_PATHS)
+def test_a_search_without_a_fast_path_finds_the_same(path: str, tmp_path: Path) -> None:
+    """One at a time; in second order, where all are taken."""
+    config = search_config(xi=0.01, token_ratio=0.5, alpha_init_std=1.0)
+    left, first = run(config, tmp_path / "with")
+    with FAST_PATHS[path]():
+        right, second = run(config, tmp_path / "without")
+    kept = [[e.edge_ops for e in epochs(events)] for events in (first, second)]
+    assert kept[0] == kept[1]
     assert left.genotype == right.genotype
 
 

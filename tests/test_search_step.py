@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import render, search_step
 from benchmarks.facts import code_sha256, run_facts
+from benchmarks.measurement import Measurement
 
 
 @pytest.fixture(scope="module")
@@ -76,18 +77,19 @@ def test_the_page_names_what_a_captured_step_keeps(results: Path) -> None:
 
 def test_the_page_says_that_the_code_was_changed(results: Path) -> None:
     facts = json.loads(results.read_text(encoding="utf-8"))
-    for commit, shown in (("0123456789abcdef", "0123456,"), ("0123456789-dirty", "0123456-dirty,")):
+    whole = "0123456789" * 4
+    for commit, shown in ((whole, "0123456,"), (f"{whole}-dirty", "0123456-dirty,")):
         facts["environment"]["git_commit"] = commit
         assert f"commit {shown}" in render.markdown(facts)
 
 
 def test_a_commit_named_by_hand_is_marked(results: Path) -> None:
     facts = json.loads(results.read_text(encoding="utf-8"))
-    assert "named" not in render.markdown(facts)
-    argv = ["--quick", "--commit", "0123456789"]
-    device = torch.device("cpu")
-    named = run_facts("schema", "search_step.py", argv, device, commit="0123456789")
+    named = run_facts("", "search_step.py", [], torch.device("cpu"), commit="0123456789")
     assert "commit 0123456 (named by hand)," in render.markdown(facts | named)
+    for commit in (None, "0123456789" * 4):
+        facts["environment"]["git_commit"] = commit
+        assert "named" not in render.markdown(facts)
 
 
 def test_the_digest_tells_code_apart(results: Path, tmp_path: Path) -> None:
@@ -105,6 +107,39 @@ def test_the_digest_tells_code_apart(results: Path, tmp_path: Path) -> None:
     assert len(set(found)) == 3
     file.with_name("b.txt").write_text("notes")
     assert code_sha256(tmp_path) == found[-1]
+
+
+@pytest.mark.parametrize("when", ["before it", "within it"])
+def test_the_projection_keeps_to_the_budget(
+    when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Measurement.projection
+
+    def late(self: Measurement) -> None:
+        def evaluation_seconds(*args: object, **options: object) -> float:
+            self._end = 0.0
+            return 1e-3
+
+        if when == "before it":
+            self._end = 0.0
+        monkeypatch.setattr("benchmarks.measurement.evaluation_seconds", evaluation_seconds)
+        project(self)
+
+    monkeypatch.setattr(Measurement, "projection", late)
+    out = tmp_path / "late.json"
+    search_step.run(["--device", "cpu", "--quick", "--orders", "1", "--out", str(out)])
+    facts = json.loads(out.read_text(encoding="utf-8"))
+    assert ("projection" in facts) == (when == "within it")
+    left_out = [s for s in facts["skipped"] if s.startswith("projection")]
+    assert left_out == [
+        "projection: no time left"
+        if when == "before it"
+        else "projection: checkpoints and the plan"
+    ]
+    assert facts["ablation"] == []
+    if when == "within it":
+        assert "minutes_sparse" not in facts["projection"]
+        assert "without checkpoints" in render.markdown(facts)
 
 
 def asdict_keys() -> tuple[str, ...]:

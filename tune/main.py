@@ -236,7 +236,8 @@ def memory_warning(options: SweepOptions, need: Demand) -> str | None:
     available = device_memory(torch.device("cuda", 0))
     assert available is not None
     share = int(available * min(1.0, need.gpus))
-    return shortfall(dataclasses.replace(options.search, **drawn), share)
+    planned = dataclasses.replace(options.search, **drawn)
+    return shortfall(planned, share, lambda line: print(f"{line} …", file=sys.stderr, flush=True))
 
 
 def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:

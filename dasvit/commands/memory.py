@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from dasvit.config import SearchConfig
 from dasvit.environment import resolve_device
@@ -58,7 +59,7 @@ def _check(args: MemoryArgs) -> None:
     )
     rows: list[tuple[int, int, int | None]] = []
     for stage in range(len(config.stage_ops)):
-        print(f"stage {stage} on {device} …", file=sys.stderr, flush=True)
+        print(f"stage {stage + 1} on {device} …", file=sys.stderr, flush=True)
         measured = measure_stage(config, stage, device)
         rows.append((stage, plan_stage(config, stage).peak, measured))
     if args.json:
@@ -72,7 +73,7 @@ def _check(args: MemoryArgs) -> None:
     for stage, planned, measured in rows:
         found = f"{measured / 2**30:.3f}" if measured else "out of memory"
         error = f"{100 * (planned / measured - 1):+.1f} %" if measured else "–"
-        print(f"| {stage} | {planned / 2**30:.3f} | {found} | {error} |")
+        print(f"| {stage + 1} | {planned / 2**30:.3f} | {found} | {error} |")
 
 
 def run(args: MemoryArgs) -> None:
@@ -81,6 +82,10 @@ def run(args: MemoryArgs) -> None:
     require(
         not args.check or (args.budget is None and args.plot is None),
         "check runs steps at one batch size; leave budget and plot out",
+    )
+    require(
+        args.plot is None or (args.plot != "" and Path(args.plot).absolute().parent.is_dir()),
+        f"plot must be a path in a folder that is there, but got {args.plot!r}",
     )
     check_supernet(config)
     if args.check:

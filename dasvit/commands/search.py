@@ -41,13 +41,17 @@ class SearchArgs:
     """auto, cpu, cuda or cuda:N."""
 
 
+def _looking(line: str) -> None:
+    print(f"{line} …", file=sys.stderr, flush=True)
+
+
 def run(args: SearchArgs) -> None:
     config = load_search_config(args.resume) if args.resume else args.config
     out = Path(args.resume or args.out or f"runs/search-{args.preset}-seed{config.seed}")
     check_search(config)
     settings = {name: getattr(config, name) for name in OUTER_SETTINGS}
     available = device_memory(resolve_device(args.device))
-    if available and (warning := shortfall(config, available)):
+    if available and (warning := shortfall(config, available, _looking)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     print(
         f"searching {config.data.dataset} on {resolve_device(args.device)}, results in {out}",

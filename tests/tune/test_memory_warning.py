@@ -18,7 +18,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SearchConfig, int]]:
     """What is planned against how many bytes, on a machine with a GPU of 1000 bytes."""
     calls: list[tuple[SearchConfig, int]] = []
 
-    def shortfall(config: SearchConfig, available: int) -> str:
+    def shortfall(config: SearchConfig, available: int, progress: object) -> str:
         calls.append((config, available))
         return "too much"
 
