@@ -241,6 +241,18 @@ def test_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith("error: --budget must be like 24GiB")
 
 
+@pytest.mark.parametrize("path", ["", "file/memory"])
+def test_a_picture_that_cannot_be_written_is_refused_before_planning(
+    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        main(["memory", "--plot", path])
+    told = capsys.readouterr().err
+    assert told == f"error: plot must be a path that can be written to, but got {path!r}\n"
+
+
 def test_check_states_the_plans_error(capsys: pytest.CaptureFixture[str]) -> None:
     main(["memory", *TINY, "--check", "--device", "cpu", "--json"])
     told = json.loads(capsys.readouterr().out)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import sys
 from dataclasses import dataclass
@@ -83,10 +84,12 @@ def run(args: MemoryArgs) -> None:
         not args.check or (args.budget is None and args.plot is None),
         "check runs steps at one batch size; leave budget and plot out",
     )
-    require(
-        args.plot is None or (args.plot != "" and Path(args.plot).absolute().parent.is_dir()),
-        f"plot must be a path in a folder that is there, but got {args.plot!r}",
-    )
+    if args.plot is not None:
+        folder = next(p for p in Path(args.plot).absolute().parents if p.exists())
+        require(
+            args.plot != "" and folder.is_dir() and os.access(folder, os.W_OK),
+            f"plot must be a path that can be written to, but got {args.plot!r}",
+        )
     check_supernet(config)
     if args.check:
         _check(args)
