@@ -94,7 +94,7 @@ def retrain(
     checkpoint = out_dir / "checkpoint.pt"
     if processes.first:
         remove_unfinished(checkpoint)  # before the room on the disk is looked at
-    if not processes.first:
+    else:
         processes.wait()  # the first one finds out which images can be read
     data = load_data(config.data, where)
     if processes.first:
