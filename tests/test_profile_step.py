@@ -1,11 +1,11 @@
 """The profile of a step: work by kind."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from benchmark_calls import assert_refused
 
 from benchmarks import profile_step
 from benchmarks.kernel_kinds import CPU_KINDS, by_kind, kind_of
@@ -121,10 +121,4 @@ def test_bad_input_is_one_line_and_status_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["profile_step.py", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        profile_step.main()
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert message in error
+    assert_refused(profile_step.main, arguments, message, monkeypatch, capsys)

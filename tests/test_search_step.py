@@ -1,11 +1,11 @@
 """`search_step.py` from its command line to the page and pictures of its results."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from benchmark_calls import assert_refused
 
 from benchmarks import render, search_step
 from benchmarks.facts import code_sha256, run_facts
@@ -187,13 +187,7 @@ def test_bad_input_is_one_line_and_status_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["search_step.py", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        search_step.main()
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert message in error
+    assert_refused(search_step.main, arguments, message, monkeypatch, capsys)
 
 
 def test_render_refuses_other_files(tmp_path: Path) -> None:
