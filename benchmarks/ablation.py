@@ -1,6 +1,6 @@
 """What each measure alone brings: `dasvit`'s step without it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import dasvit.architect
+import dasvit.fused
 import dasvit.step
 from benchmarks.workload import Cell, Runner, Sizes, make_batches, make_ours
 from dasvit.batch import Batch
 from dasvit.supernet import SuperNet
 from dasvit.tokens import TokenSelector
+from dasvit.weighted_linear import _WeightedLinear, weighted_linear
 
 __all__ = ["AS_SHIPPED", "COMPILED", "LAUNCHED", "ablations"]
 
@@ -60,6 +62,8 @@ def ablations(
         "attention by its formula": lambda: _around(
             ours(precision=precision), lambda: sdpa_kernel(SDPBackend.MATH)
         ),
+        "GELU kept": lambda: _around(ours(precision=precision), _kept_gelu),
+        "candidates' outputs never kept": lambda: _around(ours(precision=precision), _no_outputs),
         f"{other} instead of {precision}": partial(ours, precision=other),
         "with recomputation": partial(ours, precision=precision, recompute=True),
     }
@@ -111,6 +115,41 @@ def _plain_adamw(runner: Runner) -> Runner:
     capturable = runner.step.config.cuda_graph
     runner.step.weight_optimizer = torch.optim.AdamW(groups, capturable=capturable)
     return runner
+
+
+def _kept_gelu() -> Any:
+    """GELU's values are kept for the backward pass beside what they are computed from."""
+
+    def kept(
+        scales: Tensor,
+        widths: Sequence[int],
+        columns: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        inputs: Sequence[Tensor],
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        units = [] if hidden is None else F.gelu(hidden).split([*widths[len(inputs) :]], dim=1)
+        return weighted_linear(scales, widths, columns, weight, bias, [*inputs, *units])
+
+    return patch.object(dasvit.fused, "weighted_linear", kept)
+
+
+def _no_outputs() -> Any:
+    """Nor on edges that read the first tokens, in alpha's passes."""
+
+    def never(
+        scales: Tensor,
+        widths: Sequence[int],
+        columns: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        inputs: Sequence[Tensor],
+        hidden: Tensor | None = None,
+    ) -> Tensor:
+        return _WeightedLinear.apply(scales, columns, weight, bias, hidden, *inputs)
+
+    return patch.object(dasvit.fused, "weighted_linear", never)
 
 
 @contextmanager

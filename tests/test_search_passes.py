@@ -262,6 +262,8 @@ FAST_PATHS = {
         dasvit.step, "weight_gradient", ablation._attached_weight_gradient
     ),
     "attention kernels": lambda: sdpa_kernel(SDPBackend.MATH),
+    "GELU computed anew": ablation._kept_gelu,
+    "outputs kept": ablation._no_outputs,
     "lists of tensors": ablation._tensor_by_tensor,
     "scores by linearity": ablation._square_scores,
 }
