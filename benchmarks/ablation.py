@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import dasvit.architect
-import dasvit.fused
-import dasvit.step
+import dasvit.search.architect
+import dasvit.search.step
+import dasvit.spaces.cell.fused
 from benchmarks.workload import Cell, Runner, Sizes, make_batches, make_ours
-from dasvit.batch import Batch
-from dasvit.supernet import SuperNet
-from dasvit.tokens import TokenSelector
-from dasvit.weighted_linear import _WeightedLinear, weighted_linear
+from dasvit.data.batch import Batch
+from dasvit.spaces.cell.supernet import SuperNet
+from dasvit.spaces.cell.tokens import TokenSelector
+from dasvit.spaces.cell.weighted_linear import _WeightedLinear, weighted_linear
 
 __all__ = ["AS_SHIPPED", "COMPILED", "LAUNCHED", "ablations"]
 
@@ -52,11 +52,11 @@ def ablations(
         "encoders not fused": partial(ours, precision=precision, fused=False),
         "alpha pass with weights not frozen": lambda: _around(
             ours(precision=precision),
-            lambda: patch.object(dasvit.architect, "_frozen", lambda params: nullcontext()),
+            lambda: patch.object(dasvit.search.architect, "_frozen", lambda params: nullcontext()),
         ),
         "weight pass with alpha attached": lambda: _around(
             ours(precision=precision),
-            lambda: patch.object(dasvit.step, "weight_gradient", _attached_weight_gradient),
+            lambda: patch.object(dasvit.search.step, "weight_gradient", _attached_weight_gradient),
         ),
         "AdamW not fused": lambda: _plain_adamw(ours(precision=precision)),
         "attention by its formula": lambda: _around(
@@ -97,7 +97,7 @@ def _around(runner: Runner, context: Callable) -> Runner:
 
 
 def _attached_weight_gradient(model: SuperNet, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
-    """As `dasvit.architect.weight_gradient`, the graph leading back to alpha."""
+    """As `dasvit.search.architect.weight_gradient`, the graph leading back to alpha."""
     images, labels = batch
     logits = model(images)
     loss = F.cross_entropy(logits, labels)
@@ -132,7 +132,7 @@ def _kept_gelu() -> Any:
         units = [] if hidden is None else F.gelu(hidden).split([*widths[len(inputs) :]], dim=1)
         return weighted_linear(scales, widths, columns, weight, bias, [*inputs, *units])
 
-    return patch.object(dasvit.fused, "weighted_linear", kept)
+    return patch.object(dasvit.spaces.cell.fused, "weighted_linear", kept)
 
 
 def _no_outputs() -> Any:
@@ -149,7 +149,7 @@ def _no_outputs() -> Any:
     ) -> Tensor:
         return _WeightedLinear.apply(scales, columns, weight, bias, hidden, *inputs)
 
-    return patch.object(dasvit.fused, "weighted_linear", never)
+    return patch.object(dasvit.spaces.cell.fused, "weighted_linear", never)
 
 
 @contextmanager
@@ -173,7 +173,9 @@ def _tensor_by_tensor():
 
     with ExitStack() as stack:
         for name, loop in (("add_", add_), ("copy_", copy_), ("mul", mul)):
-            stack.enter_context(patch.object(dasvit.architect.torch, f"_foreach_{name}", loop))
+            stack.enter_context(
+                patch.object(dasvit.search.architect.torch, f"_foreach_{name}", loop)
+            )
         yield
 
 

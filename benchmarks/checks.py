@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.workload import Cell, Sizes
-from dasvit.setting import require
+from dasvit.run.settings import require
 
 __all__ = [
     "check_out",

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 import tyro
 
-from dasvit.environment import environment
-from dasvit.files import write_atomic
-from dasvit.metrics import Event, SearchEpoch
-from dasvit.plots import operation_shares, save_figure, share_figure
 from dasvit.presets import get_preset
-from dasvit.search import search
+from dasvit.report.events import Event, SearchEpoch
+from dasvit.report.plots import operation_shares, save_figure, share_figure
+from dasvit.run.environment import environment
+from dasvit.run.files import write_atomic
+from dasvit.search.loop import search
 
 SETTINGS = {"plain DARTS": "digits_darts", "DASViT": "digits"}
 

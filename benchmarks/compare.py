@@ -10,8 +10,8 @@ import torch
 
 from benchmarks.measure import OUT_OF_MEMORY, Clock, free, peak_bytes, timed
 from benchmarks.workload import Runner
-from dasvit.files import first_line
-from dasvit.memory import BLOCK, peak_of
+from dasvit.run.files import first_line
+from dasvit.search.memory import BLOCK, peak_of
 
 __all__ = ["MIN_ROUNDS", "compare", "counted_peak"]
 
@@ -130,7 +130,7 @@ def _start(
 
 
 def counted_peak(make: Callable[[], Runner], *, block: int = BLOCK) -> int:
-    """`dasvit.memory.peak_of` a runner's step: what `compare` measures, with no gradients held from
+    """`dasvit.search.memory.peak_of` a runner's step: what `compare` measures, with no gradients held from
     step to step."""
 
     def steps() -> Callable[[], object]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from dasvit.environment import environment
-from dasvit.files import read_json
+from dasvit.run.environment import environment
+from dasvit.run.files import read_json
 
 __all__ = ["STEPS", "code_sha256", "memory_of", "read_results", "run_facts"]
 

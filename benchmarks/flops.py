@@ -11,7 +11,7 @@ same number is used for every implementation.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dasvit.genotype import NUM_INPUTS, edge_list
+from dasvit.spaces.cell.genotype import NUM_INPUTS, edge_list
 
 __all__ = ["Passes", "count_passes", "step_flops"]
 

@@ -35,7 +35,7 @@ from benchmarks.workload import (
     make_reference,
     stage_candidates,
 )
-from dasvit.files import write_atomic
+from dasvit.run.files import write_atomic
 
 __all__ = ["Measurement", "Plan"]
 

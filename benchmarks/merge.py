@@ -22,8 +22,8 @@ from benchmarks.command import run_command
 from benchmarks.facts import read_results
 from benchmarks.projection import project
 from benchmarks.workload import Cell, Sizes
-from dasvit.files import write_atomic
-from dasvit.setting import require
+from dasvit.run.files import write_atomic
+from dasvit.run.settings import require
 
 __all__ = ["merge"]
 
@@ -153,7 +153,7 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: as `merge`.
     """
-    from dasvit.arguments import parse
+    from dasvit.commands.arguments import parse
 
     args: Args = parse(Args, argv)
     check_out(args.out)

@@ -39,8 +39,8 @@ from benchmarks.facts import run_facts
 from benchmarks.kernel_kinds import CPU_KINDS, GPU_KINDS, by_kind
 from benchmarks.measure import timed
 from benchmarks.workload import Cell, Runner, Sizes, make_batches, make_ours, make_reference
-from dasvit.environment import check_cuda_graph, resolve_device
-from dasvit.files import write_atomic
+from dasvit.run.environment import check_cuda_graph, resolve_device
+from dasvit.run.files import write_atomic
 
 SCHEMA = "dasvit/profile_step/2"
 LONGEST = 30
@@ -175,7 +175,7 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: a setting that cannot be.
     """
-    from dasvit.arguments import parse
+    from dasvit.commands.arguments import parse
 
     args: Args = parse(Args, argv)
     device = resolve_device(args.device)

@@ -14,13 +14,14 @@ import torch
 from benchmarks.measure import timed
 from benchmarks.reference import loader
 from benchmarks.workload import CHANNELS, CLASSES, Cell, Sizes, make_batches, make_ours
-from dasvit.batch import EVAL_BATCH
-from dasvit.checkpoint import CheckpointWriter, is_due
-from dasvit.config import DataConfig, SearchConfig
-from dasvit.memory import plan_search
-from dasvit.seed import generator
-from dasvit.split import TensorSplit, endless
-from dasvit.step import BilevelStep
+from dasvit.data.batch import EVAL_BATCH
+from dasvit.data.config import DataConfig
+from dasvit.data.splits import TensorSplit, endless
+from dasvit.run.checkpoint import CheckpointWriter, is_due
+from dasvit.run.seed import generator
+from dasvit.search.config import SearchConfig
+from dasvit.search.memory import plan_search
+from dasvit.search.step import BilevelStep
 
 __all__ = [
     "HALF",

@@ -2,7 +2,7 @@
 
 What one writes first: each candidate a module of its own, called one after the other, outputs
 scaled and summed; attention by its formula; token scores with the N×N matrix; `loss.backward()`
-in both passes; PyTorch's defaults everywhere else. The mathematics is that of `dasvit.step`,
+in both passes; PyTorch's defaults everywhere else. The mathematics is that of `dasvit.search.step`,
 which `tests/test_benchmark_reference.py` checks in float64. Of `dasvit` only settings and the
 order of the edges are used here.
 """
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from dasvit.config import SearchConfig
-from dasvit.genotype import edge_list
+from dasvit.search.config import SearchConfig
+from dasvit.spaces.cell.genotype import edge_list
 
 __all__ = ["ReferenceNet", "ReferenceStep", "loader"]
 

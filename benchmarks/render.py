@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.command import run_command
 from benchmarks.facts import memory_of, read_results
-from dasvit.drawing import FAINT, FONT, INK
-from dasvit.files import write_atomic
-from dasvit.plots import save_figure
+from dasvit.report.encoder import FAINT, FONT, INK
+from dasvit.report.plots import save_figure
+from dasvit.run.files import write_atomic
 
 __all__ = ["figure", "markdown"]
 

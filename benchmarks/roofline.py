@@ -42,10 +42,10 @@ from benchmarks.workload import (
     make_reference,
     stage_candidates,
 )
-from dasvit.environment import environment
-from dasvit.files import write_atomic
-from dasvit.memory import peak_of
-from dasvit.setting import require
+from dasvit.run.environment import environment
+from dasvit.run.files import write_atomic
+from dasvit.run.settings import require
+from dasvit.search.memory import peak_of
 
 __all__ = ["Operation", "Work", "bound", "search_minutes", "step_work"]
 
@@ -291,7 +291,7 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: a setting that cannot be.
     """
-    from dasvit.arguments import parse
+    from dasvit.commands.arguments import parse
 
     args: Args = parse(Args, argv)
     facts: dict[str, Any] = {

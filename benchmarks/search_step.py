@@ -32,8 +32,8 @@ from benchmarks.checks import (
 from benchmarks.command import run_command
 from benchmarks.facts import STEPS, run_facts
 from benchmarks.measurement import Measurement, Plan
-from dasvit.environment import check_cuda_graph, resolve_device
-from dasvit.setting import require
+from dasvit.run.environment import check_cuda_graph, resolve_device
+from dasvit.run.settings import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ def run(argv: list[str]) -> None:
         ValueError: a setting that cannot be.
     """
     try:
-        from dasvit.arguments import parse
+        from dasvit.commands.arguments import parse
     except ModuleNotFoundError as error:  # machines for measuring hold little
         raise ValueError(
             f"the Python package {error.name!r} is missing; pip install {error.name}"

@@ -25,9 +25,9 @@ sys.path.insert(0, str(ROOT))
 from ray import tune  # noqa: E402
 from ray.tune import Callback  # noqa: E402
 
-from dasvit.environment import environment  # noqa: E402
-from dasvit.files import write_atomic  # noqa: E402
 from dasvit.presets import get_preset  # noqa: E402
+from dasvit.run.environment import environment  # noqa: E402
+from dasvit.run.files import write_atomic  # noqa: E402
 from tune.cluster import Demand, connect  # noqa: E402
 from tune.searcher import CONFIG_INDEX, result_lag  # noqa: E402
 from tune.space import outer_space  # noqa: E402

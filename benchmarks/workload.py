@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from benchmarks.flops import Passes, count_passes, step_flops
 from benchmarks.measure import bytes_of
 from benchmarks.reference import ReferenceNet, ReferenceStep
-from dasvit.batch import Batch
-from dasvit.config import DataConfig, SearchConfig
-from dasvit.cuda_graph import WARM_UP
-from dasvit.fused import FusedCell
-from dasvit.metrics import EdgeOps
-from dasvit.seed import derive_seed, generator, seed_everything
-from dasvit.stages import first_stage_ops, prune
-from dasvit.step import BilevelStep, build_supernet
-from dasvit.supernet import SuperNet
-from dasvit.tokens import num_selected
+from dasvit.data.batch import Batch
+from dasvit.data.config import DataConfig
+from dasvit.report.events import EdgeOps
+from dasvit.run.seed import derive_seed, generator, seed_everything
+from dasvit.search.config import SearchConfig
+from dasvit.search.cuda_graph import WARM_UP
+from dasvit.search.step import BilevelStep, build_supernet
+from dasvit.spaces.cell.fused import FusedCell
+from dasvit.spaces.cell.prune import first_stage_ops, prune
+from dasvit.spaces.cell.supernet import SuperNet
+from dasvit.spaces.cell.tokens import num_selected
 
 __all__ = [
     "Cell",

@@ -1,6 +1,6 @@
 """`python -m dasvit …`"""
 
-from dasvit.garbage import lasting_imports
+from dasvit.run.garbage import lasting_imports
 
 if __name__ == "__main__":
     with lasting_imports():

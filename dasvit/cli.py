@@ -1,5 +1,5 @@
 """The command line: `python -m dasvit search | retrain | evaluate | export | predict |
-complexity | table1 | draw | memory`."""
+complexity | draw | memory`."""
 
 import sys
 import warnings
@@ -8,7 +8,6 @@ from typing import Annotated, Any, TextIO
 
 import tyro
 
-from dasvit.arguments import drop_output, parse, preset_from_argv
 from dasvit.commands import (
     complexity,
     draw,
@@ -18,11 +17,11 @@ from dasvit.commands import (
     predict,
     retrain,
     search,
-    table1,
 )
+from dasvit.commands.arguments import drop_output, parse, preset_from_argv
 from dasvit.commands.console import fail, of_the_system
-from dasvit.folder import SkippedImagesWarning
 from dasvit.presets import Preset
+from dasvit.run.folder import SkippedImagesWarning
 
 __all__ = ["main"]
 
@@ -36,7 +35,6 @@ _RUN: dict[type, Callable[[Any], None]] = {
     export.ExportArgs: export.run,
     predict.PredictArgs: predict.run,
     complexity.ComplexityArgs: complexity.run,
-    table1.Table1Args: table1.run,
     draw.DrawArgs: draw.run,
     memory.MemoryArgs: memory.run,
 }

@@ -4,7 +4,9 @@ reach, or that it was not run."""
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dasvit.config import DataConfig, RetrainConfig, SearchConfig
+from dasvit.data.config import DataConfig
+from dasvit.search.config import SearchConfig
+from dasvit.training.config import RetrainConfig
 
 __all__ = ["PAPER_PRESET", "PRESETS", "Preset", "get_preset", "modern", "plain_darts"]
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from cli_calls import call, succeed, workdir  # noqa: F401
-from retrain_runs import few_retrained, genotype_path  # noqa: F401
-from search_runs import checkpoints_at_once, few_searched, whole_search  # noqa: F401
+from support.cli_calls import call, succeed, workdir  # noqa: F401
+from support.retrain_runs import few_retrained, genotype_path  # noqa: F401
+from support.search_runs import checkpoints_at_once, few_searched, whole_search  # noqa: F401
+from support.trained_runs import own, trained_encoder  # noqa: F401
 from torch import Tensor, nn
-from trained_runs import own, trained_encoder  # noqa: F401
 
-from dasvit.seed import seed_everything
-from dasvit.supernet import SuperNet
+from dasvit.run.seed import seed_everything
+from dasvit.spaces.cell.supernet import SuperNet
 
 torch.set_num_threads(1)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dasvit.genotype import Genotype, edge_list
+from dasvit.spaces.cell.genotype import Genotype, edge_list
 from tune.trials import RetrainTrial, SearchTrial
 
 __all__ = [

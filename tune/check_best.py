@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 
-from dasvit.config import SearchConfig
+from dasvit.search.config import SearchConfig
 from tune.aggregate import ConfigSummary
 from tune.cluster import Demand
 from tune.gather import gather_checks

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Collection
 
 from dasvit.presets import PAPER_PRESET
-from dasvit.progress import counted, duration
+from dasvit.report.progress import counted, duration
 from tune.cluster import Cluster, Demand
 from tune.folder import ResultFolder
 from tune.leaderboard import table

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dasvit.config import with_defaults
-from dasvit.files import read_json, write_atomic
+from dasvit.run.files import read_json, write_atomic
+from dasvit.run.settings import with_defaults
 
 __all__ = ["SCHEMA", "ResultFolder", "open_folder", "set_aside"]
 

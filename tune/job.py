@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dasvit.config import OUTER_SETTINGS, RetrainConfig, SearchConfig
-from dasvit.files import read_json, write_atomic
-from dasvit.metrics import RetrainResult, SearchResult
-from dasvit.trace import load_retrain_result, load_search_result
+from dasvit.report.events import RetrainResult, SearchResult
+from dasvit.report.record import load_retrain_result, load_search_result
+from dasvit.run.files import read_json, write_atomic
+from dasvit.search.config import OUTER_SETTINGS, SearchConfig
+from dasvit.training.config import RetrainConfig
 from tune.cluster import Demand
 from tune.trials import ERROR_FILE, STOP_FILE, TIMES_FILE, StoppedTrial, read_stop
 

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dasvit.complexity import format_count
-from dasvit.metrics import edge_name
-from dasvit.progress import duration
+from dasvit.costs.complexity import format_count
+from dasvit.report.events import edge_name
+from dasvit.report.progress import duration
 from tune.aggregate import (
     ConfigSummary,
     EdgeVote,

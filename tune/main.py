@@ -13,14 +13,14 @@ from typing import Any
 
 import torch
 
-from dasvit.data import load_data
-from dasvit.environment import check_compiler, check_cuda_graph
-from dasvit.memory import device_memory, shortfall
-from dasvit.models import VIT
-from dasvit.ops import build_operation
+from dasvit.data.datasets import load_data
 from dasvit.presets import get_preset
-from dasvit.retrain import check_retrain
-from dasvit.search import check_search
+from dasvit.run.environment import check_compiler, check_cuda_graph
+from dasvit.search.loop import check_search
+from dasvit.search.memory import device_memory, shortfall
+from dasvit.spaces.cell.operations import build_operation
+from dasvit.training.loop import check_retrain
+from dasvit.training.networks import VIT
 from tune.check_best import run_check_trials
 from tune.cluster import (
     Cluster,

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from dasvit.complexity import complexity
-from dasvit.config import RetrainConfig
-from dasvit.genotype import Genotype
-from dasvit.models import VIT, model_on_meta
-from dasvit.network import DASViT
+from dasvit.costs.complexity import complexity
+from dasvit.spaces.cell.genotype import Genotype
+from dasvit.spaces.cell.network import DASViT
+from dasvit.training.config import RetrainConfig
+from dasvit.training.networks import VIT, model_on_meta
 
 __all__ = ["ACCURACY", "COSTS", "cost", "front", "parse_objectives", "spread_out", "vit_cost"]
 

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from dasvit.arguments import parse, preset_from_argv
-from dasvit.config import DataConfig, RetrainConfig, SearchConfig
+from dasvit.commands.arguments import parse, preset_from_argv
+from dasvit.data.config import DataConfig
+from dasvit.search.config import SearchConfig
+from dasvit.training.config import RetrainConfig
 from tune.objectives import ACCURACY, parse_objectives
 from tune.plan import Plan, Scheduler, Strategy
 from tune.space import OUTER_NAMES, make_room

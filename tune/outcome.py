@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from dasvit.genotype import Genotype
+from dasvit.spaces.cell.genotype import Genotype
 from tune.aggregate import (
     ConfigSummary,
     GenotypeSummary,

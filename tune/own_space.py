@@ -11,8 +11,8 @@ from typing import Any
 
 from ray.tune.search import sample
 
-from dasvit.config import SearchConfig
-from dasvit.files import first_line
+from dasvit.run.files import first_line
+from dasvit.search.config import SearchConfig
 from tune.space import GAMMA_FRACTION, OUTER_NAMES, to_search_config
 
 __all__ = ["check_space", "identify_space", "load_space"]

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from itertools import accumulate
 
-from dasvit.files import write_atomic
-from dasvit.metrics import edge_name
-from dasvit.plots import encoder_figure
-from dasvit.trace import read_trace
+from dasvit.report.events import edge_name
+from dasvit.report.plots import encoder_figure
+from dasvit.report.record import read_trace
+from dasvit.run.files import write_atomic
 from tune import leaderboard
 from tune.aggregate import ConfigSummary, rank_configs, vote
 from tune.folder import ResultFolder

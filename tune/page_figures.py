@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dasvit.metrics import operation_share
-from dasvit.plots import CURVES
+from dasvit.report.events import operation_share
+from dasvit.report.plots import CURVES
 
 __all__ = ["Shares", "pareto_front", "scatter_figure", "shares", "skip_figure"]
 

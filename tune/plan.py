@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dasvit.config import RetrainConfig, SearchConfig, config_from_dict, config_to_dict
-from dasvit.genotype import Genotype
-from dasvit.models import VIT
-from dasvit.random_genotype import distinct_random_genotypes
+from dasvit.run.settings import config_from_dict, config_to_dict
+from dasvit.search.config import SearchConfig
+from dasvit.spaces.cell.genotype import Genotype
+from dasvit.spaces.cell.sample import distinct_random_genotypes
+from dasvit.training.config import RetrainConfig
+from dasvit.training.networks import VIT
 from tune.aggregate import GenotypeSummary
 from tune.objectives import ACCURACY
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 
-from dasvit.progress import duration
+from dasvit.report.progress import duration
 
 __all__ = ["Progress"]
 

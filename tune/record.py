@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from dasvit.environment import environment
+from dasvit.run.environment import environment
 from tune.cluster import Demand
 from tune.folder import ResultFolder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from dasvit.trace import read_trace
+from dasvit.report.record import read_trace
 
 __all__ = ["EpochRelay", "replay"]
 
@@ -20,7 +20,7 @@ class EpochRelay:
     process; and it has the worker wait at each report for its controller.
 
     Args:
-        trace: the worker's JSON lines (`dasvit.trace.JsonLinesReport`), a line an epoch.
+        trace: the worker's JSON lines (`dasvit.report.record.JsonLinesReport`), a line an epoch.
         report: `ray.tune.report`.
         seconds: between two looks at the file.
     """

@@ -4,8 +4,10 @@ import dataclasses
 import shlex
 from typing import Any
 
-from dasvit.config import DataConfig, RetrainConfig, SearchConfig
+from dasvit.data.config import DataConfig
 from dasvit.presets import get_preset
+from dasvit.search.config import SearchConfig
+from dasvit.training.config import RetrainConfig
 from tune.plan import Plan
 from tune.trials import SearchTrial
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dasvit.files import write_atomic
-from dasvit.genotype import Genotype
-from dasvit.metrics import edge_name
-from dasvit.plots import save_encoder
+from dasvit.report.events import edge_name
+from dasvit.report.plots import save_encoder
+from dasvit.run.files import write_atomic
+from dasvit.spaces.cell.genotype import Genotype
 from tune.aggregate import (
     ConfigSummary,
     EdgeVote,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ray import tune
 
-from dasvit.config import RetrainConfig
+from dasvit.training.config import RetrainConfig
 from tune.cluster import Demand
 from tune.gather import gather_retrain
 from tune.progress import Progress

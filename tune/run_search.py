@@ -9,7 +9,7 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 def main() -> int:
     """Exit status: 0 if all trials finished, 1 if some failed, 2 bad input, 130 interrupted."""
-    from dasvit.garbage import lasting_imports
+    from dasvit.run.garbage import lasting_imports
 
     try:
         with lasting_imports():

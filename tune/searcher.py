@@ -20,7 +20,7 @@ from ray.tune.search import Repeater, Searcher
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.repeater import TRIAL_INDEX
 
-from dasvit.files import read_json, write_atomic
+from dasvit.run.files import read_json, write_atomic
 
 __all__ = ["CONFIG_INDEX", "TRIAL_INDEX", "InOrder", "make_searcher", "result_lag"]
 

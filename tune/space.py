@@ -6,7 +6,7 @@ from typing import Any
 
 from ray import tune
 
-from dasvit.config import OUTER_SETTINGS, SearchConfig
+from dasvit.search.config import OUTER_SETTINGS, SearchConfig
 
 __all__ = [
     "GAMMA_FRACTION",

@@ -10,7 +10,8 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from dasvit.config import RetrainConfig, SearchConfig
+from dasvit.search.config import SearchConfig
+from dasvit.training.config import RetrainConfig
 from tune.cluster import Demand
 from tune.gather import gather_search, gather_stopped
 from tune.objectives import ACCURACY

@@ -15,8 +15,9 @@ from typing import Any
 
 from ray import train, tune
 
-from dasvit.config import RetrainConfig, SearchConfig
-from dasvit.metrics import RetrainResult, SearchResult, scalars
+from dasvit.report.events import RetrainResult, SearchResult, scalars
+from dasvit.search.config import SearchConfig
+from dasvit.training.config import RetrainConfig
 from tune.cluster import Demand
 from tune.job import Job, JobError, last_line
 from tune.relay import EpochRelay, replay
@@ -158,7 +159,9 @@ def _costs(
         return {}
     if setup.costs_at is None:
         return {}
-    from dasvit.ops import load_plugins  # these import the networks: a driver seldom needs them
+    from dasvit.spaces.cell.operations import (
+        load_plugins,  # these import the networks: a driver seldom needs them
+    )
     from tune.objectives import cost
 
     load_plugins(setup.search.plugins)

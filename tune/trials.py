@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dasvit.config import RetrainConfig
-from dasvit.files import read_json
-from dasvit.genotype import Genotype
-from dasvit.trace import load_retrain_result, load_search_result
+from dasvit.report.record import load_retrain_result, load_search_result
+from dasvit.run.files import read_json
+from dasvit.spaces.cell.genotype import Genotype
+from dasvit.training.config import RetrainConfig
 
 __all__ = [
     "Failure",

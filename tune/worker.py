@@ -5,9 +5,10 @@ from typing import Any
 
 from ray import train
 
-from dasvit.config import SearchConfig, config_to_dict
-from dasvit.garbage import lasting_imports
-from dasvit.metrics import Event
+from dasvit.report.events import Event
+from dasvit.run.garbage import lasting_imports
+from dasvit.run.settings import config_to_dict
+from dasvit.search.config import SearchConfig
 from tune.job import Job, JobError
 
 __all__ = ["work"]
@@ -30,9 +31,9 @@ def work(loop_config: dict[str, Any]) -> None:
         with lasting_imports():
             import torch
 
-            from dasvit.retrain import retrain
-            from dasvit.search import search
-            from dasvit.tensorboard import tensorboard_report
+            from dasvit.report.tensorboard import tensorboard_report
+            from dasvit.search.loop import search
+            from dasvit.training.loop import retrain
 
         imported = time.time()
         torch.set_num_threads(job.demand.cpus)

@@ -3,7 +3,7 @@
 The test accuracies are read here to judge the search. Nothing is chosen by them.
 """
 
-from dasvit.progress import counted
+from dasvit.report.progress import counted
 from tune.aggregate import Spread, rank_configs, seed_count
 from tune.estimates import Estimate, mean_difference, rank_correlation
 from tune.outcome import Outcome

@@ -7,13 +7,14 @@ from typing import Any
 
 import torch
 
-from dasvit.complexity import check_num_params, complexity, torch_macs
-from dasvit.config import RetrainConfig, SettingError
-from dasvit.environment import resolve_device
-from dasvit.footprint import footprint
-from dasvit.latency import Latency, latency
-from dasvit.models import build_model, model_on_meta
-from dasvit.ops import load_plugins
+from dasvit.costs.complexity import check_num_params, complexity, torch_macs
+from dasvit.costs.footprint import footprint
+from dasvit.costs.latency import Latency, latency
+from dasvit.run.environment import resolve_device
+from dasvit.run.settings import SettingError
+from dasvit.spaces.cell.operations import load_plugins
+from dasvit.training.config import RetrainConfig
+from dasvit.training.networks import build_model, model_on_meta
 
 __all__ = ["ComplexityArgs", "run"]
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import tyro
 
-from dasvit.network import resolve_genotype
-from dasvit.ops import check_operation, load_plugins
-from dasvit.plots import save_encoder
+from dasvit.report.plots import save_encoder
+from dasvit.spaces.cell.network import resolve_genotype
+from dasvit.spaces.cell.operations import check_operation, load_plugins
 
 __all__ = ["DrawArgs", "run"]
 

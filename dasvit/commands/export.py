@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from dasvit.export import TOLERANCE, export
-from dasvit.ops import load_plugins
+from dasvit.deploy.export import TOLERANCE, export
+from dasvit.spaces.cell.operations import load_plugins
 
 __all__ = ["ExportArgs", "run"]
 

@@ -8,19 +8,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dasvit.config import SearchConfig
-from dasvit.environment import resolve_device
-from dasvit.memory import largest_half, measure_stage, plan_stage, what_fits
-from dasvit.memory_report import (
+from dasvit.report.plots import save_figure
+from dasvit.run.environment import resolve_device
+from dasvit.run.settings import require
+from dasvit.search.config import SearchConfig
+from dasvit.search.loop import check_supernet
+from dasvit.search.memory import largest_half, measure_stage, plan_stage, what_fits
+from dasvit.commands.memory_report import (
     figure_1,
     format_table,
     memory_figure,
     memory_table,
     parse_bytes,
 )
-from dasvit.plots import save_figure
-from dasvit.search import check_supernet
-from dasvit.setting import require
 
 __all__ = ["MemoryArgs", "run"]
 

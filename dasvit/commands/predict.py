@@ -8,11 +8,11 @@ from typing import Annotated
 import tyro
 
 from dasvit.commands.console import fail
-from dasvit.environment import resolve_device
-from dasvit.files import write_atomic
-from dasvit.ops import load_plugins
-from dasvit.predict import Prediction, Unreadable, find_images, predict, to_csv
-from dasvit.trained import open_trained
+from dasvit.deploy.predict import Prediction, Unreadable, find_images, predict, to_csv
+from dasvit.run.environment import resolve_device
+from dasvit.run.files import write_atomic
+from dasvit.spaces.cell.operations import load_plugins
+from dasvit.training.trained import open_trained
 
 __all__ = ["PredictArgs", "run"]
 

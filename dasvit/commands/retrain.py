@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dasvit.commands.console import interruptible
-from dasvit.config import RetrainConfig
-from dasvit.distributed import current_processes, launched_by_torchrun
-from dasvit.environment import resolve_device
-from dasvit.metrics import tee
-from dasvit.progress import ProgressReport
-from dasvit.retrain import check_retrain, retrain
-from dasvit.tensorboard import tensorboard_report
-from dasvit.trained import load_retrain_config
+from dasvit.report.events import tee
+from dasvit.report.progress import ProgressReport
+from dasvit.report.tensorboard import tensorboard_report
+from dasvit.run.distributed import current_processes, launched_by_torchrun
+from dasvit.run.environment import resolve_device
+from dasvit.training.config import RetrainConfig
+from dasvit.training.loop import check_retrain, retrain
+from dasvit.training.trained import load_retrain_config
 
 __all__ = ["RetrainArgs", "run"]
 

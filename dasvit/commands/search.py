@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dasvit.commands.console import interruptible
-from dasvit.config import OUTER_SETTINGS, SearchConfig
-from dasvit.environment import resolve_device
-from dasvit.genotype import Genotype
-from dasvit.memory import device_memory, shortfall
-from dasvit.metrics import tee
-from dasvit.plots import save_encoder
 from dasvit.presets import PRESETS, get_preset
-from dasvit.progress import ProgressReport
-from dasvit.search import check_search, load_search_config, search
-from dasvit.tensorboard import tensorboard_report
+from dasvit.report.events import tee
+from dasvit.report.plots import save_encoder
+from dasvit.report.progress import ProgressReport
+from dasvit.report.tensorboard import tensorboard_report
+from dasvit.run.environment import resolve_device
+from dasvit.search.config import OUTER_SETTINGS, SearchConfig
+from dasvit.search.loop import check_search, load_search_config, search
+from dasvit.search.memory import device_memory, shortfall
+from dasvit.spaces.cell.genotype import Genotype
 
 __all__ = ["SearchArgs", "run"]
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_process import SMALL, SweepProcess, results
+from support.sweep_process import SMALL, SweepProcess, results
 
-from dasvit.config import DataConfig, SearchConfig
-from dasvit.genotype import Edge, Genotype
+from dasvit.data.config import DataConfig
 from dasvit.presets import digits
+from dasvit.search.config import SearchConfig
+from dasvit.spaces.cell.genotype import Edge, Genotype
 
 pytest.importorskip("ray")
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from dasvit.genotype import Edge, Genotype
+from dasvit.spaces.cell.genotype import Edge, Genotype
 from tune.aggregate import rank_configs, rank_genotypes, spread, summarize_model, vote
 
 

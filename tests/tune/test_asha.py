@@ -11,9 +11,9 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from sweep_process import SweepProcess
+from support.sweep_process import SweepProcess
 
-from dasvit.config import SearchConfig
+from dasvit.search.config import SearchConfig
 from tune import trainable
 from tune.aggregate import rank_configs, vote
 from tune.cluster import Demand

@@ -1,7 +1,7 @@
 import dataclasses
 from pathlib import Path
 
-from dasvit.config import SearchConfig
+from dasvit.search.config import SearchConfig
 from tune.aggregate import rank_configs
 from tune.check_best import CheckSetup, draws
 from tune.cluster import Demand

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sweep_process import ROOT, SMALL, SweepProcess, begun, results
+from support.sweep_process import ROOT, SMALL, SweepProcess, begun, results
 
 pytestmark = [
     pytest.mark.slow,
@@ -146,10 +146,10 @@ def test_trials_that_fail(tmp_path: Path) -> None:
     faults.touch()
     argv = [
         *SMALL,
-        *("--seeds", "5", "--plugins", "faulty_operation", "--stage-ops", "4", "3", "2"),
+        *("--seeds", "5", "--plugins", "support.faulty_operation", "--stage-ops", "4", "3", "2"),
         *("--operations", "identity", "msa_h2", "mlp_r3", "faulty"),
     ]
-    environment = {"FAULTS_WHILE": str(faults), "PYTHONPATH": f"{Path(__file__).parent}:{ROOT}"}
+    environment = {"FAULTS_WHILE": str(faults), "PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
     root = tmp_path / "runs" / "small"
     sweep = SweepProcess(tmp_path, argv, **environment)
     assert sweep.wait() == 1

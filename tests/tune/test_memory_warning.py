@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dasvit.config import SearchConfig
+from dasvit.search.config import SearchConfig
 from tune.cluster import Demand
 from tune.main import memory_warning
 from tune.options import parse_options

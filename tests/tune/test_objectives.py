@@ -11,11 +11,11 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from sweep_process import SweepProcess
+from support.sweep_process import SweepProcess
 
-from dasvit.config import RetrainConfig
-from dasvit.genotype import NAMED_GENOTYPES
 from dasvit.presets import digits
+from dasvit.spaces.cell.genotype import NAMED_GENOTYPES
+from dasvit.training.config import RetrainConfig
 from tune.aggregate import rank_configs
 from tune.folder import ResultFolder
 from tune.leaderboard import front_sentence, table, table_csv

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from ray import tune
 
-from dasvit.config import SearchConfig
+from dasvit.search.config import SearchConfig
 from tune.own_space import check_space, identify_space, load_space
 from tune.space import first_draws, is_plain_darts, outer_space, to_search_config
 

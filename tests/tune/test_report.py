@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dasvit.cli import _command
-from dasvit.metrics import RetrainResult, SearchResult
-from dasvit.trace import save_result
+from dasvit.report.events import RetrainResult, SearchResult
+from dasvit.report.record import save_result
 from tune.report import main
 from tune.reproduce import retrain_command, search_command
 

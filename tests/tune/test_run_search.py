@@ -17,10 +17,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from dasvit.genotype import Genotype
-from dasvit.random_genotype import distinct_random_genotypes
-from dasvit.trace import load_retrain_result
-from dasvit.trained import evaluate
+from dasvit.report.record import load_retrain_result
+from dasvit.spaces.cell.genotype import Genotype
+from dasvit.spaces.cell.sample import distinct_random_genotypes
+from dasvit.training.trained import evaluate
 from tune.cluster import Cluster
 from tune.folder import open_folder
 from tune.main import main

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from dasvit.config import SearchConfig
+from dasvit.search.config import SearchConfig
 from tune.space import (
     OUTER_NAMES,
     PLAIN_DARTS,

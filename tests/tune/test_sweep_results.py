@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dasvit.genotype import Genotype
+from dasvit.spaces.cell.genotype import Genotype
 from tune.folder import ResultFolder
 from tune.leaderboard import ray_seconds, table, wall_rows
 from tune.outcome import Outcome, best_retraining

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
-from hosts import Host, missing, three_hosts
-from sweep_process import ROOT, SMALL, begun, results
+from support.hosts import Host, missing, three_hosts
+from support.sweep_process import ROOT, SMALL, begun, results
 
 pytestmark = [
     pytest.mark.cluster,

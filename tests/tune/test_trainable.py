@@ -11,8 +11,10 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.state.exception import RayStateApiException
 
-from dasvit.config import DataConfig, RetrainConfig, SearchConfig
-from dasvit.trace import read_trace
+from dasvit.data.config import DataConfig
+from dasvit.report.record import read_trace
+from dasvit.search.config import SearchConfig
+from dasvit.training.config import RetrainConfig
 from tune import trainable, worker
 from tune.cluster import Demand
 from tune.job import Job, JobError
@@ -165,7 +167,7 @@ def test_other_errors_are_ray_trains_to_retry(
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("the file system is away")
 
-    monkeypatch.setattr("dasvit.search.search", fail)
+    monkeypatch.setattr("dasvit.search.loop.search", fail)
     with pytest.raises(OSError, match="away"):
         worker.work({"job": search_job})
     assert not search_job.failed()

@@ -20,13 +20,14 @@ SECONDS = 240.0
 SWEEP = """
 import sys
 from pathlib import Path
-from dasvit.config import DataConfig, RetrainConfig
-from dasvit.genotype import Edge, Genotype
+from dasvit.data.config import DataConfig
+from dasvit.training.config import RetrainConfig
+from dasvit.spaces.cell.genotype import Edge, Genotype
 from tune.cluster import Demand, connect
 folder = Path(sys.argv[1])
 config = RetrainConfig(
     data=DataConfig(dataset="digits", image_size=8, augment="none"), dim=12, depth=2, patch_size=4,
-    epochs=4, warmup_epochs=1, batch_size=512, plugins=("faulty_rank",),
+    epochs=4, warmup_epochs=1, batch_size=512, plugins=("support.faulty_rank",),
 )
 Genotype(((Edge(0, "msa_h2"), Edge(1, "mlp_r3")), (Edge(1, "identity"), Edge(2, "brittle")))).save(
     folder / "genotypes" / "brittle.json"

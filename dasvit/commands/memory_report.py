@@ -1,0 +1,133 @@
+"""`python -m dasvit memory`: the plan as a table, as JSON and as the paper's Figure 1."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from dasvit.presets import plain_darts
+from dasvit.report.encoder import FAINT, FONT, INK
+from dasvit.report.plots import CURVES
+from dasvit.run.settings import SettingError
+from dasvit.search.config import SearchConfig
+from dasvit.search.memory import StagePlan, plan_search, plan_stage
+
+__all__ = [
+    "figure_1",
+    "format_table",
+    "memory_figure",
+    "memory_table",
+    "parse_bytes",
+]
+
+GIB = 2**30
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": GIB}
+
+RATIOS = (1.0, 0.5, 0.25)
+BATCHES = (32, 64, 128, 256)
+"""Of Figure 1."""
+
+
+def parse_bytes(text: str) -> int:
+    """`24GiB`, `24 GB`, `800MiB` as bytes.
+
+    Raises:
+        SettingError: anything else.
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*", text)
+    number = float(match[1]) * _UNITS.get(match[2].upper(), 0) if match else 0.0
+    if not 1 <= number < math.inf:
+        raise SettingError(f"--budget must be like 24GiB or 24GB, but got {text!r}")
+    return int(number)
+
+
+def memory_table(
+    config: SearchConfig, progress: Callable[[str], None] = lambda line: None
+) -> list[dict[str, Any]]:
+    """Plans of first and second order at the configured λ and at 1, 0.5 and 0.25.
+
+    Args:
+        config: everything but λ and ξ.
+        progress: told what is planned next.
+
+    Returns:
+        A row a λ and order: token_ratio, order, and a `StagePlan` a stage.
+    """
+    # Any ξ > 0: its value does not change the memory.
+    orders = {1: 0.0, 2: config.xi or config.weight_lr}
+    rows = []
+    for ratio in dict.fromkeys((config.token_ratio, *RATIOS)):
+        for order, xi in orders.items():
+            progress(f"planning λ = {ratio:g}, order {order}")
+            stages = plan_search(replace(config, token_ratio=ratio, xi=xi))
+            rows.append({"token_ratio": ratio, "order": order, "stages": stages})
+    return rows
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown: the peak of each stage, in GiB, or in MiB where none has as much as one."""
+    stages: list[StagePlan] = rows[0]["stages"]
+    names = " | ".join(f"stage {plan.stage + 1}" for plan in stages)
+    lines = [f"| λ | order | {names} | most |", "| --- " * (len(stages) + 3) + "|"]
+    peaks = [[plan.peak for plan in row["stages"]] for row in rows]
+    unit = "GiB" if max(map(max, peaks)) >= GIB else "MiB"
+    for row, found in zip(rows, peaks, strict=True):
+        cells = [f"{peak / _UNITS[unit.upper()]:.2f}" for peak in (*found, max(found))]
+        lines.append(f"| {row['token_ratio']:g} | {row['order']} | {' | '.join(cells)} {unit} |")
+    return "\n".join(lines)
+
+
+def figure_1(config: SearchConfig, batches: Sequence[int] = BATCHES) -> dict[str, list[float]]:
+    """The most GiB of any stage by batch: plain DARTS, its operations one by one or fused as ours
+    are, and DASViT at λ = 1 and 0.5, first order."""
+    darts = plain_darts(replace(config, xi=0.0))
+    ways = {
+        "plain DARTS, operation by operation": replace(darts, fused=False),
+        "plain DARTS, fused": darts,
+        "DASViT, λ = 1": replace(config, xi=0.0, token_ratio=1.0),
+        "DASViT, λ = 0.5": replace(config, xi=0.0, token_ratio=0.5),
+        "DASViT, λ = 0.5, bf16, recomputed": replace(
+            config, xi=0.0, token_ratio=0.5, precision="bf16", recompute=True, fused=True
+        ),
+    }
+    return {
+        name: [
+            max(
+                plan_stage(replace(way, batch_size=batch), stage).peak
+                for stage in range(len(way.stage_ops))
+            )
+            / GIB
+            for batch in batches
+        ]
+        for name, way in ways.items()
+    }
+
+
+def memory_figure(
+    series: Mapping[str, Sequence[float]],
+    batches: Sequence[int] = BATCHES,
+    *,
+    budget: float = 24.0,
+    title: str | None = None,
+) -> Figure:
+    """Memory (GiB) against batch size, a line a way, and the budget as a dashed line."""
+    figure = Figure(figsize=(7.2, 4.2), dpi=120, facecolor="white", layout="constrained")
+    axes = figure.subplots()
+    for i, (name, values) in enumerate(series.items()):
+        axes.plot(batches, values, marker="o", color=CURVES[i % len(CURVES)], label=name)
+    axes.axhline(budget, color=FAINT, linestyle=(0, (4, 3)), zorder=0)
+    axes.annotate(f"{budget:g} GiB", (batches[0], budget), (0, 4), textcoords="offset points")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(list(batches), [str(batch) for batch in batches])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel("batch size", family=FONT, color=INK)
+    axes.set_ylabel("planned peak memory (GiB)", family=FONT, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, prop={"family": FONT, "size": 9})
+    if title:
+        figure.suptitle(title, family=FONT, color=INK)
+    return figure

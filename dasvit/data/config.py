@@ -1,0 +1,53 @@
+"""Which images a run takes, and how they reach the network."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dasvit.run.settings import check_numbers, require
+
+__all__ = ["DataConfig"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which images, where they lie, and how they reach the network."""
+
+    dataset: str = "cifar10"
+    """Name of the data set: digits (embedded), fashion_mnist, cifar10, cifar100, imagenet100, or
+    folder (any images, a folder a class; see docs/data.md)."""
+    data_dir: str | None = None
+    """Folder that holds the data set (not needed for digits)."""
+    download: bool = False
+    """Fetch the data set into `data_dir` if it is not there (torchvision data sets only)."""
+    image_size: int = 224
+    """Side of the square images in pixels after resizing (paper: 224)."""
+    augment: Literal["none", "shift", "crop_flip", "resized_crop", "rand"] = "crop_flip"
+    """Training augmentation: none, shift (random translation by up to an eighth of the side),
+    crop_flip (the same and a horizontal flip), resized_crop (8 to 100 % of the area, and a flip),
+    rand (crop_flip, then RandAugment). Paper gap."""
+    test_fraction: float = 0.2
+    """Share of each class that is held out for testing where an image folder has no test images;
+    always the same images."""
+    in_memory: Literal["auto", "yes", "no"] = "auto"
+    """Whether an image folder's images are held on the device: auto up to 2 GiB in uint8; else
+    they stream from their files."""
+    num_workers: int = 2
+    """Processes that decode images which stream from their files."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
+        require(self.image_size >= 1, f"image_size must be at least 1, but got {self.image_size}")
+        require(
+            self.augment in ("none", "shift", "crop_flip", "resized_crop", "rand"),
+            "augment must be none, shift, crop_flip, resized_crop or rand, but got "
+            f"{self.augment!r}",
+        )
+        require(
+            0 < self.test_fraction < 1,
+            f"test_fraction must lie in (0, 1), but got {self.test_fraction}",
+        )
+        require(
+            self.in_memory in ("auto", "yes", "no"),
+            f"in_memory must be auto, yes or no, but got {self.in_memory!r}",
+        )
+        require(self.num_workers >= 0, f"num_workers must be >= 0, but got {self.num_workers}")

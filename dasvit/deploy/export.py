@@ -1,0 +1,279 @@
+"""Trained networks in the formats that others run, each compared with the network it came from."""
+
+import importlib.util
+import io
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dasvit.run.files import first_line, write_atomic
+from dasvit.run.seed import generator
+from dasvit.training.model_card import model_card
+from dasvit.training.model_folder import (
+    ModelFacts,
+    check_room,
+    load_model_folder,
+    replace_folder,
+    save_model_folder,
+)
+from dasvit.training.trained import Trained, open_trained
+
+__all__ = ["FORMATS", "TOLERANCE", "Exported", "export", "metadata"]
+
+FORMATS = {
+    "onnx": ".onnx",
+    "safetensors": "-safetensors",
+    "torch-export": ".pt2",
+    "torchscript": ".torchscript.pt",
+}
+"""What can be written, and how its name ends."""
+TOLERANCE = 1e-5
+"""Largest difference of a logit, in units of max(1, the largest logit)."""
+BATCHES = (1, 2, 5)
+"""Batch sizes that are compared; the second is the one that is traced."""
+_PROTOBUF_LIMIT = 2**31 - 2**20
+
+Run = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        max_difference: largest absolute difference of a logit over batches of 1, 2 and 5 random
+            images. max_logit: the largest absolute logit among them.
+    """
+
+    path: Path
+    size: int
+    max_difference: float
+    max_logit: float
+
+
+def metadata(facts: ModelFacts) -> dict[str, str]:
+    """What a network's user needs besides the graph; the values are JSON."""
+    return {
+        "architecture": json.dumps(facts.architecture),
+        "class_names": json.dumps(list(facts.class_names)),
+        "input_size": json.dumps([facts.in_channels, facts.image_size, facts.image_size]),
+        "mean": json.dumps(list(facts.mean)),
+        "std": json.dumps(list(facts.std)),
+        "resize": json.dumps("bilinear, antialiased, shorter side, middle cut out"),
+        "pixel_range": json.dumps([0, 1]),
+    }
+
+
+def export(
+    folder: str | Path,
+    to: str,
+    out: str | Path | None = None,
+    *,
+    force: bool = False,
+    tolerance: float = TOLERANCE,
+) -> Exported:
+    """Write a trained network in another format, after its logits were found equal (fp32, CPU).
+
+    Args:
+        folder: a retraining's, a sweep's best/, or a model folder.
+        to: one of `FORMATS`.
+        out: file or (safetensors) folder; by default beside `folder`, under its name.
+        force: replace what lies there.
+
+    Raises:
+        ValueError: an unknown format, no such model, an output that exists, too little disk, a
+            package that is missing, or logits that differ.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"--to must be one of {', '.join(FORMATS)}, but got {to!r}")
+    folder = Path(folder)
+    if out is None:
+        whole = folder.resolve()
+        out = whole.with_name(whole.name + FORMATS[to])
+    path = Path(out)
+    if path.exists() and not force:
+        raise ValueError(f"{path} exists; choose another --out, or replace it with --force")
+    if path.is_dir() and to != "safetensors":
+        raise ValueError(f"{path} is a folder; --to {to} writes one file")
+    if path.exists() and to == "safetensors":
+        _check_replaceable(path, folder)
+    if not path.parent.is_dir():
+        raise ValueError(f"there is no folder {path.parent}; make it, or choose another --out")
+    if to == "onnx":
+        _check_onnx()
+    trained = open_trained(folder, torch.device("cpu"))
+    weights = sum(t.nbytes for t in trained.model.state_dict().values())
+    check_room(path, int(1.1 * weights) + 2**20)
+    if to == "safetensors":
+        difference, largest = _write_folder(trained, path, tolerance)
+        size = sum(file.stat().st_size for file in path.iterdir())
+        return Exported(path, size, difference, largest)
+    content, run = _WRITERS[to](trained.model, trained.facts)
+    difference, largest = _compare(trained, run, to, tolerance)
+    check_room(path, len(content))
+    try:
+        write_atomic(path, content)
+    except OSError as error:
+        raise ValueError(f"cannot write {path} ({error}); free some disk or rights") from None
+    return Exported(path, len(content), difference, largest)
+
+
+def _check_replaceable(path: Path, folder: Path) -> None:
+    """--force replaces a model folder, never anything else and never the source."""
+    known = {"model.safetensors", "config.json", "genotype.json", "README.md"}
+    foreign = sorted(p.name for p in path.iterdir() if p.name not in known) if path.is_dir() else []
+    inside = path.resolve() in (folder.resolve(), *folder.resolve().parents)
+    if not path.is_dir() or foreign or inside:
+        what = f"holds {foreign[0]}" if foreign else "is no model folder of an earlier export"
+        raise ValueError(f"{path} {what}; choose another --out")
+
+
+def _compare(trained: Trained, run: Run, to: str, tolerance: float) -> tuple[float, float]:
+    facts = trained.facts
+    difference = largest = 0.0
+    for count in BATCHES:
+        shape = (count, facts.in_channels, facts.image_size, facts.image_size)
+        images = torch.randn(shape, generator=generator(0, "export", count))
+        with torch.no_grad():
+            expected = trained.model(images)
+            try:
+                actual = run(images)
+            except Exception as error:  # the runtime's own kinds
+                raise ValueError(
+                    f"the {to} form does not run on {count} images ({first_line(error)}); nothing "
+                    "was written"
+                ) from None
+        if actual.shape != expected.shape:
+            raise ValueError(
+                f"the {to} form gives {tuple(actual.shape)} for {tuple(expected.shape)}; nothing "
+                "was written"
+            )
+        largest = max(largest, expected.abs().max().item())
+        gap = (actual - expected).abs().max().item()
+        if not gap <= tolerance * max(1.0, largest):  # NaN too
+            raise ValueError(
+                f"the {to} form's logits differ by {gap:.2e} (largest logit {largest:.2e}, "
+                f"tolerance {tolerance:g}); nothing was written"
+            )
+        difference = max(difference, gap)
+    return difference, largest
+
+
+def _example(facts: ModelFacts) -> Tensor:
+    shape = (BATCHES[1], facts.in_channels, facts.image_size, facts.image_size)
+    return torch.randn(shape, generator=generator(0, "export"))
+
+
+def _check_onnx() -> None:
+    missing = [p for p in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(p)]
+    if missing:
+        raise ValueError(
+            f"--to onnx needs {', '.join(missing)}, not installed here; "
+            'pip install "dasvit[export]"'
+        )
+
+
+def _write_onnx(model: nn.Module, facts: ModelFacts) -> tuple[bytes, Run]:
+    import onnx
+    import onnxruntime
+
+    program = _refusing("onnx", lambda: _onnx_program(model, facts))
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, metadata(facts))
+    if proto.ByteSize() > _PROTOBUF_LIMIT:
+        raise ValueError(
+            f"the network has {proto.ByteSize() / 2**30:.1f} GiB, over ONNX's 2 GiB for one file; "
+            "use --to torch-export or --to safetensors"
+        )
+    content = proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        return torch.from_numpy(logits)
+
+    return content, run
+
+
+def _onnx_program(model: nn.Module, facts: ModelFacts) -> Any:
+    return torch.onnx.export(
+        model,
+        (_example(facts),),
+        dynamo=True,
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        verbose=False,
+    )
+
+
+def _write_torch_export(model: nn.Module, facts: ModelFacts) -> tuple[bytes, Run]:
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = _refusing(
+        "torch-export",
+        lambda: torch.export.export(model, (_example(facts),), dynamic_shapes=shapes),
+    )
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={"dasvit.json": json.dumps(metadata(facts))})
+    buffer.seek(0)
+    return buffer.getvalue(), torch.export.load(buffer).module()
+
+
+def _write_torchscript(model: nn.Module, facts: ModelFacts) -> tuple[bytes, Run]:
+    def trace() -> Any:
+        return torch.jit.trace(model, _example(facts), check_trace=False)
+
+    traced = _refusing("torchscript", trace)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(traced, buffer, _extra_files={"dasvit.json": json.dumps(metadata(facts))})
+        buffer.seek(0)
+        return buffer.getvalue(), torch.jit.load(buffer)
+
+
+def _refusing(to: str, make: Callable[[], Any]) -> Any:
+    """The converter's result; its many kinds of errors become one line."""
+    try:
+        # TorchScript is deprecated, its tracer warns of every check of a size, and the ONNX
+        # exporter of what it does inside; what counts is the comparison that follows.
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            return make()
+    except Exception as error:
+        raise ValueError(
+            f"PyTorch cannot turn this network into {to} ({first_line(error)}); "
+            "--to safetensors always works"
+        ) from None
+
+
+_WRITERS: dict[str, Callable[[nn.Module, ModelFacts], tuple[bytes, Run]]] = {
+    "onnx": _write_onnx,
+    "torch-export": _write_torch_export,
+    "torchscript": _write_torchscript,
+}
+
+
+def _write_folder(trained: Trained, path: Path, tolerance: float) -> tuple[float, float]:
+    """A model folder, loaded again by timm before it takes its place."""
+    found: list[tuple[float, float]] = []
+
+    def fill(fresh: Path) -> None:
+        inner = fresh / "model"
+        card = model_card(trained.facts, trained.config, trained.result)
+        save_model_folder(inner, trained.model, trained.facts, card)
+        again, _ = load_model_folder(inner)
+        found.append(_compare(trained, again, "safetensors", tolerance))
+        for file in inner.iterdir():
+            shutil.move(file, fresh / file.name)
+        inner.rmdir()
+
+    replace_folder(path, fill)
+    return found[0]

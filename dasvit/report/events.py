@@ -1,0 +1,229 @@
+"""What a run reports: one small event an epoch, a stage, an end. Values only.
+
+The loops call one `Report`, any callable that takes an event: a TensorBoard writer, Ray, a
+progress line, or a test's `list.append`. Accuracies are ratios in [0, 1], times are seconds.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dasvit.spaces.cell.genotype import Genotype, edge_list, source_name
+
+__all__ = [
+    "Event",
+    "Report",
+    "RetrainEpoch",
+    "RetrainResult",
+    "SearchEpoch",
+    "SearchResult",
+    "StageEnd",
+    "edge_name",
+    "mean_entropy",
+    "operation_share",
+    "scalars",
+    "tee",
+]
+
+EdgeOps = tuple[tuple[str, ...], ...]
+Rows = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchEpoch:
+    """One epoch of a search, after its last step.
+
+    Attributes:
+        epoch: 0-based, counted over all stages.
+        total_epochs: of the whole search.
+        stage: 0-based.
+        num_layers: encoder layers of the stage.
+        train_loss: mean cross-entropy of the weight passes.
+        train_accuracy: of the weight passes (ratio).
+        val_loss: mean cross-entropy of the alpha passes (nan while the alphas are frozen).
+        fair_loss: L_fair at the end of the epoch (Eq. 19).
+        val_accuracy: the supernet's, on the whole validation half (ratio); nan in epochs without
+            evaluation.
+        weights: softmax(alpha), a row an edge.
+        edge_ops: the candidates of each row.
+        type_totals: total weight by operation type, averaged over edges (Eq. 17).
+        weight_lr: learning rate of the weights in the last step.
+        seconds: wall time of this epoch.
+    """
+
+    epoch: int
+    total_epochs: int
+    stage: int
+    num_layers: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    fair_loss: float
+    val_accuracy: float
+    weights: Rows
+    edge_ops: EdgeOps
+    type_totals: dict[str, float]
+    weight_lr: float
+    seconds: float
+
+    @property
+    def num_nodes(self) -> int:
+        return next(n for n in range(1, 8) if len(edge_list(n)) == len(self.edge_ops))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageEnd:
+    """A stage is over: its last weights, and what the next stage keeps (None after the last)."""
+
+    epoch: int
+    stage: int
+    weights: Rows
+    edge_ops: EdgeOps
+    kept: EdgeOps | None
+    genotype: Genotype
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        genotype: the derived encoder, with provenance.
+        supernet_accuracy: the last supernet's, on the validation half (ratio).
+        discretised_accuracy: the derived network's with inherited weights, same images (ratio).
+        skip_share: mean weight of `identity` over all edges at the end.
+        zero_share: mean weight of `zero` over all edges at the end.
+        seconds: wall time of all epochs, restarts not counted.
+        settings: the outer hyper-parameters, by name, for comparison of runs.
+    """
+
+    genotype: Genotype
+    supernet_accuracy: float
+    discretised_accuracy: float
+    skip_share: float
+    zero_share: float
+    seconds: float
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def gap(self) -> float:
+        """How much accuracy discretisation loses: supernet minus derived (ratio)."""
+        return self.supernet_accuracy - self.discretised_accuracy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrainEpoch:
+    """One epoch of a retraining (no held-out set exists while it runs)."""
+
+    epoch: int
+    total_epochs: int
+    train_loss: float
+    train_accuracy: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrainResult:
+    """A trained network, tested once.
+
+    Attributes:
+        model: what was trained, as `RetrainConfig.model` names it.
+        test_top1: ratio. test_top5: ratio (of min(5, classes)).
+        train_accuracy: of the last epoch (ratio).
+        num_params: parameters.
+        seconds: wall time of all epochs.
+        peak_memory_bytes: the most held at once: on a GPU by PyTorch's tensors, else by the whole
+            process; None where a result was made without measuring it.
+        num_processes: that trained it together.
+    """
+
+    model: str
+    test_top1: float
+    test_top5: float
+    train_accuracy: float
+    num_params: int
+    seconds: float
+    peak_memory_bytes: int | None = None
+    num_processes: int = 1
+
+
+Event = SearchEpoch | StageEnd | SearchResult | RetrainEpoch | RetrainResult
+Report = Callable[[Event], None]
+
+
+def tee(*reports: Report) -> Report:
+    """One report that hands each event to all, in order."""
+
+    def report(event: Event) -> None:
+        for each in reports:
+            each(event)
+
+    return report
+
+
+def edge_name(source: int, node: int) -> str:
+    """`e_{k-1}->o_0`, as in TensorBoard tags and figures."""
+    return f"{source_name(source)}->o_{node}"
+
+
+def operation_share(weights: Sequence[Sequence[float]], edge_ops: EdgeOps, name: str) -> float:
+    """Mean weight of an operation over all edges; an edge without it counts as 0."""
+    total = sum(
+        w
+        for row, names in zip(weights, edge_ops, strict=True)
+        for w, n in zip(row, names, strict=True)
+        if n == name
+    )
+    return total / len(edge_ops)
+
+
+def mean_entropy(weights: Sequence[Sequence[float]]) -> float:
+    """Mean entropy of the rows in nats; ln(ops) at the start, 0 when decided."""
+    return sum(-sum(w * math.log(w) for w in row if w > 0) for row in weights) / len(weights)
+
+
+def scalars(event: Event) -> dict[str, float]:
+    """The event's numbers by name, flat: what TensorBoard, Ray and the JSON lines show."""
+    if isinstance(event, SearchEpoch):
+        return {
+            "loss/train": event.train_loss,
+            "loss/val": event.val_loss,
+            "loss/fair": event.fair_loss,
+            "accuracy/train": event.train_accuracy,
+            "accuracy/val": event.val_accuracy,
+            "alpha/skip_share": operation_share(event.weights, event.edge_ops, "identity"),
+            "alpha/zero_share": operation_share(event.weights, event.edge_ops, "zero"),
+            "alpha/entropy": mean_entropy(event.weights),
+            **{f"type/{kind}": total for kind, total in event.type_totals.items()},
+            "stage/num_layers": event.num_layers,
+            "stage/num_ops": len(event.edge_ops[0]),
+            "time/epoch_seconds": event.seconds,
+            "lr/weights": event.weight_lr,
+        }
+    if isinstance(event, RetrainEpoch):
+        return {
+            "loss/train": event.train_loss,
+            "accuracy/train": event.train_accuracy,
+            "lr/weights": event.lr,
+            "time/epoch_seconds": event.seconds,
+        }
+    if isinstance(event, SearchResult):
+        return {
+            "supernet_accuracy": event.supernet_accuracy,
+            "discretised_accuracy": event.discretised_accuracy,
+            "gap": event.gap,
+            "skip_share": event.skip_share,
+            "zero_share": event.zero_share,
+            "seconds": event.seconds,
+        }
+    if isinstance(event, RetrainResult):
+        return {
+            "test_top1": event.test_top1,
+            "test_top5": event.test_top5,
+            "train_accuracy": event.train_accuracy,
+            "num_params": event.num_params,
+            "seconds": event.seconds,
+        }
+    return {}

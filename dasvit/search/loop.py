@@ -1,0 +1,378 @@
+"""Algorithm 1: the progressive bilevel search, from a configuration to a genotype.
+
+Epochs end in an atomic checkpoint; a run that is killed and resumed ends as one that was
+not, bit for bit on CPU.
+"""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dasvit.costs.complexity import check_num_params
+from dasvit.data.batch import EVAL_BATCH
+from dasvit.data.datasets import ImageData, check_data, load_data
+from dasvit.data.splits import Split, endless, split_half
+from dasvit.report.events import (
+    EdgeOps,
+    Report,
+    Rows,
+    SearchEpoch,
+    SearchResult,
+    StageEnd,
+    operation_share,
+    tee,
+)
+from dasvit.report.record import JsonLinesReport, load_search_result, save_result
+from dasvit.run.checkpoint import CheckpointWriter, is_due, restore
+from dasvit.run.environment import check_compiler, check_cuda_graph, resolve_device
+from dasvit.run.files import first_line
+from dasvit.run.folder import check_folder, note_skipped, open_folder, read_settings
+from dasvit.run.seed import (
+    derive_seed,
+    get_rng_state,
+    seed_everything,
+    set_rng_state,
+)
+from dasvit.run.settings import config_from_dict, config_to_dict
+from dasvit.search.config import OUTER_SETTINGS, SearchConfig
+from dasvit.search.step import BilevelStep, build_supernet
+from dasvit.spaces.cell.derive import derive
+from dasvit.spaces.cell.genotype import Genotype
+from dasvit.spaces.cell.inherit import derived_network, inherit_weights
+from dasvit.spaces.cell.operations import check_draws_nothing, check_shape_preserving, load_plugins
+from dasvit.spaces.cell.prune import first_stage_ops, prune
+from dasvit.training.optim import all_finite, cosine_lr
+
+__all__ = [
+    "accuracy",
+    "check_search",
+    "check_supernet",
+    "load_search_config",
+    "search",
+]
+
+KIND = "dasvit/search/1"
+
+
+def search(
+    config: SearchConfig,
+    out_dir: str | Path,
+    *,
+    report: Report = lambda event: None,
+    resume: bool = False,
+    device: str = "cpu",
+) -> SearchResult:
+    """Run Algorithm 1 and derive the encoder.
+
+    Writes into `out_dir`: config.json, checkpoint.pt (every `checkpoint_epochs`), alpha.jsonl (a
+    line an epoch), genotype.json and result.json.
+
+    Args:
+        config: what to compute.
+        out_dir: made if missing.
+        report: called with `SearchEpoch`, `StageEnd` and `SearchResult`.
+        resume: continue from the checkpoint in `out_dir`; without one, start; if the run is
+            finished, return its result.
+        device: "cpu", "cuda", "cuda:1", or "auto".
+
+    Raises:
+        ValueError: settings that cannot run, no compiler for `compile`, no GPU for `cuda_graph`, or
+            an `out_dir` that holds another run.
+        FloatingPointError: a loss that is not finite; the last checkpoint is kept.
+    """
+    check_search(config)
+    where = resolve_device(device)
+    if config.compile:
+        check_compiler(where)
+    if config.cuda_graph:
+        check_cuda_graph(where)
+    out_dir = Path(out_dir)
+    settings = config_to_dict(config)
+    defaults = config_to_dict(SearchConfig())
+    check_folder(out_dir, KIND, settings, defaults=defaults, resume=resume)
+    if resume and (out_dir / "result.json").exists():
+        return load_search_result(out_dir / "result.json")
+    data = load_data(config.data, where)
+    open_folder(out_dir, KIND, settings)
+    note_skipped(out_dir, data.skipped)
+    train, val = split_half(data.train, config.val_fraction, config.seed)
+
+    run = _Run(config, data, where)
+    checkpoint = out_dir / "checkpoint.pt"
+    if resume and checkpoint.exists():
+        restore(checkpoint, KIND, run.load_state_dict, data.facts)
+    report = tee(JsonLinesReport(out_dir / "alpha.jsonl", start_epoch=run.epoch), report)
+
+    with CheckpointWriter(checkpoint, KIND) as checkpoints:
+        while True:
+            while run.epoch < run.stage_end:
+                report(run.train_epoch(train, val))
+                checkpoints.check()
+                # After the report: a crash between the two repeats the epoch, and loses nothing.
+                if is_due(run.epoch, config.checkpoint_epochs, run.stage_end):
+                    checkpoints.save({**run.state_dict(), "data": data.facts})
+            kept = run.next_candidates()
+            report(run.stage_report(kept))
+            if kept is None:
+                break
+            run.enter_next_stage()
+        result = run.finish(val)
+
+    result.genotype.save(out_dir / "genotype.json")
+    save_result(out_dir / "result.json", result)
+    report(result)
+    return result
+
+
+def check_search(config: SearchConfig) -> None:
+    """Everything that can be refused before training: operations, width, size, data set.
+
+    Raises:
+        ValueError: one line with the value and the remedy.
+    """
+    check_data(config.data)
+    check_supernet(config)
+
+
+def check_supernet(config: SearchConfig) -> None:
+    """The part of `check_search` that needs no data: operations, width, size.
+
+    Raises:
+        ValueError: one line with the value and the remedy.
+    """
+    load_plugins(config.plugins)
+    for name in config.operations:
+        check_shape_preserving(name, config.dim)
+        if config.compile or config.cuda_graph:
+            check_draws_nothing(name, config.dim)
+    edge_ops = first_stage_ops(config.operations, config.num_nodes)
+    size = config.data.image_size
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = build_supernet(config, edge_ops, num_layers=1, in_channels=3, num_classes=2)
+            model(torch.empty(2, 3, size, size))
+    except RuntimeError as error:  # too large to count, or a registered operation's shapes
+        raise ValueError(
+            f"the operations do not run at dim={config.dim} ({first_line(error)})"
+        ) from None
+    layer = sum(p.numel() for p in model.cells[0].parameters())
+    total = sum(p.numel() for p in model.parameters())
+    check_num_params(total + layer * (max(config.stage_layers) - 1))
+
+
+def load_search_config(out_dir: str | Path) -> SearchConfig:
+    """The configuration of the run in a folder.
+
+    Raises:
+        ValueError: the folder holds no search.
+    """
+    return config_from_dict(SearchConfig, read_settings(out_dir, KIND))
+
+
+class _Run:
+    """The state of Algorithm 1: supernet, both optimisers, and where in the schedule it is."""
+
+    def __init__(self, config: SearchConfig, data: ImageData, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self._in_channels, self._num_classes = data.in_channels, data.num_classes
+        self.epoch = 0
+        self.stage = 0
+        self.seconds = 0.0
+        self._enter(0, first_stage_ops(config.operations, config.num_nodes))
+
+    def _enter(self, stage: int, edge_ops: EdgeOps) -> None:
+        """Algorithm 1, lines 4-5: a fresh supernet and fresh optimisers for a stage."""
+        seed_everything(derive_seed(self.config.seed, "stage", stage))
+        self.stage, self.edge_ops = stage, edge_ops
+        self.model = build_supernet(
+            self.config,
+            edge_ops,
+            num_layers=self.config.stage_layers[stage],
+            in_channels=self._in_channels,
+            num_classes=self._num_classes,
+        ).to(self.device)
+        if self.config.compile:
+            self.model.compile_encoders()
+        self.step = BilevelStep(self.config, self.model)
+
+    @property
+    def stage_end(self) -> int:
+        """The first epoch after the present stage."""
+        return (self.stage + 1) * self.config.stage_epochs
+
+    def train_epoch(self, train: Split, val: Split) -> SearchEpoch:
+        """Algorithm 1, lines 10-16: alpha then weights on every batch of the weight half."""
+        started = time.perf_counter()
+        config, model = self.config, self.model
+        model.train()
+        in_stage = self.epoch - self.stage * config.stage_epochs
+        steps = max(1, len(train) // config.batch_size)
+        by_stage = config.lr_span == "stage"
+        epochs_before = in_stage if by_stage else self.epoch
+        epochs_in_all = config.stage_epochs if by_stage else config.total_epochs
+        search_alpha = in_stage >= config.alpha_freeze_epochs
+        val_batches = endless(val, config.batch_size, config.seed, "alpha order", self.epoch)
+        train_batches = train.batches(
+            config.batch_size, seed=derive_seed(config.seed, "weight order", self.epoch)
+        )
+        # Sums stay on the device: nothing waits for a value before the epoch ends.
+        train_loss, val_loss, correct = (torch.zeros((), device=self.device) for _ in range(3))
+        count = seen = 0
+        lr = config.weight_lr
+        for batch in train_batches:
+            val_batch = next(val_batches) if search_alpha else None
+            lr = cosine_lr(
+                epochs_before * steps + count, epochs_in_all * steps, lr=config.weight_lr
+            )
+            loss, logits, found = self.step(batch, val_batch, weight_lr=lr)
+            if found is not None:
+                val_loss += found.val_loss
+            train_loss += loss
+            correct += (logits.argmax(dim=1) == batch[1]).sum()
+            count += 1
+            seen += len(batch[1])
+        evaluates = is_due(self.epoch + 1, config.eval_epochs, self.stage_end)
+        val_accuracy = accuracy(model, val) if evaluates else math.nan
+        record = self._record(
+            train_loss=train_loss.item() / count,
+            train_accuracy=correct.item() / seen,
+            val_loss=val_loss.item() / count if search_alpha else math.nan,
+            val_accuracy=val_accuracy,
+            weight_lr=lr,
+            seconds=time.perf_counter() - started,
+        )
+        self.epoch += 1
+        self.seconds += record.seconds
+        return record
+
+    def _record(self, *, val_loss: float, train_loss: float, **values: float) -> SearchEpoch:
+        weights = self.model.operation_weights().detach()
+        finite = math.isfinite(train_loss) and all_finite(list(self.model.parameters()))
+        if not finite:
+            kept = "; the last checkpoint is kept" if self.epoch else ""
+            raise FloatingPointError(
+                f"the loss or the weights are not finite in epoch {self.epoch} (loss "
+                f"{train_loss}){kept}. Try a smaller weight_lr, or grad_clip"
+            )
+        return SearchEpoch(
+            epoch=self.epoch,
+            total_epochs=self.config.total_epochs,
+            stage=self.stage,
+            num_layers=self.model.num_layers,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            fair_loss=self.step.fairness(weights).item(),
+            weights=_rows(weights),
+            edge_ops=self.edge_ops,
+            type_totals=self.step.type_totals(weights),
+            **values,
+        )
+
+    def next_candidates(self) -> tuple[EdgeOps, Tensor] | None:
+        """Algorithm 1, lines 17-18: what the next stage keeps; None after the last stage."""
+        if self.stage + 1 == len(self.config.stage_ops):
+            return None
+        return prune(
+            self.model.alpha.detach(),
+            self.edge_ops,
+            self.config.stage_ops[self.stage + 1],
+            zero=self.config.prune_zero,
+        )
+
+    def enter_next_stage(self) -> None:
+        """Algorithm 1, lines 4-8, from the second stage on."""
+        kept = self.next_candidates()
+        assert kept is not None, "the last stage has no next"
+        edge_ops, alpha = kept
+        old = self.model
+        del self.step  # optimisers' states and a captured step: not held beside the next stage's
+        self._enter(self.stage + 1, edge_ops)
+        if self.config.inherit_weights != "fresh":
+            inherit_weights(old, self.model, order=self.config.inherit_weights)
+        if self.config.inherit_alpha == "carry":
+            with torch.no_grad():
+                self.model.alpha.copy_(alpha)
+
+    def stage_report(self, kept: tuple[EdgeOps, Tensor] | None) -> StageEnd:
+        return StageEnd(
+            epoch=self.epoch - 1,
+            stage=self.stage,
+            weights=_rows(self.model.operation_weights().detach()),
+            edge_ops=self.edge_ops,
+            kept=None if kept is None else kept[0],
+            genotype=self.derive(),
+        )
+
+    def derive(self) -> Genotype:
+        """Algorithm 1, line 21."""
+        return derive(
+            self.model.alpha,
+            self.edge_ops,
+            num_nodes=self.config.num_nodes,
+            edges_per_node=self.config.edges_per_node,
+            provenance={
+                "seed": self.config.seed,
+                "epoch": self.epoch,
+                "alpha_trace": "alpha.jsonl",
+                "settings": config_to_dict(self.config),
+            },
+        )
+
+    def finish(self, val: Split) -> SearchResult:
+        """Derive, and score the supernet and the derived network on the validation half."""
+        genotype = self.derive()
+        weights = _rows(self.model.operation_weights().detach())
+        return SearchResult(
+            genotype=genotype,
+            supernet_accuracy=accuracy(self.model, val),
+            discretised_accuracy=accuracy(derived_network(self.model, genotype), val),
+            skip_share=operation_share(weights, self.edge_ops, "identity"),
+            zero_share=operation_share(weights, self.edge_ops, "zero"),
+            seconds=self.seconds,
+            settings={name: getattr(self.config, name) for name in OUTER_SETTINGS},
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on. The data order is a function of seed
+        and epoch, the learning rate of the step."""
+        return {
+            "config": config_to_dict(self.config),
+            "stage": self.stage,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "edge_ops": [list(names) for names in self.edge_ops],
+            "model": self.model.state_dict(),
+            "weight_optimizer": self.step.weight_optimizer.state_dict(),
+            "alpha_optimizer": self.step.alpha_optimizer.state_dict(),
+            "rng": get_rng_state(self.device),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._enter(state["stage"], tuple(tuple(names) for names in state["edge_ops"]))
+        self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.model.load_state_dict(state["model"])
+        self.step.weight_optimizer.load_state_dict(state["weight_optimizer"])
+        self.step.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        set_rng_state(state["rng"], self.device)
+
+
+def _rows(weights: Tensor) -> Rows:
+    return tuple(tuple(row) for row in weights.tolist())
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split) -> float:
+    """Top-1 accuracy on a split (ratio). The model's mode is as before on return."""
+    training = model.training
+    model.eval()
+    correct = torch.zeros((), device=next(model.parameters()).device)
+    # Not compiled anew for batches of these sizes.
+    with torch.compiler.set_stance("force_eager"):
+        for images, labels in split.batches(EVAL_BATCH):
+            correct += (model(images).argmax(dim=1) == labels).sum()
+    model.train(training)
+    return correct.item() / len(split)

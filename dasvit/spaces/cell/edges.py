@@ -1,0 +1,187 @@
+"""Edges and the encoder ("cell") that they form: a DAG of two inputs and a few nodes.
+
+Eq. 8 is the mixed edge, the weighted sum of its candidates; Eq. 9 and 22 the sums of the DAG.
+"""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from dasvit.spaces.cell.genotype import NUM_INPUTS, Genotype, edge_list
+from dasvit.spaces.cell.operations import IDENTITY, Zero, build_operation
+from dasvit.spaces.cell.tokens import TokenSelector, scatter_tokens
+
+__all__ = ["DerivedCell", "MixedEdge", "PartialEdge", "SearchCell", "add_to_node"]
+
+
+class MixedEdge(nn.Module):
+    """All candidates of one edge, summed by their weights.
+
+    The norms of MSA and MLP are without affine part here: the linear layer behind is free to hold
+    it, and all candidates can share one normalisation.
+
+    Args:
+        names: the candidates, in the order of the weights.
+        dim: embedding dimension C.
+        dropout: inside the operations.
+    """
+
+    def __init__(self, names: tuple[str, ...], dim: int, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.names = names
+        self.ops = nn.ModuleList(
+            build_operation(name, dim, dropout=dropout, norm_affine=False) for name in names
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], weights: Float[Tensor, " ops"]
+    ) -> Float[Tensor, "batch tokens dim"]:
+        terms = [
+            weight * op(x)
+            for op, weight in zip(self.ops, weights.unbind(), strict=True)
+            if not isinstance(op, Zero)  # contributes exactly nothing, to value and gradient
+        ]
+        return sum(terms[1:], start=terms[0]) if terms else x.new_zeros(x.shape)
+
+
+class PartialEdge(nn.Module):
+    """An edge that only the selected tokens go through; the others bypass it unchanged.
+
+    The `token_where="edge"` alternative, after PC-DARTS' partial channels.
+
+    Args:
+        edge: a `MixedEdge`, or in a derived network an operation.
+        dim: embedding dimension C.
+        token_ratio: λ in (0, 1).
+    """
+
+    def __init__(self, edge: nn.Module, dim: int, token_ratio: float) -> None:
+        super().__init__()
+        self.edge = edge
+        self.selector = TokenSelector(dim, token_ratio)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens dim"], *weights: Float[Tensor, " ops"]
+    ) -> Float[Tensor, "batch tokens dim"]:
+        kept, index = self.selector(x)
+        return scatter_tokens(x, self.edge(kept, *weights), index)
+
+
+class SearchCell(nn.Module):
+    """One encoder layer of the supernet: a mixed edge from every source to every later node.
+
+    Args:
+        edge_ops: the candidates of each edge, in the order of `edge_list`.
+        dim: embedding dimension C.
+        num_nodes: intermediate nodes.
+        dropout: inside the operations.
+        edge_token_ratio: λ for token selection on every edge; 1 for none.
+    """
+
+    def __init__(
+        self,
+        edge_ops: Sequence[tuple[str, ...]],
+        dim: int,
+        *,
+        num_nodes: int,
+        dropout: float = 0.0,
+        edge_token_ratio: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.edge_ops = tuple(edge_ops)
+        self.dim = dim
+        self.num_nodes = num_nodes
+        self.dropout = dropout
+        self.edge_token_ratio = edge_token_ratio
+        self.edges = nn.ModuleList()
+        for names in edge_ops:
+            edge: nn.Module = MixedEdge(names, dim, dropout=dropout)
+            if edge_token_ratio < 1:
+                edge = PartialEdge(edge, dim, edge_token_ratio)
+            self.edges.append(edge)
+        assert len(self.edges) == len(edge_list(num_nodes))
+
+    def mixed_edges(self) -> list[MixedEdge]:
+        """The edges in the order of `edge_list`, without their token selection."""
+        inner = [edge.edge if isinstance(edge, PartialEdge) else edge for edge in self.edges]
+        return [edge for edge in inner if isinstance(edge, MixedEdge)]
+
+    def selectors(self) -> list[TokenSelector]:
+        """The token selection of every edge; none without it."""
+        return [edge.selector for edge in self.edges if isinstance(edge, PartialEdge)]
+
+    def forward(
+        self,
+        before_last: Float[Tensor, "batch tokens dim"],
+        last: Float[Tensor, "batch tokens dim"],
+        weights: Float[Tensor, "edges ops"],
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """`e_k` from `e_{k-2}` and `e_{k-1}`, under operation weights (one row an edge)."""
+        states = [before_last, last]
+        rows = weights.unbind(0)
+        for (source, node), edge, row in zip(
+            edge_list(self.num_nodes), self.edges, rows, strict=True
+        ):
+            add_to_node(states, node, edge(states[source], row))
+        return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
+
+
+class DerivedCell(nn.Module):
+    """One encoder layer of the derived network: the genotype's edges and nothing else.
+
+    Args:
+        genotype: the encoder.
+        dim: embedding dimension C.
+        dropout: inside the operations.
+        drop_path: probability with which an operation's output is dropped for an image while
+            training (stochastic depth); `identity` is never dropped.
+        edge_token_ratio: λ for token selection on every edge; 1 for none.
+
+    Raises:
+        ValueError: an operation that is unknown or does not fit `dim`.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        dim: int,
+        *,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        edge_token_ratio: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.wiring = tuple(
+            (edge.source, node) for node, edges in enumerate(genotype.nodes) for edge in edges
+        )
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.dropped = tuple(name != IDENTITY for name in genotype.operations)
+        self.edges = nn.ModuleList()
+        for name in genotype.operations:
+            op = build_operation(name, dim, dropout=dropout)
+            self.edges.append(
+                op if edge_token_ratio >= 1 else PartialEdge(op, dim, edge_token_ratio)
+            )
+
+    def forward(
+        self,
+        before_last: Float[Tensor, "batch tokens dim"],
+        last: Float[Tensor, "batch tokens dim"],
+    ) -> Float[Tensor, "batch tokens dim"]:
+        states = [before_last, last]
+        for (source, node), edge, dropped in zip(
+            self.wiring, self.edges, self.dropped, strict=True
+        ):
+            term = edge(states[source])
+            add_to_node(states, node, self.drop_path(term) if dropped else term)
+        return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
+
+
+def add_to_node(states: list[Tensor], node: int, term: Tensor) -> None:
+    """Eq. 9: a node is the sum of its incoming edges, which arrive node by node."""
+    if len(states) == NUM_INPUTS + node:
+        states.append(term)
+    else:
+        states[NUM_INPUTS + node] = states[NUM_INPUTS + node] + term

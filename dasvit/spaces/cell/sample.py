@@ -1,0 +1,71 @@
+"""Encoders drawn at random from the space of a search: what a search has to beat."""
+
+import random
+from collections.abc import Sequence
+from typing import Protocol
+
+from dasvit.run.seed import derive_seed
+from dasvit.spaces.cell.genotype import NUM_INPUTS, Edge, Genotype
+from dasvit.spaces.cell.operations import ZERO
+
+__all__ = ["distinct_random_genotypes", "random_genotype"]
+
+TRIES_EACH = 1000
+
+
+class SpaceSettings(Protocol):
+    """What of a search's settings says which encoders there are."""
+
+    @property
+    def operations(self) -> tuple[str, ...]: ...
+    @property
+    def num_nodes(self) -> int: ...
+    @property
+    def edges_per_node(self) -> int: ...
+
+
+def random_genotype(config: SpaceSettings, seed: int) -> Genotype:
+    """An encoder of the kind that a search with these settings derives, drawn uniformly.
+
+    Each node reads `edges_per_node` of its sources (all of them where there are no more), every
+    set with the same chance; each edge holds one of the candidates but `zero`, every one with the
+    same chance. Of the settings only `operations`, `num_nodes` and `edges_per_node` count.
+
+    Args:
+        config: the search whose space it is.
+        seed: equal seeds give equal encoders on every machine.
+    """
+    rng = random.Random(derive_seed(seed, "random genotype"))
+    candidates = [name for name in config.operations if name != ZERO]
+    nodes = []
+    for node in range(config.num_nodes):
+        sources = range(node + NUM_INPUTS)
+        kept = sorted(rng.sample(sources, min(config.edges_per_node, len(sources))))
+        nodes.append(tuple(Edge(source, rng.choice(candidates)) for source in kept))
+    return Genotype(tuple(nodes), {"source": "drawn uniformly", "seed": seed})
+
+
+def distinct_random_genotypes(
+    config: SpaceSettings, count: int, *, seed: int
+) -> tuple[Genotype, ...]:
+    """The first `count` encoders that differ in canonical form, from seeds `seed`, `seed` + 1, …
+
+    A smaller count gives the beginning of a larger one.
+
+    Raises:
+        ValueError: the space does not hold that many, or hardly more.
+    """
+    found: dict[str, Genotype] = {}
+    drawn: Sequence[int] = range(seed, seed + TRIES_EACH * count)
+    for number in drawn:
+        if len(found) == count:
+            break
+        genotype = random_genotype(config, number)
+        found.setdefault(genotype.canonical_hash, genotype)
+    if len(found) < count:
+        raise ValueError(
+            f"{count} distinct random encoders were asked for, but {len(drawn)} draws from "
+            f"{len(config.operations)} operations and {config.num_nodes} nodes gave {len(found)}; "
+            "ask for fewer"
+        )
+    return tuple(found.values())

@@ -1,0 +1,172 @@
+"""The search network: encoders of mixed edges under one alpha shared by all layers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dasvit.spaces.cell.edges import SearchCell
+from dasvit.spaces.cell.fused import FusedCell
+from dasvit.spaces.cell.genotype import edge_list
+from dasvit.spaces.cell.operations import init_linear
+from dasvit.spaces.cell.tokens import TokenEmbedding, TokenSelector, check_selection
+
+__all__ = ["SuperNet"]
+
+
+class SuperNet(nn.Module):
+    """The supernet of one stage.
+
+    `alpha` is an `nn.Parameter` of shape (edges, ops), so it is in the `state_dict`; row `m` holds
+    the candidates `edge_ops[m]`. `weight_parameters` and `alpha_parameters` are disjoint and
+    together are all parameters.
+
+    Args:
+        edge_ops: the candidates of each edge, in the order of `edge_list`; equally many an edge.
+        num_layers: encoder layers.
+        dim: embedding dimension C.
+        num_nodes: intermediate nodes of the encoder.
+        image_size: side of the images in pixels.
+        patch_size: side of a patch in pixels.
+        in_channels: 1 for grey images, 3 for RGB.
+        num_classes: outputs of the head.
+        dropout: inside the operations.
+        token_ratio: λ in (0, 1]; 1 selects all tokens and has no selector at all.
+        token_where: "input" (once, on `Z_0`) or "edge".
+        alpha_init_std: standard deviation of the alphas at the start.
+        fused: compute the encoders as `FusedCell`s, where there is no dropout.
+        recompute: see `FusedCell`; needs `fused`.
+        precision: "fp32", or "bf16" to compute under bfloat16 autocast; parameters stay in fp32.
+
+    Raises:
+        ValueError: an unknown operation, one that does not fit `dim`, or rows of unequal length.
+    """
+
+    def __init__(
+        self,
+        edge_ops: Sequence[tuple[str, ...]],
+        *,
+        num_layers: int,
+        dim: int,
+        num_nodes: int,
+        image_size: int,
+        patch_size: int,
+        in_channels: int,
+        num_classes: int,
+        dropout: float = 0.0,
+        token_ratio: float = 1.0,
+        token_where: str = "input",
+        alpha_init_std: float = 1e-3,
+        fused: bool = False,
+        recompute: bool = False,
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__()
+        self.edge_ops = tuple(tuple(names) for names in edge_ops)
+        expected = len(edge_list(num_nodes))
+        if len(self.edge_ops) != expected or len({len(names) for names in self.edge_ops}) != 1:
+            raise ValueError(
+                f"edge_ops must have {expected} rows of equal length for {num_nodes} nodes, but "
+                f"got lengths {[len(names) for names in self.edge_ops]}"
+            )
+        check_selection(token_ratio, token_where)
+        self.num_nodes = num_nodes
+        self.dim = dim
+        self.dropout = dropout
+        self.token_ratio = token_ratio
+        self.token_where = token_where
+        self.precision = precision
+        self.embedding = TokenEmbedding(
+            image_size=image_size, patch_size=patch_size, in_channels=in_channels, dim=dim
+        )
+        selects = token_ratio < 1
+        self.selector = (
+            TokenSelector(dim, token_ratio) if selects and token_where == "input" else None
+        )
+        self.cells = nn.ModuleList()
+        for _ in range(num_layers):
+            cell = SearchCell(
+                self.edge_ops,
+                dim,
+                num_nodes=num_nodes,
+                dropout=dropout,
+                edge_token_ratio=token_ratio if token_where == "edge" else 1.0,
+            )
+            fuses = fused and dropout == 0
+            self.cells.append(FusedCell(cell, recompute=recompute) if fuses else cell)
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, num_classes)
+        init_linear(self.head)
+        self.alpha = nn.Parameter(
+            alpha_init_std * torch.randn(len(self.edge_ops), len(self.edge_ops[0]))
+        )
+
+    def compile_encoders(self, backend: str = "inductor") -> None:
+        """Compute the encoders through `torch.compile` from now on.
+
+        A layer's graphs serve all layers. What was compiled before in this process, by whomever,
+        is compiled anew when it is next called: graphs of a stage left behind would count against
+        PyTorch's limit of graphs a function.
+
+        Args:
+            backend: of `torch.compile`.
+        """
+        torch.compiler.reset()
+        for cell in self.cells:
+            cell.compile(backend=backend, dynamic=False)
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.cells)
+
+    def operation_weights(self) -> Float[Tensor, "edges ops"]:
+        """softmax(alpha), a row an edge (Eq. 8)."""
+        return self.alpha.softmax(dim=-1)
+
+    def alpha_parameters(self) -> list[nn.Parameter]:
+        """The architecture parameters: `[alpha]`."""
+        return [self.alpha]
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """All parameters but the alphas, in a fixed order."""
+        return [p for name, p in self.named_parameters() if name != "alpha"]
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        if self.precision == "fp32" or device.type == "meta":
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16)
+
+    @contextmanager
+    def in_precision(self, precision: str) -> Iterator[None]:
+        """Compute in another precision ("fp32" or "bf16") inside the block."""
+        before, self.precision = self.precision, precision
+        try:
+            yield
+        finally:
+            self.precision = before
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        weights: Float[Tensor, "edges ops"] | None = None,
+    ) -> Float[Tensor, "batch classes"]:
+        """Class logits.
+
+        Args:
+            images: normalised images.
+            weights: operation weights (edges, ops) to use instead of softmax(alpha): detached
+                ones in the weight pass, one-hot ones for a single architecture.
+        """
+        if weights is None:
+            weights = self.operation_weights()
+        with self._autocast(images.device):
+            tokens = self.embedding(images)
+            if self.selector is not None:
+                tokens, _ = self.selector(tokens)
+            before_last, last = tokens, tokens
+            for cell in self.cells:
+                before_last, last = last, cell(before_last, last, weights)
+            logits = self.head(self.norm(last[:, 0]))
+        return logits.to(weights.dtype)

@@ -1,0 +1,212 @@
+"""The command line: help, and the round trip of all commands."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import runs
+from support.cli_calls import RETRAIN, SEARCH, Done
+from support.runs import files_of, names_in
+
+import dasvit.search.loop
+import dasvit.search.step
+import dasvit.spaces.cell.operations
+import dasvit.training.loop
+from dasvit.commands.arguments import preset_from_argv
+from dasvit.presets import get_preset
+from dasvit.report.record import load_retrain_result, load_search_result
+from dasvit.search.loop import load_search_config
+from dasvit.spaces.cell.genotype import Genotype
+from dasvit.training.trained import load_retrain_config
+
+# --- Help
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        (
+            "search",
+            [
+                *("--preset", "--out", "--resume", "--device", "--dataset", "--data-dir", "--seed"),
+                *("--token-ratio", "--gamma-min", "--gamma-max", "--zeta1", "--zeta2", "--xi"),
+                *("--skip-weight", "--type-weight", "--operations", "--plugins", "--stage-epochs"),
+                *("--stage-layers", "--stage-ops", "--inherit-weights", "--alpha-freeze-epochs"),
+            ],
+        ),
+        (
+            "retrain",
+            [
+                *("--preset", "--model", "--out", "--resume", "--device", "--dataset", "--seed"),
+                *("--epochs", "--warmup-epochs", "--lr", "--depth", "--dim", "--label-smoothing"),
+            ],
+        ),
+        ("evaluate", ["--data-dir", "--device", "Folder of a finished"]),
+        ("complexity", ["--model", "--preset", "--num-classes", "--in-channels", "--json"]),
+        ("draw", ["--out", "--title", "--plugins", "the folder of a search"]),
+    ],
+)
+def test_help(call: Callable[..., Done], command: str, flags: list[str]) -> None:
+    done = call(command, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert f"python -m dasvit {command}" in done.out
+    for flag in flags:
+        assert re.search(rf"(?<![\w-]){flag}(?![\w-])", done.out), flag
+    assert "--config" not in done.out  # settings go by their own names
+    assert "--data." not in done.out
+
+
+def test_help_shows_the_presets_values(call: Callable[..., Done]) -> None:
+    shown = {
+        preset: " ".join(call("search", f"--preset={preset}", "--help").out.split())
+        for preset in ("digits", "cifar10")
+    }
+    for preset, text in shown.items():
+        search = get_preset(preset).search
+        for name in ("dim", "weight_lr", "batch_size", "stage_epochs"):
+            flag = f"--{name.replace('_', '-')}"
+            after = text.split(f" {flag} ", 1)[1]
+            default = after.split("(default: ", 1)[1].split(")")[0]
+            assert float(default) == getattr(search, name), flag
+
+
+def test_help_lists_the_commands(call: Callable[..., Done]) -> None:
+    done = call("--help")
+    assert (done.code, done.err) == (0, "")
+    for command in ("search", "retrain", "evaluate", "complexity", "draw"):
+        assert re.search(rf"\b{command}\b", done.out)
+
+
+# --- The round trip
+
+
+def test_search_draw_retrain_evaluate_complexity(
+    workdir: Path, succeed: Callable[..., str]
+) -> None:
+    out = succeed(*SEARCH, "--seed", "3")
+    found = workdir / "runs" / "search-digits-seed3"
+    assert "searching digits on cpu, results in runs/search-digits-seed3" in out
+    assert "epoch 1/2" in out
+    assert "epoch 2/2" in out
+    config = load_search_config(found)
+    assert (config.seed, config.stage_layers, config.stage_ops) == (3, (1, 1), (8, 3))
+    assert config.alpha_lr == get_preset("digits").search.alpha_lr  # the rest is the preset's
+    result = load_search_result(found / "result.json")
+    assert str(result.genotype) in out
+    assert {"genotype.json", "alpha.jsonl", "encoder.png", "encoder.svg", "checkpoint.pt"} <= set(
+        names_in(found)
+    )
+    assert [name for name in names_in(found) if name.startswith("events.out.tfevents")]
+    (command,) = re.findall(r"^next: python -m dasvit (.*)$", out, re.MULTILINE)
+    assert command == (
+        "retrain --preset digits --patch-size 4 --model runs/search-digits-seed3/genotype.json"
+    )
+
+    # A search's folder stands for its genotype.
+    out = succeed("draw", str(found), "--out", "pictures/found", "--title", "found")
+    assert str(result.genotype) in out
+    assert (workdir / "pictures" / "found.png").read_bytes().startswith(b"\x89PNG")
+    assert "</svg>" in (workdir / "pictures" / "found.svg").read_text()
+
+    out = succeed(*RETRAIN, *command.split()[1:])
+    trained = workdir / "runs" / "retrain-digits-search-digits-seed3-seed0"
+    assert f"weights: {trained.relative_to(workdir) / 'model.safetensors'}" in out
+    assert Genotype.load(trained / "genotype.json") == result.genotype
+    assert load_retrain_config(trained).model == str(Path(command.split()[-1]))
+    scores = load_retrain_result(trained / "result.json")
+    shown = f"top-1 {100 * scores.test_top1:.2f} %, top-5 {100 * scores.test_top5:.2f} %"
+    assert shown in out
+    assert succeed("evaluate", str(trained), "--device", "cpu") == f"test accuracy: {shown}\n"
+
+    size = ("--preset", "digits", "--dim", "12", "--depth", "1", "--patch-size", "4")
+    argv = ("complexity", "--model", str(found / "genotype.json"), *size, "--in-channels", "1")
+    assert " parameters; " in succeed(*argv, "--no-latency")
+    values = json.loads(succeed(*argv, "--json", "--latency-seconds", "0.01", "--device", "cpu"))
+    assert values["num_params"] == scores.num_params
+    assert values["macs_total"] == values["macs_linear"] + values["macs_attention"]
+    assert values["macs_total"] == values["macs_torch"]
+    assert values["latency"]["runs"] >= 5
+
+
+def test_a_given_folder_is_used_and_resumed(workdir: Path, succeed: Callable[..., str]) -> None:
+    succeed(*SEARCH, "--out", "mine/a", "--token-ratio", "0.75")
+    assert names_in(workdir) == ["mine"]
+    config = load_search_config("mine/a")
+    assert config.token_ratio == 0.75
+    before = {k: v for k, v in files_of(workdir).items() if k.endswith((".json", ".jsonl", ".pt"))}
+    # Its own settings hold; those of the command line are ignored.
+    succeed("search", "--resume", "mine/a", "--device", "cpu", "--token-ratio", "0.25")
+    after = files_of(workdir)
+    assert {k: after[k] for k in before} == before
+
+    succeed(*RETRAIN, "--model", "vit", "--out", "mine/b", "--seed", "5")
+    assert load_retrain_config("mine/b").seed == 5
+    before = {k: v for k, v in files_of(workdir).items() if k.startswith("mine/b/")}
+    succeed("retrain", "--resume", "mine/b", "--device", "cpu")
+    assert {k: v for k, v in files_of(workdir).items() if k in before} == before
+
+
+def test_plain_darts_by_its_preset(workdir: Path, succeed: Callable[..., str]) -> None:
+    argv = ("--dim", "12", "--patch-size", "4", "--stage-epochs", "1", "--batch-size", "32")
+    out = succeed("search", "--preset=digits_darts", *argv, "--device", "cpu")
+    assert "epoch 1/1" in out
+    config = load_search_config(workdir / "runs" / "search-digits_darts-seed0")
+    assert (config.token_ratio, config.skip_weight, config.type_weight) == (1.0, 0.0, 0.0)
+    assert config.stage_layers == get_preset("digits").search.stage_layers[:1]
+
+
+def test_a_users_operation_is_searched_derived_and_retrained(
+    workdir: Path,
+    call: Callable[..., Done],
+    succeed: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only `zero` and the user's operation are candidates, so every edge derives it."""
+    # As if no other test had imported the module.
+    families = {k: v for k, v in dasvit.spaces.cell.operations._FAMILIES.items() if k != "conv"}
+    monkeypatch.setattr(dasvit.spaces.cell.operations, "_FAMILIES", families)
+    monkeypatch.delitem(sys.modules, "support.plugin_operation", raising=False)
+    argv = [*SEARCH, "--operations", "zero", "conv_k3", "--stage-ops", "2", "2", "--out", "found"]
+    refused = call(*argv)
+    assert refused.code == 2
+    assert refused.err.startswith("error: unknown operation 'conv_k3'")
+    assert names_in(workdir) == []
+
+    plugins = ("--plugins", "support.plugin_operation")
+    succeed(*argv, *plugins)
+    assert "conv" in families
+    assert set(Genotype.load("found/genotype.json").operations) == {"conv_k3"}
+    rows = runs.rows_without_times(workdir / "found" / "alpha.jsonl")
+    assert rows[0]["edge_ops"] == [["zero", "conv_k3"]] * 5
+    assert rows[0]["type_totals"].keys() == {"conv"}  # its type takes part in the fairness term
+    succeed("draw", "found", "--out", "found/drawn", *plugins)
+    succeed(*RETRAIN, "--model", "found/genotype.json", "--out", "trained", *plugins)
+    assert "test accuracy" in succeed("evaluate", "trained", "--device", "cpu")
+
+
+def test_the_papers_encoder(succeed: Callable[..., str]) -> None:
+    """The README's line; the preset is the paper's unless told otherwise."""
+    out = succeed("complexity", "--model", "dasvit_cifar10", "--no-latency")
+    assert out.splitlines()[0] == (
+        "dasvit_cifar10: 50.4 M parameters; 9.88 G multiply-adds, linear and convolution layers; "
+        "10.6 G with attention products"
+    )
+
+
+def test_a_named_encoder_is_drawn_here(workdir: Path, succeed: Callable[..., str]) -> None:
+    out = succeed("draw", "dasvit_imagenet100")
+    assert "msa_h12(o_0)" in out
+    assert names_in(workdir) == ["encoder.png", "encoder.svg"]
+
+
+def test_the_preset_is_read_first() -> None:
+    assert preset_from_argv([], "digits").name == "digits"
+    assert preset_from_argv(["search", "--preset", "cifar10"], "digits").name == "cifar10"
+    assert preset_from_argv(["--preset=cifar10_darts", "--xi", "1"], "digits").name == (
+        "cifar10_darts"
+    )
+    with pytest.raises(ValueError, match="unknown preset 'mnist'"):
+        preset_from_argv(["--preset", "mnist"], "digits")

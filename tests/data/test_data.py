@@ -1,0 +1,280 @@
+"""Data sets: sizes, normalisation, files that stream, and files that are broken."""
+
+import gzip
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from support.batches import all_of, as_keys, assert_equal
+from support.runs import DIGITS
+
+import dasvit.data.datasets
+from dasvit.data.config import DataConfig
+from dasvit.data.datasets import (
+    ImageData,
+    check_data,
+    dataset_names,
+    load_data,
+)
+
+CPU = torch.device("cpu")
+FASHION = DataConfig(dataset="fashion_mnist", image_size=28, augment="none")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of folders lie here, not at home."""
+    monkeypatch.setenv("DASVIT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data(DIGITS, CPU)
+
+
+# --- Digits
+
+
+def test_digits(digits: ImageData) -> None:
+    assert (len(digits.train), len(digits.test)) == (1437, 360)
+    assert digits.class_names == tuple("0123456789")
+    assert (digits.num_classes, digits.in_channels) == (10, 1)
+    images, labels = all_of(digits.train)
+    assert images.shape == (1437, 1, 8, 8)
+    assert images.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert len(digits.mean) == len(digits.std) == 1
+
+
+def test_digits_are_scikit_learns_in_its_own_split() -> None:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    pixels, target = load_digits(return_X_y=True)
+    got = dasvit.data.datasets._read_digits()
+    assert got[1].dtype == target.dtype
+    assert np.array_equal(got[0], pixels) and np.array_equal(got[1], target)
+    index = np.arange(len(target))
+    wanted = train_test_split(index, test_size=0.2, random_state=0, stratify=target)
+    for mine, its in zip(dasvit.data.datasets.digits_split(), wanted, strict=True):
+        assert np.array_equal(mine, its)
+
+
+def test_digits_from_wherever_scikit_learn_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = dasvit.data.datasets._read_digits()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for mine, its in zip(dasvit.data.datasets._read_digits(), expected, strict=True):
+        assert np.array_equal(mine, its)
+
+
+def test_digits_split_is_stratified_fixed_and_disjoint(digits: ImageData) -> None:
+    counts = [
+        torch.bincount(all_of(split)[1], minlength=10) for split in (digits.train, digits.test)
+    ]
+    share = counts[1] / (counts[0] + counts[1])
+    assert torch.allclose(share, torch.full((10,), 0.2), atol=0.005)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    again = load_data(replace(DIGITS, augment="shift"), CPU)
+    for a, b in ((digits.train, again.train), (digits.test, again.test)):
+        assert_equal(all_of(a), all_of(b))
+    # scikit-learn's own images, each once.
+    from sklearn.datasets import load_digits
+
+    pixels = load_digits().images
+    joined = torch.cat([all_of(digits.train)[0], all_of(digits.test)[0]])[:, 0]
+    raw = (joined.double() * digits.std[0] + digits.mean[0]) * 16
+    assert Counter(as_keys(raw.round().to(torch.uint8))) == Counter(
+        as_keys(torch.from_numpy(pixels).to(torch.uint8))
+    )
+
+
+def test_normalisation_is_the_training_sets(digits: ImageData) -> None:
+    train, _ = all_of(digits.train)
+    assert train.mean().item() == pytest.approx(0, abs=1e-5)
+    assert train.std().item() == pytest.approx(1, abs=1e-4)
+    test, _ = all_of(digits.test)
+    assert abs(test.mean().item()) > 1e-4  # no look at the test images
+    # The same map for both: a black pixel is the same value.
+    assert test.min() == train.min()
+    assert train.min().item() == pytest.approx(-digits.mean[0] / digits.std[0], rel=1e-5)
+
+
+def test_resizing_is_torchs_antialiased_bilinear(digits: ImageData) -> None:
+    for size in (4, 12):
+        data = load_data(replace(DIGITS, image_size=size), CPU)
+        found, labels = all_of(data.test)
+        images, expected_labels = all_of(digits.test)
+        expected = F.interpolate(images, (size, size), mode="bilinear", antialias=True)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert torch.equal(labels, expected_labels)
+
+
+# --- Fashion-MNIST
+
+
+def idx(values: np.ndarray) -> bytes:
+    """An IDX file of unsigned bytes."""
+    header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+    return header + values.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def fashion() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {
+        "train-images-idx3": random.integers(0, 256, (30, 28, 28)),
+        "train-labels-idx1": np.arange(30) % 10,
+        "t10k-images-idx3": random.integers(0, 256, (10, 28, 28)),
+        "t10k-labels-idx1": np.arange(10),
+    }
+
+
+def write_idx(folder: Path, arrays: dict[str, np.ndarray], suffix: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in arrays.items():
+        content = idx(values)
+        (folder / f"{name}-ubyte{suffix}").write_bytes(
+            gzip.compress(content) if suffix else content
+        )
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize("below", [".", "FashionMNIST/raw"])
+def test_fashion_mnist(
+    fashion: dict[str, np.ndarray], tmp_path: Path, suffix: str, below: str
+) -> None:
+    write_idx(tmp_path / below, fashion, suffix)
+    data = load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
+    assert (len(data.train), len(data.test), data.in_channels) == (30, 10, 1)
+    assert data.class_names[:2] == ("T-shirt/top", "Trouser")
+    assert data.num_classes == 10
+    for split, part in ((data.train, "train"), (data.test, "t10k")):
+        images, labels = all_of(split)
+        raw = (images[:, 0].double() * data.std[0] + data.mean[0]) * 255
+        assert np.array_equal(raw.round().numpy(), fashion[f"{part}-images-idx3"])
+        assert labels.tolist() == fashion[f"{part}-labels-idx1"].tolist()
+
+
+BREAK: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "header only": lambda content: content[:4],
+    "truncated": lambda content: content[: len(content) // 2],
+    "one byte short": lambda content: content[:-1],
+    "one byte too many": lambda content: content + b"\0",
+    "garbage": lambda content: bytes(range(256)) * 4,
+    "floats": lambda content: content[:2] + b"\x0d" + content[3:],
+}
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3", "t10k-labels-idx1"])
+@pytest.mark.parametrize("how", BREAK)
+def test_corrupt_fashion_mnist_is_named(
+    fashion: dict[str, np.ndarray], tmp_path: Path, how: str, name: str
+) -> None:
+    write_idx(tmp_path, fashion, "")
+    path = tmp_path / f"{name}-ubyte"
+    path.write_bytes(BREAK[how](path.read_bytes()))
+    with pytest.raises(ValueError, match="is corrupt") as caught:
+        load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("how", ["truncated", "wrong inside", "not gzip"])
+def test_corrupt_gzip_is_named(fashion: dict[str, np.ndarray], tmp_path: Path, how: str) -> None:
+    write_idx(tmp_path, fashion, ".gz")
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    content = path.read_bytes()
+    broken = {
+        "truncated": content[:-100],
+        "wrong inside": content[:2000] + bytes(200) + content[2200:],
+        "not gzip": b"<html>not found</html>",
+    }
+    path.write_bytes(broken[how])
+    with pytest.raises(ValueError, match="is corrupt") as caught:
+        load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("train-labels-idx1", np.zeros(29), "30 images, 29 labels"),
+        ("t10k-labels-idx1", np.arange(10) + 1, "a label 10"),
+        ("t10k-images-idx3", np.zeros((10, 784)), "10 images"),
+    ],
+)
+def test_inconsistent_fashion_mnist_is_refused(
+    fashion: dict[str, np.ndarray], tmp_path: Path, name: str, values: np.ndarray, message: str
+) -> None:
+    write_idx(tmp_path, fashion | {name: values}, "")
+    with pytest.raises(ValueError, match=f"fashion_mnist in .* is corrupt: {message}"):
+        load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
+
+
+def test_missing_fashion_mnist_files_are_named(
+    fashion: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    del fashion["t10k-labels-idx1"]
+    write_idx(tmp_path, fashion, ".gz")
+    with pytest.raises(ValueError, match="lacks t10k-labels-idx1-ubyte") as caught:
+        check_data(replace(FASHION, data_dir=str(tmp_path)))
+    assert "train-images" not in str(caught.value)
+
+
+# --- Folders in general
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "fashion_mnist", "imagenet100"])
+def test_a_missing_folder_is_named(dataset: str, tmp_path: Path) -> None:
+    config = DataConfig(dataset=dataset)
+    for check in (check_data, lambda config: load_data(config, CPU)):
+        with pytest.raises(ValueError, match=f"data set '{dataset}' needs --data-dir"):
+            check(config)
+        with pytest.raises(ValueError, match="there is no folder") as caught:
+            check(replace(config, data_dir=str(tmp_path / "nowhere")))
+        assert str(tmp_path / "nowhere") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder", "file"),
+    [
+        ("cifar10", "cifar-10-batches-py", "data_batch_1"),
+        ("cifar100", "cifar-100-python", "train"),
+    ],
+)
+def test_a_corrupt_cifar_folder_is_named_and_not_unpickled(
+    dataset: str, folder: str, file: str, tmp_path: Path
+) -> None:
+    config = DataConfig(dataset=dataset, data_dir=str(tmp_path))
+    with pytest.raises(ValueError, match=f"{dataset} in .* is missing or corrupt") as caught:
+        load_data(config, CPU)
+    assert str(tmp_path) in str(caught.value)
+    (tmp_path / folder).mkdir()
+    # Unpickling this would write a file.
+    (tmp_path / folder / file).write_bytes(
+        b"cposix\nsystem\n(S'touch " + str(tmp_path / "harm").encode() + b"'\ntR."
+    )
+    with pytest.raises(ValueError, match="is missing or corrupt"):
+        load_data(config, CPU)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_unknown_data_sets_are_refused() -> None:
+    assert dataset_names() == (
+        "digits",
+        "fashion_mnist",
+        "cifar10",
+        "cifar100",
+        "imagenet100",
+        "folder",
+    )
+    with pytest.raises(ValueError, match="unknown data set 'MNIST'; known: digits, fashion_mnist"):
+        check_data(replace(DIGITS, dataset="MNIST"))

@@ -1,0 +1,134 @@
+"""As a user types it: from a folder of images to classes of other images, a process a command."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from support.runs import names_in
+from timm.data import create_transform, resolve_data_config
+
+from dasvit.deploy.predict import read_image
+from dasvit.report.record import load_retrain_result, read_trace
+from dasvit.spaces.cell.genotype import Genotype
+from dasvit.training.trained import open_trained
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ("nought", "one", "two")
+OPERATIONS = ("identity", "msa_h2", "mlp_r0.5")
+DATA = ("--dataset", "folder", "--data-dir", "photos", "--device", "cpu")
+SEARCH = (
+    *("--dim", "12", "--patch-size", "4", "--operations", *OPERATIONS, "--stage-layers", "1", "2"),
+    *("--stage-ops", "3", "2", "--stage-epochs", "1", "--batch-size", "16"),
+)
+RETRAIN = (
+    *("--dim", "12", "--patch-size", "4", "--depth", "2", "--batch-size", "16"),
+    *("--epochs", "8", "--warmup-epochs", "1", "--lr", "3e-3"),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """photos/train and photos/val with 32 and 8 of scikit-learn's digits a class, as PNGs, and
+    new/ with 4 more of each."""
+    images, labels = load_digits(return_X_y=True)
+    for label, name in enumerate(CLASSES):
+        for i, pixels in enumerate(images[labels == label][:44]):
+            place = "photos/train" if i < 32 else "photos/val" if i < 40 else "new"
+            path = tmp_path / place / name / f"{i:02}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((pixels.reshape(8, 8) * 15.9).astype(np.uint8)).save(path)
+    return tmp_path
+
+
+def dasvit(folder: Path, *words: str) -> str:
+    """What `python -m dasvit` prints, run in `folder`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dasvit", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+        env=os.environ
+        | {
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "DASVIT_CACHE": str(folder / "cache"),
+        },
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout
+
+
+def close(actual: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(actual, wanted, rtol=0, atol=tolerance)
+
+
+@pytest.mark.timeout(900)  # eight processes that start: half a minute, more on a busy machine
+def test_from_images_to_classes_of_others(folder: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    said = dasvit(folder, "search", *DATA, *SEARCH, "--out", "found")
+    assert (
+        "retrain --preset digits --dataset folder --data-dir photos --patch-size 4 --model" in said
+    )
+    genotype = Genotype.load(folder / "found" / "genotype.json")
+    assert set(genotype.operations) <= set(OPERATIONS)
+    assert len(read_trace(folder / "found" / "alpha.jsonl")) == 2  # an epoch a stage
+
+    dasvit(folder, "retrain", *DATA, *RETRAIN, "--model", "found/genotype.json", "--out", "trained")
+    result = load_retrain_result(folder / "trained" / "result.json")
+    assert result.test_top1 > 0.5  # of three classes
+    assert len(read_trace(folder / "trained" / "train.jsonl")) == 8
+    assert Genotype.load(folder / "trained" / "genotype.json") == genotype
+
+    assert "net.onnx" in dasvit(folder, "export", "trained", "--to", "onnx", "--out", "net.onnx")
+    dasvit(folder, "export", "trained", "--to", "safetensors", "--out", "net")
+    assert names_in(folder / "net") == [
+        "README.md",
+        "config.json",
+        "genotype.json",
+        "model.safetensors",
+    ]
+
+    dasvit(
+        folder, "predict", "new", "--model", "trained", "--out", "new.csv", "--top-k", "3",
+        "--device", "cpu",
+    )  # fmt: skip
+    with (folder / "new.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    paths = sorted((folder / "new").glob("*/*.png"))
+    assert [folder / row["path"] for row in rows] == paths and len(paths) == 12
+
+    trained = open_trained(folder / "trained", torch.device("cpu"))
+    assert trained.facts.class_names == CLASSES
+    images = torch.stack([read_image(path, trained.facts) for path in paths])
+    with torch.no_grad():
+        logits = trained.model(images)
+        theirs = timm.create_model(f"local-dir:{folder / 'net'}", pretrained=True).eval()
+        transform = create_transform(**resolve_data_config(model=theirs))
+        close(theirs(torch.stack([transform(Image.open(path)) for path in paths])), logits)
+    session = onnxruntime.InferenceSession(
+        str(folder / "net.onnx"), providers=["CPUExecutionProvider"]
+    )
+    close(
+        torch.from_numpy(session.run(None, {session.get_inputs()[0].name: images.numpy()})[0]),
+        logits,
+    )
+
+    shares, order = logits.softmax(1).sort(dim=1, descending=True)
+    for i, names in enumerate(("class", "class_2", "class_3")):
+        assert [row[names] for row in rows] == [CLASSES[c] for c in order[:, i].tolist()]
+        column = names.replace("class", "probability")
+        close(torch.tensor([float(row[column]) for row in rows]), shares[:, i])
+    right = [row["class"] == path.parent.name for row, path in zip(rows, paths, strict=True)]
+    assert sum(right) > len(right) / 2

@@ -1,0 +1,145 @@
+"""Events and the numbers read off them."""
+
+import dataclasses
+import math
+from dataclasses import replace
+
+import pytest
+from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH, SEARCH_RESULT
+from support.runs import ENCODER
+
+from dasvit.report.events import (
+    Event,
+    StageEnd,
+    edge_name,
+    mean_entropy,
+    operation_share,
+    scalars,
+    tee,
+)
+from dasvit.spaces.cell.genotype import edge_list
+
+EDGE_OPS = (("zero", "identity", "msa_h2"), ("identity", "mlp_r3", "msa_h2"), ("zero", "a", "b"))
+WEIGHTS = ((0.1, 0.2, 0.7), (0.5, 0.25, 0.25), (0.6, 0.3, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("zero", 0.7 / 3), ("identity", 0.7 / 3), ("msa_h2", 0.95 / 3), ("mlp_r4", 0.0)],
+)
+def test_operation_share(name: str, share: float) -> None:
+    """Over all edges: one that lost the operation counts as 0."""
+    assert operation_share(WEIGHTS, EDGE_OPS, name) == pytest.approx(share)
+
+
+def test_mean_entropy() -> None:
+    assert mean_entropy([[0.125] * 8] * 5) == pytest.approx(math.log(8))
+    assert mean_entropy([[0.0, 1.0], [1.0, 0.0]]) == 0
+    assert mean_entropy([[0.5, 0.5], [0.0, 1.0]]) == pytest.approx(math.log(2) / 2)
+
+
+@pytest.mark.parametrize("num_nodes", range(1, 7))
+def test_num_nodes_from_the_number_of_edges(num_nodes: int) -> None:
+    edges = len(edge_list(num_nodes))
+    event = replace(SEARCH_EPOCH, edge_ops=(("zero", "msa_h2"),) * edges)
+    assert event.num_nodes == num_nodes
+
+
+def test_edge_names() -> None:
+    assert [edge_name(*edge) for edge in edge_list(2)] == [
+        "e_{k-2}->o_0",
+        "e_{k-1}->o_0",
+        "e_{k-2}->o_1",
+        "e_{k-1}->o_1",
+        "o_0->o_1",
+    ]
+
+
+def test_tee_keeps_the_order() -> None:
+    seen: list[tuple[str, Event]] = []
+    report = tee(lambda e: seen.append(("a", e)), lambda e: seen.append(("b", e)))
+    report(SEARCH_EPOCH)
+    report(RETRAIN_EPOCH)
+    assert seen == [
+        ("a", SEARCH_EPOCH),
+        ("b", SEARCH_EPOCH),
+        ("a", RETRAIN_EPOCH),
+        ("b", RETRAIN_EPOCH),
+    ]
+
+
+def test_tee_stops_at_an_error() -> None:
+    seen: list[Event] = []
+
+    def fail(event: Event) -> None:
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        tee(fail, seen.append)(SEARCH_EPOCH)
+    assert seen == []
+
+
+def test_gap() -> None:
+    assert SEARCH_RESULT.gap == 0.6 - 1 / 7
+
+
+def test_scalars_of_a_search() -> None:
+    values = scalars(replace(SEARCH_EPOCH, type_totals={"msa": 0.75, "conv": 0.125}, val_loss=3.0))
+    assert values == {
+        "loss/train": 2.25,
+        "loss/val": 3.0,
+        "loss/fair": 0.1,
+        "accuracy/train": 0.125,
+        "accuracy/val": 1 / 3,
+        "alpha/skip_share": 0.0,
+        "alpha/zero_share": 0.25,
+        "alpha/entropy": pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75))),
+        "type/msa": 0.75,
+        "type/conv": 0.125,
+        "stage/num_layers": 2,
+        "stage/num_ops": 2,
+        "time/epoch_seconds": 0.5,
+        "lr/weights": 1e-3,
+    }
+    assert scalars(SEARCH_RESULT) == {
+        "supernet_accuracy": 0.6,
+        "discretised_accuracy": 1 / 7,
+        "gap": SEARCH_RESULT.gap,
+        "skip_share": 0.1,
+        "zero_share": 0.2,
+        "seconds": 12.5,
+    }
+
+
+def test_scalars_of_a_retraining() -> None:
+    assert scalars(RETRAIN_EPOCH) == {
+        "loss/train": 2.25,
+        "accuracy/train": 0.1,
+        "lr/weights": 1e-6,
+        "time/epoch_seconds": 0.5,
+    }
+    assert scalars(RETRAIN_RESULT) == {
+        "test_top1": 1 / 3,
+        "test_top5": 0.9,
+        "train_accuracy": 1.0,
+        "num_params": 1234,
+        "seconds": 5.5,
+    }
+
+
+def test_a_stage_end_has_no_numbers() -> None:
+    event = StageEnd(
+        epoch=0,
+        stage=0,
+        weights=SEARCH_EPOCH.weights,
+        edge_ops=SEARCH_EPOCH.edge_ops,
+        kept=None,
+        genotype=ENCODER,
+    )
+    assert scalars(event) == {}
+
+
+def test_events_are_frozen() -> None:
+    for event in (SEARCH_EPOCH, SEARCH_RESULT, RETRAIN_EPOCH, RETRAIN_RESULT):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            event.seconds = 0.0

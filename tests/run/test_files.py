@@ -1,0 +1,97 @@
+"""Atomic writing, and reading with errors that name the file."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dasvit.run.files import read_json, write_atomic
+
+
+@pytest.mark.parametrize("content", ["", "α and text\n", b"\x00\xff bytes"])
+def test_write_and_overwrite(tmp_path: Path, content: str | bytes) -> None:
+    path = tmp_path / "value.json"
+    path.write_text("something longer than what comes after it")
+    for target in (path, str(path)):
+        write_atomic(target, content)
+        expected = content.encode() if isinstance(content, str) else content
+        assert path.read_bytes() == expected
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_a_crash_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    path = tmp_path / "value.json"
+    path.write_text("old")
+
+    def crash(*args: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, step, crash)
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_the_new_file_is_complete_when_it_takes_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Data reach the disk before the rename, which is the only change under the name."""
+    path, order = tmp_path / "value.json", []
+    path.write_text("old")
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        order.append(("fsync", os.fstat(descriptor).st_size, path.read_text()))
+        fsync(descriptor)
+
+    def watched_replace(source: Path, target: Path) -> None:
+        order.append(("replace", Path(source).stat().st_size, path.read_text()))
+        assert Path(source).parent == path.parent  # one file system, or the rename is a copy
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    write_atomic(path, "new content")
+    assert order == [("fsync", 11, "old"), ("replace", 11, "old")]
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        write_atomic(tmp_path / "missing" / "value.json", "x")
+
+
+def test_read_json(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_atomic(path, '{"name": "α", "values": [1, 2.5, null]}')
+    assert read_json(path, "settings") == {"name": "α", "values": [1, 2.5, None]}
+    assert read_json(str(path), "settings")["name"] == "α"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no file"),
+        (b'{"name": [1, 2', "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"not json", "not valid JSON"),
+        (b"\xff\xfe\x00", "cannot read"),
+    ],
+)
+def test_bad_files_name_themselves(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "value.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_json(path, "settings")
+    assert str(caught.value).startswith("settings: ")
+    assert str(path) in str(caught.value)
+
+
+def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot read") as caught:
+        read_json(tmp_path, "settings")
+    assert str(tmp_path) in str(caught.value)

@@ -1,0 +1,307 @@
+"""Steps that are captured once and replayed: the same steps."""
+
+import io
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support import plugin_operation, runs, tape
+from support.runs import search_config
+from support.search_runs import epochs, run, stage_ends
+from torch import Tensor
+
+import dasvit.search.cuda_graph
+import dasvit.search.loop
+from dasvit.data.batch import Batch
+from dasvit.data.config import DataConfig
+from dasvit.search.config import SearchConfig
+from dasvit.search.cuda_graph import WARM_UP, CudaGraphs
+from dasvit.search.loop import check_supernet, search
+from dasvit.search.step import BilevelStep, Found, build_supernet
+from dasvit.spaces.cell.supernet import SuperNet
+
+CPU = torch.device("cpu")
+OPS = ("zero", "identity", "msa_h2", "mlp_r2")
+EDGES = (OPS,) * 5
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.fixture
+def taped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs are tapes, which need no GPU."""
+    monkeypatch.setattr(dasvit.search.cuda_graph, "capture", tape.record)
+
+
+def _step(device: str = "cpu", **settings: object) -> BilevelStep:
+    config = SearchConfig(
+        data=DataConfig(image_size=8),
+        operations=OPS,
+        stage_ops=(4, 3, 2),
+        dim=8,
+        patch_size=4,
+        alpha_init_std=1.0,
+        alpha_lr=0.05,
+        grad_clip=0.5,
+        token_ratio=0.5,
+        **settings,  # type: ignore[arg-type]
+    )
+    torch.manual_seed(0)
+    model = build_supernet(config, EDGES, num_layers=2, in_channels=1, num_classes=3)
+    return BilevelStep(config, model.to(device))
+
+
+def _with_graphs(step: BilevelStep) -> BilevelStep:
+    step._graphs = CudaGraphs(step.device)
+    return step
+
+
+def _same_steps(plain: BilevelStep, graphed: BilevelStep, make_batch: Callable) -> None:
+    """Takes steps with either, and compares what they return and leave behind: alphas at rest
+    first, learning rates that change, a batch of another size between."""
+    device = plain.device
+    for number in range(2 * WARM_UP + 7):
+        train, val = (
+            tuple(t.to(device) for t in make_batch(2 if number == 8 else 4)) for _ in range(2)
+        )
+        val_batch = val if number > WARM_UP else None
+        lr = 0.02 / (1 + number)
+        loss, logits, found = plain(train, val_batch, weight_lr=lr)
+        other_loss, other_logits, other_found = graphed(train, val_batch, weight_lr=lr)
+        torch.testing.assert_close(other_loss, loss)
+        torch.testing.assert_close(other_logits, logits)
+        assert (found is None) == (other_found is None) == (val_batch is None)
+        if found is not None and other_found is not None:
+            for name in ("gradient", "val_loss", "fair_loss", "logits"):
+                torch.testing.assert_close(getattr(other_found, name), getattr(found, name))
+    expected = dict(plain.model.named_parameters())
+    for name, p in graphed.model.named_parameters():
+        torch.testing.assert_close(p, expected[name], msg=name)
+
+
+@pytest.mark.parametrize("settings", [{}, {"xi": 0.05}, {"recompute": True}], ids=str)
+@pytest.mark.usefixtures("double", "taped")
+def test_replayed_steps_are_the_same_steps(settings: dict, make_batch: Callable) -> None:
+    graphed = _with_graphs(_step(cuda_graph=True, **settings))
+    _same_steps(_step(**settings), graphed, make_batch)
+    assert graphed._graphs is not None
+    assert graphed._graphs._captured is not None
+
+
+@pytest.mark.parametrize("settings", [{}, {"xi": 0.05}, {"recompute": True}], ids=str)
+@needs_gpu
+@pytest.mark.usefixtures("double")
+def test_replayed_on_a_gpu(settings: dict, make_batch: Callable) -> None:
+    graphed = _step("cuda", cuda_graph=True, **settings)
+    _same_steps(_step("cuda", **settings), graphed, make_batch)
+    assert graphed._graphs is not None
+    assert graphed._graphs._captured is not None
+
+
+def _same_searches(device: str, folder: Path) -> None:
+    """All three stages on digits, alphas at rest first, with graphs and without."""
+    results = []
+    for graphed in (False, True):
+        config = search_config(
+            cuda_graph=graphed, alpha_init_std=1.0, alpha_freeze_epochs=1, stage_epochs=3
+        )
+        results.append(run(config, folder / str(graphed), device=device))
+    (plain, first), (other, second) = results
+    assert other.genotype == plain.genotype
+    assert [e.kept for e in stage_ends(second)] == [e.kept for e in stage_ends(first)]
+    for one, same in zip(epochs(first), epochs(second), strict=True):
+        for name in ("train_loss", "val_loss", "fair_loss", "train_accuracy", "val_accuracy"):
+            found, expected = getattr(same, name), getattr(one, name)
+            assert found == pytest.approx(expected, rel=0.03, abs=0.03, nan_ok=True), name
+
+
+@pytest.mark.usefixtures("taped")
+def test_a_search_with_graphs_is_the_same_search(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runs.few_images(monkeypatch, dasvit.search.loop, train=320)  # five steps an epoch
+    captured: list[bool] = []
+
+    class Watched(BilevelStep):
+        def __init__(self, config: SearchConfig, model: SuperNet) -> None:
+            super().__init__(config, model)
+            if config.cuda_graph:
+                _with_graphs(self)
+
+        def __call__(self, *batches: Batch, **options: float) -> Found:
+            found = super().__call__(*batches, **options)
+            captured.append(self._graphs is not None and self._graphs._captured is not None)
+            return found
+
+    monkeypatch.setattr(dasvit.search.loop, "check_cuda_graph", lambda device: None)
+    monkeypatch.setattr(dasvit.search.loop, "BilevelStep", Watched)
+    _same_searches("cpu", tmp_path)
+    plain, graphed = captured[:45], captured[45:]
+    assert not any(plain)
+    # A stage warms up at rest, and anew when the alphas begin to move.
+    assert graphed == ([False] * WARM_UP + [True] * 2 + [False] * WARM_UP + [True] * 7) * 3
+
+
+@needs_gpu
+def test_a_search_with_graphs_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    runs.few_images(monkeypatch, dasvit.search.loop, train=320)
+    _same_searches("cuda", tmp_path)
+
+
+@pytest.mark.usefixtures("taped")
+def test_the_tape_tells_what_a_graph_would_not_repeat() -> None:
+    """That the test above can fail: a number from Python stays what it was."""
+    rate = [1.0]
+    graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
+    results = []
+    for number in range(1, WARM_UP + 4):
+        rate[0] = number
+        results.append(graphs.call(lambda x: (x * rate[0]).sum(), torch.full((2,), 10.0)).item())
+    captured = WARM_UP + 1
+    assert results[:captured] == [20.0 * n for n in range(1, captured + 1)]
+    assert results[captured:] == [20.0 * captured] * 2
+    for call, message in (
+        (lambda x: torch.tensor(x.sum().item()), "waits for the device"),
+        (torch.rand_like, "draws random numbers"),
+    ):
+        graphs = CudaGraphs(CPU)
+        for _ in range(WARM_UP):
+            graphs.call(call, torch.ones(2))
+        with pytest.raises(AssertionError, match=message):
+            graphs.call(call, torch.ones(2))
+
+
+@pytest.mark.usefixtures("taped")
+def test_a_call_with_other_shapes_lets_the_graph_go() -> None:
+    """Two at once would take twice the memory."""
+    graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
+    for _ in range(WARM_UP):
+        graphs.call(torch.square, torch.ones(2))
+    held = weakref.ref(graphs.call(torch.square, torch.ones(2)))
+    assert held() is not None
+    assert graphs.call(torch.square, torch.full((3,), 2.0)).tolist() == [4.0] * 3
+    assert held() is None
+    assert graphs.call(torch.square, torch.full((2,), 3.0)).tolist() == [9.0] * 2
+
+
+@pytest.mark.usefixtures("double", "taped")
+def test_a_step_goes_on_from_its_states(make_batch: Callable) -> None:
+    """As a search that is resumed: graphs are captured anew on what was loaded."""
+    first, second = (_with_graphs(_step(cuda_graph=True)) for _ in range(2))
+    batches = [(make_batch(4), make_batch(4)) for _ in range(12)]
+
+    def go(step: BilevelStep, numbers: range) -> None:
+        for n in numbers:
+            step(*batches[n], weight_lr=0.02 / (1 + n))
+
+    go(first, range(6))
+    stored = io.BytesIO()
+    parts = ("model", "weight_optimizer", "alpha_optimizer")
+    torch.save({name: getattr(first, name).state_dict() for name in parts}, stored)
+    go(first, range(6, 12))
+    for name, state in torch.load(io.BytesIO(stored.getvalue()), weights_only=True).items():
+        getattr(second, name).load_state_dict(state)
+    go(second, range(6, 12))
+    torch.testing.assert_close(second.model.state_dict(), first.model.state_dict())
+
+
+@pytest.mark.parametrize("setting", ["cuda_graph", "compile"])
+def test_an_operation_that_draws_is_refused(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A capture would take it, and draw anew in each pass."""
+    config = replace(
+        search_config(operations=("identity", "conv_k3"), stage_ops=(2, 2, 2)), **{setting: True}
+    )
+    check_supernet(config)
+    monkeypatch.setattr(
+        plugin_operation.TokenConv, "forward", lambda self, x: F.dropout(x, 0.1, self.training)
+    )
+    check_supernet(replace(config, **{setting: False}))
+    with pytest.raises(ValueError, match="'conv_k3' draws random numbers, which compile and cuda_"):
+        check_supernet(config)
+
+
+@pytest.mark.usefixtures("taped")
+def test_results_lie_in_the_same_tensors() -> None:
+    graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
+    x = torch.tensor([1.0, 2.0])
+    for _ in range(WARM_UP):
+        graphs.call(torch.square, x)
+    first = graphs.call(torch.square, x)
+    assert first.tolist() == [1.0, 4.0]
+    assert graphs.call(torch.square, x + 1) is first
+    assert first.tolist() == [4.0, 9.0]
+    assert x.tolist() == [1.0, 2.0]
+
+
+def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cause, not that the capture then cannot end either; and the stream is the one before."""
+
+    class Context:
+        def __init__(self, *args: object, **options: object) -> None:
+            pass
+
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    class Graph(Context):
+        def __exit__(self, *error: object) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    class OnStream(Context):
+        def __init__(self, stream: str) -> None:
+            self.stream = stream
+
+        def __exit__(self, *error: object) -> None:
+            restored.append(self.stream)
+
+    restored: list[str] = []
+    stubs = {"CUDAGraph": Context, "graph": Graph, "device": Context, "Stream": Context}
+    stubs |= {"stream": OnStream, "current_stream": lambda device: f"that of {device}"}
+    for name, value in stubs.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(dasvit.search.cuda_graph, "_stream", torch.cuda.Stream)
+
+    def fails(error: Exception) -> Callable[[], None]:
+        def function() -> None:
+            raise error
+
+        return function
+
+    unsupported = fails(RuntimeError("operation not permitted when stream is capturing\nmore"))
+    with pytest.raises(ValueError, match=r"\(operation not permitted .* capturing\).*leave cuda_g"):
+        dasvit.search.cuda_graph.capture(unsupported, CPU)
+    assert restored == ["that of cpu"]
+    with pytest.raises(torch.OutOfMemoryError):
+        dasvit.search.cuda_graph.capture(fails(torch.OutOfMemoryError()), CPU)
+    with pytest.raises(KeyError):
+        dasvit.search.cuda_graph.capture(fails(KeyError("a plug-in's")), CPU)
+
+
+def test_captures_on_a_device_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: [device])
+    dasvit.search.cuda_graph._stream.cache_clear()
+    first, other = (torch.device("cuda", number) for number in range(2))
+    try:
+        stream = dasvit.search.cuda_graph._stream(first)
+        assert stream == [first]
+        assert dasvit.search.cuda_graph._stream(torch.device("cuda", 0)) is stream
+        assert dasvit.search.cuda_graph._stream(other) == [other]
+    finally:
+        dasvit.search.cuda_graph._stream.cache_clear()
+
+
+def test_without_a_gpu_nothing_begins(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cuda_graph needs a GPU, but the device is cpu"):
+        search(search_config(cuda_graph=True), tmp_path / "search")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_dropout_in_a_graph() -> None:
+    with pytest.raises(ValueError, match=r"cuda_graph needs dropout 0, but got 0\.1"):
+        search_config(cuda_graph=True, dropout=0.1)

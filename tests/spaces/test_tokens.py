@@ -1,0 +1,186 @@
+"""Embedding and attention-based partial token selection."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from support import reference
+
+from dasvit.spaces.cell.tokens import TokenEmbedding, TokenSelector, num_selected, scatter_tokens
+
+pytestmark = pytest.mark.usefixtures("double")
+
+
+def _selector(dim: int, token_ratio: float) -> TokenSelector:
+    selector = TokenSelector(dim, token_ratio)
+    for layer in (selector.query, selector.key):
+        torch.nn.init.normal_(layer.weight)
+    return selector
+
+
+def test_embedding_cuts_projects_and_adds(
+    randomise: Callable, assert_same_gradients: Callable
+) -> None:
+    module = randomise(TokenEmbedding(image_size=6, patch_size=2, in_channels=3, dim=8))
+    images = torch.randn(2, 3, 6, 6)
+    actual, expected = module(images), reference.embedding(module, images)
+    assert actual.shape == (2, 1 + 9, 8)
+    torch.testing.assert_close(actual, expected)
+    direction = torch.randn_like(actual)
+    assert_same_gradients(
+        (actual * direction).sum(), (expected * direction).sum(), list(module.parameters())
+    )
+
+
+def test_embedding_starts_xavier_uniform() -> None:
+    module = TokenEmbedding(image_size=8, patch_size=4, in_channels=3, dim=96)
+    bound = math.sqrt(6 / (4 * 4 * 3 + 96))  # of the linear layer, not of the convolution
+    largest = module.patches.proj.weight.abs().max().item()
+    assert 0.98 * bound < largest <= bound
+    assert not module.patches.proj.bias.any()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4), (2, 7, 4), (3, 16, 6)])
+def test_scores_are_equations_13_to_15(
+    shape: tuple[int, int, int], assert_same_gradients: Callable
+) -> None:
+    selector = _selector(shape[-1], 0.5)
+    patches = torch.randn(shape, requires_grad=True)
+    actual = selector.scores(patches)
+    expected = reference.token_scores(patches, selector.query.weight.T, selector.key.weight.T)
+    torch.testing.assert_close(actual, expected)
+    direction = torch.randn_like(actual)
+    assert_same_gradients(
+        (actual * direction).sum(),
+        (expected * direction).sum(),
+        [patches, selector.query.weight, selector.key.weight],
+    )
+
+
+@pytest.mark.parametrize(
+    ("patches", "token_ratio", "k"),
+    [
+        (196, 0.5, 98),
+        (196, 1.0, 196),
+        (10, 0.7, 7),  # 0.7 · 10 is 6.999… in floating point
+        (100, 0.29, 29),
+        (10, 0.75, 7),
+        (10, 0.79, 7),
+        (10, 0.1, 1),
+        (10, 0.09, 1),
+        (1, 0.5, 1),
+        (3, 0.99, 2),
+    ],
+)
+def test_k_is_the_floor_and_at_least_one(patches: int, token_ratio: float, k: int) -> None:
+    assert num_selected(patches, token_ratio) == k
+
+
+def test_k_against_exact_arithmetic() -> None:
+    for patches in (1, 2, 9, 16, 49, 196, 1024):
+        for percent in range(1, 101):
+            ratio = percent / 100
+            assert num_selected(patches, ratio) == reference.num_selected(patches, ratio)
+
+
+@pytest.mark.parametrize("token_ratio", [0.05, 0.3, 0.5, 0.9, 1.0])
+def test_selection_is_exactly_the_best_tokens_in_order(token_ratio: float) -> None:
+    """CLS first, the k best patches in their order, bit for bit, in float32 as well."""
+    for dtype in (torch.float64, torch.float32):
+        selector = _selector(6, token_ratio).to(dtype)
+        tokens = torch.randn(4, 1 + 11, 6, dtype=dtype)
+        tokens[:, 0] = -100  # a CLS of any score stays
+        kept, index = selector(tokens)
+        k = reference.num_selected(11, token_ratio)
+        assert kept.shape == (4, 1 + k, 6)
+        for b in range(4):
+            positions = index[b].tolist()
+            assert positions[0] == 0
+            assert positions == sorted(set(positions))
+            assert torch.equal(kept[b], tokens[b, positions])  # exactly X[I]
+    _, expected = reference.select_tokens(selector.double(), tokens.double())
+    assert index.tolist() == expected
+
+
+def test_ratio_one_selects_everything() -> None:
+    tokens = torch.randn(2, 1 + 9, 6)
+    kept, index = _selector(6, 1.0)(tokens)
+    assert torch.equal(kept, tokens)
+    assert index.tolist() == [list(range(10))] * 2
+
+
+def test_cls_has_no_part_in_the_scores() -> None:
+    selector = _selector(6, 0.5)
+    tokens = torch.randn(2, 1 + 8, 6)
+    _, before = selector(tokens)
+    tokens[:, 0] += 50 * torch.randn(2, 6)
+    _, after = selector(tokens)
+    assert torch.equal(before, after)
+
+
+def test_gradient_is_that_of_a_sigmoid_gate() -> None:
+    """∂L/∂W = ∂/∂W Σ G·X[I]·σ(s_I), X[I] a constant; X also gets G itself."""
+    selector = _selector(6, 0.4)
+    tokens = torch.randn(3, 1 + 10, 6, requires_grad=True)
+    weights = [selector.query.weight, selector.key.weight]
+    kept, index = selector(tokens)
+    direction = torch.randn_like(kept)
+    actual = torch.autograd.grad((kept * direction).sum(), [tokens, *weights])
+
+    rows = torch.arange(3)[:, None]
+    scores = reference.token_scores(tokens[:, 1:], *(w.T for w in weights))[rows, index[:, 1:] - 1]
+    straight = tokens[rows, index]
+    gate = 1 / (1 + (-scores).exp())
+    surrogate = (straight * direction).sum() + (
+        straight.detach()[:, 1:] * gate[..., None] * direction[:, 1:]
+    ).sum()
+    expected = torch.autograd.grad(surrogate, [tokens, *weights])
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+    for grad in actual[1:]:
+        assert grad.abs().max() > 1e-3
+
+
+def test_gradient_to_one_tokens_score_is_closed_form() -> None:
+    """dim 1, W_Q = W_K = 1, two patches of which one stays: everything by hand."""
+    selector = TokenSelector(1, 0.5)
+    with torch.no_grad():
+        selector.query.weight.fill_(1.0)
+        selector.key.weight.fill_(1.0)
+    tokens = torch.tensor([[[5.0], [1.0], [3.0]]])
+    kept, index = selector(tokens)
+    assert index.tolist() == [[0, 2]]  # scores 1·2 and 3·2
+    grad = torch.autograd.grad(kept.sum(), selector.query.weight)[0]
+    sigma = 1 / (1 + math.exp(-6.0))
+    assert grad.item() == pytest.approx(3 * sigma * (1 - sigma) * 6)  # X · σ'(s) · ∂s/∂W_Q
+
+
+def test_scatter_leaves_the_others_as_they_are() -> None:
+    tokens = torch.randn(2, 6, 4)
+    before = tokens.clone()
+    index = torch.tensor([[0, 2, 5], [0, 1, 4]])
+    kept = torch.randn(2, 3, 4)
+    out = scatter_tokens(tokens, kept, index)
+    assert torch.equal(out, reference.bypass(tokens, kept, index.tolist()))
+    assert torch.equal(tokens, before)
+
+
+@pytest.mark.usefixtures("double")
+def test_the_embedding_is_that_of_a_convolution() -> None:
+    """Eq. 23 in one product: the same tokens and gradients as timm's, also where sides differ."""
+    module = TokenEmbedding(image_size=(8, 12), patch_size=4, in_channels=3, dim=5)
+    torch.nn.init.normal_(module.patches.proj.bias)
+    images = torch.randn(2, 3, 8, 12, requires_grad=True)
+    inputs = [images, *module.patches.proj.parameters()]
+    ours, theirs = module.patch_tokens(images), module.patches(images)
+    torch.testing.assert_close(ours, theirs)
+    factors = torch.randn_like(ours)
+    grads = [torch.autograd.grad((t * factors).sum(), inputs) for t in (ours, theirs)]
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+def test_images_of_another_size_are_refused() -> None:
+    module = TokenEmbedding(image_size=8, patch_size=4, in_channels=1, dim=5)
+    with pytest.raises(ValueError, match=r"images must be \(8, 8\), but got \(8, 16\) pixels"):
+        module(torch.zeros(2, 1, 8, 16))

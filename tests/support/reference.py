@@ -1,0 +1,402 @@
+"""Slow, literal versions of the paper's equations, for the tests alone.
+
+Each follows its equation index by index and shares no code with the fast version; parameters are
+read from the modules under test, the arithmetic is done anew.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from dasvit.spaces.cell.genotype import Edge, Genotype
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+# Token selection (Eq. 13-15).
+
+
+def token_scores(patches: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """Eq. 13-15 with the N×N matrix: `query`, `key` are W_Q, W_K as `X W` uses them."""
+    batch, count, dim = patches.shape
+    q, k = patches @ query, patches @ key
+    rows = []
+    for b in range(batch):
+        for i in range(count):
+            row = [(q[b, i] * k[b, j]).sum() / math.sqrt(dim) for j in range(count)]
+            rows.append(sum(row) / count)
+    return torch.stack(rows).view(batch, count)
+
+
+def num_selected(num_patches: int, token_ratio: float) -> int:
+    """k = ⌊λN⌋ in exact decimal arithmetic, at least 1."""
+    return max(1, math.floor(Fraction(str(token_ratio)) * num_patches))
+
+
+class SigmoidGate(torch.autograd.Function):
+    """Straight-through gate: forward X[I]; backward 1 to X[I] and X[I]·σ'(s) to the scores."""
+
+    @staticmethod
+    def forward(ctx: Any, kept: Tensor, scores: Tensor) -> Tensor:
+        ctx.save_for_backward(kept, scores)
+        return kept.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        kept, scores = ctx.saved_tensors
+        sigma = 1 / (1 + (-scores).exp())
+        return grad, (grad * kept).sum(-1) * sigma * (1 - sigma)
+
+
+def select_tokens(selector: nn.Module, tokens: Tensor) -> tuple[Tensor, list[list[int]]]:
+    """CLS and the k best patch tokens in their order, and their positions in `tokens`."""
+    patches = tokens[:, 1:]
+    scores = token_scores(patches, selector.query.weight.T, selector.key.weight.T)
+    k = num_selected(patches.shape[1], selector.token_ratio)
+    images, positions = [], []
+    for b in range(tokens.shape[0]):
+        values = scores[b].tolist()
+        best = sorted(sorted(range(len(values)), key=lambda i: -values[i])[:k])
+        gated = SigmoidGate.apply(
+            torch.stack([patches[b, i] for i in best]), torch.stack([scores[b, i] for i in best])
+        )
+        images.append(torch.cat([tokens[b, :1], gated]))
+        positions.append([0, *(i + 1 for i in best)])
+    return torch.stack(images), positions
+
+
+def bypass(tokens: Tensor, processed: Tensor, positions: list[list[int]]) -> Tensor:
+    """`tokens` with the processed ones at their positions, the others as they were."""
+    images = []
+    for b, kept in enumerate(positions):
+        rows = [
+            processed[b, kept.index(n)] if n in kept else tokens[b, n]
+            for n in range(tokens.shape[1])
+        ]
+        images.append(torch.stack(rows))
+    return torch.stack(images)
+
+
+# Operations (Eq. 1-4), pre-norm.
+
+
+def layer_norm(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+    mean = x.mean(-1, keepdim=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdim=True)
+    normalised = (x - mean) / (variance + LAYER_NORM_EPSILON).sqrt()
+    if norm.weight is None:  # a supernet's candidate
+        return normalised
+    return normalised * norm.weight + norm.bias
+
+
+def softmax(x: Tensor) -> Tensor:
+    return x.exp() / x.exp().sum(-1, keepdim=True)
+
+
+def msa(op: nn.Module, heads: int, x: Tensor) -> Tensor:
+    """Eq. 1-3, a loop over images and heads."""
+    dim = x.shape[-1]
+    d_k = dim // heads
+    w_q, w_k, w_v = (op.qkv.weight[i * dim : (i + 1) * dim].T for i in range(3))
+    b_q, b_k, b_v = (op.qkv.bias[i * dim : (i + 1) * dim] for i in range(3))
+    images = []
+    for z in layer_norm(x, op.norm):
+        outputs = []
+        for h in range(heads):
+            of_head = slice(h * d_k, (h + 1) * d_k)
+            q = z @ w_q[:, of_head] + b_q[of_head]
+            k = z @ w_k[:, of_head] + b_k[of_head]
+            v = z @ w_v[:, of_head] + b_v[of_head]
+            outputs.append(softmax(q @ k.T / math.sqrt(d_k)) @ v)
+        images.append(torch.cat(outputs, dim=-1) @ op.proj.weight.T + op.proj.bias)
+    return torch.stack(images)
+
+
+def mlp(op: nn.Module, x: Tensor) -> Tensor:
+    """Eq. 4."""
+    hidden = layer_norm(x, op.norm) @ op.fc1.weight.T + op.fc1.bias
+    gelu = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
+    return gelu @ op.fc2.weight.T + op.fc2.bias
+
+
+def operation(name: str, op: nn.Module, x: Tensor) -> Tensor:
+    """The operation called `name` with the parameters of `op`."""
+    if name == "zero":
+        return 0 * x
+    if name == "identity":
+        return x
+    family, value = name.split("_")
+    return msa(op, int(value[1:]), x) if family == "msa" else mlp(op, x)
+
+
+# Mixed edge, cell, networks (Eq. 8, 9, 22-24).
+
+
+def mixed_edge(
+    names: Sequence[str], ops: Sequence[nn.Module], x: Tensor, weights: Tensor
+) -> Tensor:
+    """Eq. 8: every candidate, `zero` included."""
+    total = torch.zeros_like(x)
+    for o, name in enumerate(names):
+        total = total + weights[o] * operation(name, ops[o], x)
+    return total
+
+
+def edges_of(num_nodes: int) -> list[tuple[int, int]]:
+    """(source, node), written out."""
+    return [(s, j) for j in range(num_nodes) for s in range(2 + j)]
+
+
+def search_cell(cell: nn.Module, e_2: Tensor, e_1: Tensor, weights: Tensor) -> Tensor:
+    """`e_k` of a mixed encoder."""
+    incoming: dict[int, list[Tensor]] = {}
+    states = {0: e_2, 1: e_1}
+    for m, (source, node) in enumerate(edges_of(cell.num_nodes)):
+        x, edge = states[source], cell.edges[m]
+        if hasattr(edge, "selector"):
+            kept, positions = select_tokens(edge.selector, x)
+            inner = edge.edge
+            out = bypass(x, mixed_edge(inner.names, inner.ops, kept, weights[m]), positions)
+        else:
+            out = mixed_edge(edge.names, edge.ops, x, weights[m])
+        incoming.setdefault(node, []).append(out)
+        states[2 + node] = torch.stack(incoming[node]).sum(0)
+    return torch.stack([states[2 + j] for j in range(cell.num_nodes)]).sum(0)
+
+
+def derived_cell(
+    genotype: Genotype, edges: Sequence[nn.Module], e_2: Tensor, e_1: Tensor
+) -> Tensor:
+    """`e_k` of a genotype."""
+    states, position = {0: e_2, 1: e_1}, 0
+    for node, incoming in enumerate(genotype.nodes):
+        total = torch.zeros_like(e_1)
+        for wire in incoming:
+            x, edge = states[wire.source], edges[position]
+            if hasattr(edge, "selector"):
+                kept, positions = select_tokens(edge.selector, x)
+                out = bypass(x, operation(wire.operation, edge.edge, kept), positions)
+            else:
+                out = operation(wire.operation, edge, x)
+            total, position = total + out, position + 1
+        states[2 + node] = total
+    return torch.stack([states[2 + j] for j in range(len(genotype.nodes))]).sum(0)
+
+
+def embedding(module: nn.Module, images: Tensor) -> Tensor:
+    """Eq. 23, 24: cut the patches, flatten, project, prepend CLS, add positions."""
+    weight, bias = module.patches.proj.weight, module.patches.proj.bias
+    side = weight.shape[-1]
+    rows, columns = images.shape[2] // side, images.shape[3] // side
+    batch = []
+    for image in images:
+        tokens = [module.cls_token[0, 0]]
+        for r, c in itertools.product(range(rows), range(columns)):
+            patch = image[:, r * side : (r + 1) * side, c * side : (c + 1) * side]
+            tokens.append(weight.flatten(1) @ patch.flatten() + bias)
+        batch.append(torch.stack(tokens) + module.positions[0])
+    return torch.stack(batch)
+
+
+def network(
+    model: nn.Module, images: Tensor, cell: Callable[[nn.Module, Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Logits: `Z_0` into both inputs of the first encoder, LayerNorm and Linear on CLS."""
+    z_0 = embedding(model.embedding, images)
+    if model.selector is not None:
+        z_0, _ = select_tokens(model.selector, z_0)
+    outputs = [z_0, z_0]
+    for layer in model.cells:
+        outputs.append(cell(layer, outputs[-2], outputs[-1]))
+    cls = layer_norm(outputs[-1], model.norm)[:, 0]
+    return cls @ model.head.weight.T + model.head.bias
+
+
+def supernet(model: nn.Module, images: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Logits of the search network; `weights` default to softmax(alpha), by rows."""
+    rows = softmax(model.alpha) if weights is None else weights
+    return network(model, images, lambda cell, e_2, e_1: search_cell(cell, e_2, e_1, rows))
+
+
+def derived(model: nn.Module, images: Tensor) -> Tensor:
+    """Logits of the derived network."""
+    return network(
+        model, images, lambda cell, e_2, e_1: derived_cell(model.genotype, cell.edges, e_2, e_1)
+    )
+
+
+# Fairness (Eq. 16-19).
+
+
+def fairness(
+    weights: Tensor,
+    edge_ops: Sequence[Sequence[str]],
+    types: Sequence[str],
+    *,
+    skip_weight: float,
+    type_weight: float,
+    gamma_min: float,
+    gamma_max: float,
+    zeta1: float,
+    zeta2: float,
+) -> Tensor:
+    """Eq. 19, entry by entry."""
+    skips = [
+        weights[m, o]
+        for m, names in enumerate(edge_ops)
+        for o, name in enumerate(names)
+        if name == "identity"
+    ]
+    l_1 = sum(skips) / len(skips) if skips else 0 * weights.sum()
+    l_2 = 0 * weights.sum()
+    for kind in types:
+        total = 0 * weights.sum()
+        for m, names in enumerate(edge_ops):
+            for o, name in enumerate(names):
+                if name.split("_")[0] == kind:
+                    total = total + weights[m, o] / len(edge_ops)
+        if total > gamma_max:
+            l_2 = l_2 + zeta1 * (total - gamma_max)
+        if total < gamma_min:
+            l_2 = l_2 + zeta2 * (gamma_min - total)
+    return skip_weight * l_1 + type_weight * l_2
+
+
+# Genotypes, derivation and pruning by trying everything.
+
+
+def relabelled(genotype: Genotype, order: Sequence[int]) -> Genotype | None:
+    """Old node `order[i]` becomes node i; None if that puts a reader before its source."""
+    new = {old: i for i, old in enumerate(order)}
+    nodes = []
+    for i, old in enumerate(order):
+        edges = []
+        for edge in genotype.nodes[old]:
+            source = edge.source if edge.source < 2 else 2 + new[edge.source - 2]
+            if source >= 2 + i:
+                return None
+            edges.append(Edge(source, edge.operation))
+        nodes.append(tuple(edges))
+    return Genotype(tuple(nodes))
+
+
+def derive(
+    alpha: Tensor, edge_ops: Sequence[Sequence[str]], num_nodes: int, edges_per_node: int
+) -> Genotype:
+    """Of all encoders with `edges_per_node` edges a node, the one of largest total weight."""
+    weights = softmax(alpha.double())
+    edges = edges_of(num_nodes)
+    nodes = []
+    for node in range(num_nodes):
+        into = [m for m, (_, j) in enumerate(edges) if j == node]
+        best, chosen = -1.0, None
+        for subset in itertools.combinations(into, min(edges_per_node, len(into))):
+            for picks in itertools.product(*(range(len(edge_ops[m])) for m in subset)):
+                names = [edge_ops[m][o] for m, o in zip(subset, picks, strict=True)]
+                total = sum(float(weights[m, o]) for m, o in zip(subset, picks, strict=True))
+                if "zero" not in names and total > best:
+                    best = total
+                    chosen = [Edge(edges[m][0], n) for m, n in zip(subset, names, strict=True)]
+        assert chosen is not None
+        nodes.append(tuple(chosen))
+    return Genotype(tuple(nodes))
+
+
+def prune(row: Sequence[float], names: Sequence[str], num_ops: int, zero: str) -> list[int]:
+    """Of all ways to keep `num_ops` candidates, that of largest total (the earliest if tied)."""
+    best, chosen = -math.inf, None
+    for kept in itertools.combinations(range(len(names)), num_ops):
+        if zero == "first" and num_ops < len(names) and "zero" in [names[i] for i in kept]:
+            continue
+        total = sum(row[i] for i in kept)
+        if total > best:
+            best, chosen = total, list(kept)
+    assert chosen is not None
+    return chosen
+
+
+# The bilevel step (Algorithm 1, line 13).
+
+Batch = tuple[Tensor, Tensor]
+
+
+def _loss(model: nn.Module, weights: dict[str, Tensor], alpha: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy written out."""
+    logits = functional_call(model, {**weights, "alpha": alpha}, (batch[0],))
+    chosen = logits.gather(1, batch[1][:, None])[:, 0]
+    return (logits.exp().sum(1).log() - chosen).mean()
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: p.detach().clone().requires_grad_()
+        for name, p in model.named_parameters()
+        if name != "alpha"
+    }
+
+
+def hypergradient(
+    model: nn.Module,
+    train_batch: Batch,
+    val_batch: Batch,
+    fairness: Callable[[Tensor], Tensor],
+    xi: float,
+) -> Tensor:
+    """∇_α (L_val + L_fair)(w − ξ∇_w L_train(w, α), α) by differentiating through the step."""
+    weights, alpha = _weights(model), model.alpha.detach().clone().requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):
+        train_loss = _loss(model, weights, alpha, train_batch)
+        grads = torch.autograd.grad(train_loss, list(weights.values()), create_graph=True)
+        moved = {
+            name: w - xi * g for (name, w), g in zip(weights.items(), grads, strict=True)
+        }  # w' as a function of alpha
+        objective = _loss(model, moved, alpha, val_batch) + fairness(softmax(alpha))
+        return torch.autograd.grad(objective, alpha)[0]
+
+
+def second_order(
+    model: nn.Module,
+    train_batch: Batch,
+    val_batch: Batch,
+    fairness: Callable[[Tensor], Tensor],
+    xi: float,
+    *,
+    radius: float = 0.01,
+    before_pass: Callable[[], None] = lambda: None,
+) -> tuple[Tensor, Tensor]:
+    """DARTS' formula term by term: `∇_α(L_val + L_fair)(w')` and
+    `(∇_α L_train(w⁺) − ∇_α L_train(w⁻)) / 2ε`, ε = radius / ‖∇_{w'}L_val‖.
+
+    Args:
+        before_pass: called ahead of every forward pass.
+    """
+    weights, alpha = _weights(model), model.alpha.detach().clone().requires_grad_()
+    before_pass()
+    grads = torch.autograd.grad(_loss(model, weights, alpha, train_batch), list(weights.values()))
+    moved = {
+        name: (w - xi * g).detach().requires_grad_()
+        for (name, w), g in zip(weights.items(), grads, strict=True)
+    }
+    before_pass()
+    val_loss = _loss(model, moved, alpha, val_batch)
+    direct, *vector = torch.autograd.grad(
+        val_loss + fairness(softmax(alpha)), [alpha, *moved.values()]
+    )
+    norm = math.sqrt(sum(float((v**2).sum()) for v in vector))
+    epsilon = radius / norm
+    sides = []
+    for sign in (1, -1):
+        shifted = {
+            name: (w + sign * epsilon * v).detach()
+            for (name, w), v in zip(weights.items(), vector, strict=True)
+        }
+        before_pass()
+        sides.append(torch.autograd.grad(_loss(model, shifted, alpha, train_batch), alpha)[0])
+    return direct, (sides[0] - sides[1]) / (2 * epsilon)

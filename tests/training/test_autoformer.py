@@ -1,0 +1,222 @@
+"""AutoFormer-B: its size, its relative attention against a literal version, timm's behaviour."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from dasvit.costs.complexity import complexity
+from dasvit.training.autoformer import AutoFormer, RelativeAttention, relative_index
+
+NAME = "autoformer_base_patch16_224"
+TINY: dict[str, Any] = {
+    "img_size": 16,
+    "patch_size": 4,
+    "embed_dim": 24,
+    "num_heads": (2, 3),
+    "mlp_ratio": (2.0, 3.5),
+    "head_dim": 8,
+    "num_classes": 5,
+}
+
+
+def relation(
+    rows: Tensor, columns: Tensor, i: int, j: int, grid: tuple[int, int], reach: int
+) -> Tensor:
+    """The entry that token i adds for token j; token 0 is CLS."""
+    if i == 0 or j == 0:
+        return rows[0] + columns[0]
+    (row_i, column_i), (row_j, column_j) = (divmod(t - 1, grid[1]) for t in (i, j))
+    down = max(-reach, min(reach, row_j - row_i))
+    right = max(-reach, min(reach, column_j - column_i))
+    return rows[down + reach + 1] + columns[right + reach + 1]
+
+
+def literal_attention(module: RelativeAttention, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Pair by pair: a_ij = softmax_j q_i·(k_j + r^K_ij)/√d, then the sum of a_ij (v_j + r^V_ij)."""
+    batch, tokens, _ = x.shape
+    d, reach = module.head_dim, module.max_distance
+    images = []
+    for b in range(batch):
+        q, k, v = (x[b] @ module.qkv.weight.T + module.qkv.bias).chunk(3, dim=1)
+        heads = []
+        for h in range(module.heads):
+            part = slice(h * d, (h + 1) * d)
+            out = []
+            for i in range(tokens):
+                pairs = [(i, j, grid, reach) for j in range(tokens)]
+                keys = [relation(module.key_rows, module.key_columns, *pair) for pair in pairs]
+                scores = [q[i, part] @ (k[j, part] + keys[j]) / math.sqrt(d) for j in range(tokens)]
+                a = torch.stack(scores).softmax(0)
+                values = [
+                    relation(module.value_rows, module.value_columns, *pair) for pair in pairs
+                ]
+                out.append(sum(a[j] * (v[j, part] + values[j]) for j in range(tokens)))
+            heads.append(torch.stack(out))
+        images.append(torch.cat(heads, dim=1) @ module.proj.weight.T + module.proj.bias)
+    return torch.stack(images)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize(
+    ("grid", "reach"), [((2, 3), 14), ((3, 2), 1), ((1, 1), 14)], ids=["wide", "clipped", "one"]
+)
+def test_attention_equals_the_literal_one(
+    grid: tuple[int, int],
+    reach: int,
+    randomise: Callable[[nn.Module], nn.Module],
+    assert_same_gradients: Callable[..., None],
+) -> None:
+    module = RelativeAttention(10, 3, head_dim=4, grid=grid, max_distance=reach)
+    randomise(module)
+    x = torch.randn(2, 1 + grid[0] * grid[1], 10, requires_grad=True)
+    actual, expected = module(x), literal_attention(module, x, grid)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-12)
+    weight = torch.randn_like(actual)
+    assert_same_gradients(
+        (actual * weight).sum(),
+        (expected * weight).sum(),
+        [x, *module.parameters()],
+        rtol=1e-9,
+        atol=1e-11,
+    )
+
+
+def test_relative_positions_matter_for_keys_and_for_values(
+    randomise: Callable[[nn.Module], nn.Module],
+) -> None:
+    module = RelativeAttention(10, 2, head_dim=4, grid=(2, 2))
+    randomise(module)
+    x = torch.randn(1, 5, 10)
+    before = module(x)
+    for table in (module.key_rows, module.key_columns, module.value_rows, module.value_columns):
+        kept = table.detach().clone()
+        with torch.no_grad():
+            table.copy_(torch.randn_like(table))
+        assert not torch.allclose(module(x), before)
+        with torch.no_grad():
+            table.copy_(kept)
+    assert torch.equal(module(x), before)
+
+
+def test_index_by_hand() -> None:
+    rows, columns = relative_index((2, 3), 1)
+    # CLS, then patches (0, 0) (0, 1) (0, 2) (1, 0) (1, 1) (1, 2); entry 2 is distance 0.
+    assert rows.tolist() == [[0, 0], *[[2, 3]] * 3, *[[1, 2]] * 3]
+    by_column = [[2, 3, 3], [1, 2, 3], [1, 1, 2]]
+    assert columns.tolist() == [[0, 0, 0], *by_column, *by_column]
+
+
+@pytest.mark.parametrize(
+    ("classes", "params"), [(1000, 53_691_688), (100, 53_172_388), (10, 53_120_458)]
+)
+def test_parameters_of_the_published_network(classes: int, params: int) -> None:
+    heads = (9, 9, 9, 9, 9, 10, 9, 9, 10, 9, 10, 9, 9, 10)
+    ratios = (3.5, 3.5, 4, 3.5, 4, 3.5, 3.5, 3, 4, 4, 3, 4, 3, 3.5)
+    c, d, total = 576, 64, 0
+    for h, r in zip(heads, ratios, strict=True):
+        total += (c + 1) * 3 * h * d + (h * d + 1) * c  # q, k, v and the projection
+        total += 2 * 2 * (2 * 14 + 2) * d  # rows and columns, for keys and for values
+        total += (c + 1) * int(r * c) + (int(r * c) + 1) * c + 2 * 2 * c  # MLP, two LayerNorms
+    total += (16 * 16 * 3 + 1) * c + (1 + 197) * c + 2 * c + (c + 1) * classes
+    with torch.device("meta"):
+        model = timm.create_model(NAME, num_classes=classes)
+    assert sum(p.numel() for p in model.parameters()) == total == params
+
+
+def test_multiply_adds_in_closed_form() -> None:
+    with torch.device("meta"):
+        model = timm.create_model(NAME, num_classes=100)
+    tokens, places, c, d, heads, ratios = 197, 14 + 14 + 1, 576, 64, 130, 50
+    found = complexity(model, (3, 224, 224))
+    assert found.macs_linear == (
+        tokens * (4 * c * d * heads + 2 * c * c * ratios) + 196 * 3 * 16**2 * c + c * 100
+    )
+    tables = 2 * tokens * places * d * heads
+    assert found.macs_attention == 2 * tokens**2 * (d + places) * heads + tables
+    # As its authors compute it, with a vector for every pair of tokens.
+    literal = found.macs_linear + 2 * 2 * tokens**2 * d * heads
+    assert literal / 1e9 == pytest.approx(11.69, abs=5e-3)
+
+
+def test_sizes_follow_the_images() -> None:
+    model = timm.create_model(NAME, img_size=32, in_chans=1, num_classes=3, num_heads=(1,),
+                              mlp_ratio=(1.0,)).eval()  # fmt: skip
+    assert model(torch.randn(2, 1, 32, 32)).shape == (2, 3)
+    model.set_input_size((48, 32))
+    out = model(torch.randn(2, 1, 48, 32))
+    assert out.shape == (2, 3) and out.isfinite().all()
+    with pytest.raises(AssertionError, match="height"):
+        model(torch.randn(2, 1, 32, 32))
+
+
+def test_behaves_as_a_timm_model() -> None:
+    model = AutoFormer(**TINY).eval()
+    images = torch.randn(2, 3, 16, 16)
+    tokens = model.forward_features(images)
+    assert tokens.shape == (2, 17, 24)
+    features = model.forward_head(tokens, pre_logits=True)
+    torch.testing.assert_close(features, tokens[:, 1:].mean(1))  # the patches', without CLS
+    torch.testing.assert_close(model(images), model.get_classifier()(features))
+    model.reset_classifier(7)
+    assert model(images).shape == (2, 7)
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(images), features)
+    assert AutoFormer(**(TINY | {"num_classes": 0}))(images).shape == (2, 24)
+    assert AutoFormer(**TINY, global_pool="token")(images).shape == (2, 5)
+    maps = timm.create_model(NAME, **TINY, features_only=True, out_indices=(0, 1))(images)
+    assert [m.shape for m in maps] == [(2, 24, 4, 4)] * 2
+
+
+def test_checkpointing_changes_no_gradient(randomise: Callable[[nn.Module], nn.Module]) -> None:
+    model = randomise(AutoFormer(**TINY))
+    images = torch.randn(2, 3, 16, 16)
+
+    def gradients() -> list[Tensor]:
+        return list(torch.autograd.grad(model(images).square().sum(), list(model.parameters())))
+
+    plain = gradients()
+    assert isinstance(model, AutoFormer)
+    model.set_grad_checkpointing()
+    for a, b in zip(plain, gradients(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert all(g.count_nonzero() for g in plain)  # every parameter takes part
+
+
+def test_reduced_precision_stays_near() -> None:
+    model = AutoFormer(**TINY).eval()
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        exact = model(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            near = model(images)
+        half = model.to(torch.bfloat16)(images.to(torch.bfloat16))
+    for out in (near, half):
+        assert out.dtype == torch.bfloat16
+        torch.testing.assert_close(out.float(), exact, rtol=0.05, atol=0.02)
+
+
+def test_weights_alone_restore_it() -> None:
+    model, other = AutoFormer(**TINY).eval(), AutoFormer(**TINY).eval()
+    images = torch.randn(2, 3, 16, 16)
+    assert not torch.equal(model(images), other(images))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(model(images), other(images))
+    assert not any("index" in name or "places" in name for name in model.state_dict())
+
+
+def test_dropout_and_stochastic_depth_act_in_training_alone() -> None:
+    model = AutoFormer(**TINY, proj_drop_rate=0.5, drop_path_rate=0.5)
+    images = torch.randn(4, 3, 16, 16)
+    assert not torch.equal(model(images), model(images))
+    model.eval()
+    assert torch.equal(model(images), model(images))
+
+
+def test_as_many_ratios_as_heads() -> None:
+    with pytest.raises(ValueError, match="got 3 and 2"):
+        AutoFormer(num_heads=(1, 1, 1), mlp_ratio=(1.0, 1.0))
