@@ -1,9 +1,9 @@
 """Which images a run takes, and how they reach the network."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from dasvit.run.settings import check_numbers, require
+from dasvit.run.settings import Range, check_settings
 
 __all__ = ["DataConfig"]
 
@@ -19,35 +19,20 @@ class DataConfig:
     """Folder that holds the data set (not needed for digits)."""
     download: bool = False
     """Fetch the data set into `data_dir` if it is not there (torchvision data sets only)."""
-    image_size: int = 224
+    image_size: Annotated[int, Range("[1, 8192]")] = 224
     """Side of the square images in pixels after resizing (paper: 224)."""
     augment: Literal["none", "shift", "crop_flip", "resized_crop", "rand"] = "crop_flip"
     """Training augmentation: none, shift (random translation by up to an eighth of the side),
     crop_flip (the same and a horizontal flip), resized_crop (8 to 100 % of the area, and a flip),
     rand (crop_flip, then RandAugment). Paper gap."""
-    test_fraction: float = 0.2
+    test_fraction: Annotated[float, Range("(0, 1)")] = 0.2
     """Share of each class that is held out for testing where an image folder has no test images;
     always the same images."""
     in_memory: Literal["auto", "yes", "no"] = "auto"
     """Whether an image folder's images are held on the device: auto up to 2 GiB in uint8; else
     they stream from their files."""
-    num_workers: int = 2
+    num_workers: Annotated[int, Range("[0, 256]")] = 2
     """Processes that decode images which stream from their files."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        require(self.image_size >= 1, f"image_size must be at least 1, but got {self.image_size}")
-        require(
-            self.augment in ("none", "shift", "crop_flip", "resized_crop", "rand"),
-            "augment must be none, shift, crop_flip, resized_crop or rand, but got "
-            f"{self.augment!r}",
-        )
-        require(
-            0 < self.test_fraction < 1,
-            f"test_fraction must lie in (0, 1), but got {self.test_fraction}",
-        )
-        require(
-            self.in_memory in ("auto", "yes", "no"),
-            f"in_memory must be auto, yes or no, but got {self.in_memory!r}",
-        )
-        require(self.num_workers >= 0, f"num_workers must be >= 0, but got {self.num_workers}")
+        check_settings(self)

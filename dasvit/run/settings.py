@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import math
-from typing import Any, TypeVar, get_type_hints
+from functools import cache
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 __all__ = [
+    "Range",
     "SettingError",
-    "check_numbers",
+    "check_settings",
     "config_from_dict",
     "config_to_dict",
     "require",
@@ -16,20 +18,12 @@ __all__ = [
 
 ConfigT = TypeVar("ConfigT")
 
-_LARGEST = {
-    "dim": 2**16,
-    "depth": 1000,
-    "vit_heads": 2**16,
-    "image_size": 2**13,
-    "num_workers": 2**8,
-    "seed": 2**63 - 1,
-}
-"""Far above what runs on a machine, and small enough that counting it is no work."""
-_LARGEST_OTHER = 2**31 - 1
+_LARGEST = 2**31 - 1
+"""Of whole numbers without a `Range` that says otherwise."""
 
 
 class SettingError(ValueError):
-    """A setting that cannot be; the message has the value and the remedy."""
+    """A value that a setting refuses; the message has the value and the remedy."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -38,25 +32,70 @@ def require(condition: bool, message: str) -> None:
         raise SettingError(message)
 
 
-def check_numbers(config: Any) -> None:
-    """Check a dataclass: every int field is a whole number that is not absurdly large, every float
-    field finite; true of no bool or text.
+class Range:
+    """The numbers that a setting takes, declared with its type: `Annotated[float, Range("(0, 1]")]`.
+
+    Args:
+        interval: as in mathematics, "[1, 1000]" or "(0, inf)".
+        note: what the message of a refusal adds, "1 selects all tokens" say.
+    """
+
+    def __init__(self, interval: str, note: str = "") -> None:
+        self.interval, self.note = interval, note
+        self.low, self.high = (float(end) for end in interval[1:-1].split(","))
+        self._open = interval[0] == "(", interval[-1] == ")"
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low < value if self._open[0] else self.low <= value
+        return above and (value < self.high if self._open[1] else value <= self.high)
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"lie in {self.interval}"
+        return "be positive" if self._open[0] else f"be at least {self.low:g}"
+
+
+def check_settings(config: Any) -> None:
+    """Check every field of a dataclass of settings against its type: numbers are finite and in
+    their `Range`, choices are among those of their `Literal`.
 
     Raises:
         SettingError: naming the first field that is not.
     """
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if f.type is int:
-            whole = number and isinstance(value, int)
-            require(whole, f"{f.name} must be a whole number, but got {value!r}")
-            largest = _LARGEST.get(f.name, _LARGEST_OTHER)
-            shown = value if value < 10**20 else "far more"
-            require(value <= largest, f"{f.name} must be at most {largest}, but got {shown}")
-        elif f.type is float:
-            finite = number and math.isfinite(value)
-            require(finite, f"{f.name} must be a finite number, but got {value!r}")
+    for name, hint in _hints(type(config)).items():
+        value = getattr(config, name)
+        extras: tuple[Any, ...] = getattr(hint, "__metadata__", ())
+        kind = get_args(hint)[0] if extras else hint
+        bounds = next((extra for extra in extras if isinstance(extra, Range)), None)
+        if get_origin(kind) is Literal:
+            *most, last = map(str, get_args(kind))
+            choices = f"{', '.join(most)} or {last}" if most else last
+            require(value in get_args(kind), f"{name} must be {choices}, but got {value!r}")
+        for part in value if get_origin(kind) is tuple else (value,):
+            element = get_args(kind)[0] if get_origin(kind) is tuple else kind
+            if element in (int, float):
+                _check_number(name, part, element, bounds)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
+
+
+def _check_number(name: str, value: Any, kind: type, bounds: Range | None) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        whole = number and isinstance(value, int)
+        require(whole, f"{name} must be a whole number, but got {value!r}")
+        limit = bounds.high if bounds and bounds.high < math.inf else _LARGEST
+        shown = value if abs(value) < 10**20 else "far more"
+        require(value <= limit, f"{name} must be at most {limit:.0f}, but got {shown}")
+    else:
+        finite = number and math.isfinite(value)
+        require(finite, f"{name} must be a finite number, but got {value!r}")
+    if bounds is not None:
+        note = f"; {bounds.note}" if bounds.note else ""
+        require(value in bounds, f"{name} must {bounds}, but got {value}{note}")
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

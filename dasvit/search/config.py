@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dasvit.data.config import DataConfig
-from dasvit.run.settings import check_numbers, require
+from dasvit.run.settings import check_settings, require
 
 __all__ = ["OUTER_SETTINGS", "SearchConfig", "Stage"]
 
@@ -153,7 +153,7 @@ class SearchConfig:
     """Seed of initialisation, split and data order."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
+        check_settings(self)
         require(
             self.precision in ("fp32", "bf16"),
             f"precision must be fp32 or bf16, but got {self.precision!r}",

@@ -1,10 +1,10 @@
 """Settings of training one network from scratch."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from dasvit.data.config import DataConfig
-from dasvit.run.settings import check_numbers, require
+from dasvit.run.settings import Range, check_settings, require
 
 __all__ = ["RetrainConfig"]
 
@@ -21,48 +21,48 @@ class RetrainConfig:
     same depth, width and patches, the baseline) or the name of a timm model."""
     plugins: tuple[str, ...] = ()
     """Python modules to import first; they may register operations of their own."""
-    dim: int = 768
+    dim: Annotated[int, Range("[1, 65536]")] = 768
     """Embedding dimension C."""
-    depth: int = 12
+    depth: Annotated[int, Range("[1, 1000]")] = 12
     """Encoder layers of the derived network."""
-    patch_size: int = 16
+    patch_size: Annotated[int, Range("[1, 8192]")] = 16
     """Side of a patch in pixels."""
-    vit_heads: int = 12
+    vit_heads: Annotated[int, Range("[1, 65536]")] = 12
     """Attention heads of `vit`."""
-    dropout: float = 0.0
+    dropout: Annotated[float, Range("[0, 1)")] = 0.0
     """Dropout inside the operations. The paper names none."""
 
-    drop_path: float = 0.0
+    drop_path: Annotated[float, Range("[0, 1)", "0 is off")] = 0.0
     """Stochastic depth: an operation's output is dropped for an image with this probability in the
     last layer, with less in those before. The paper names none."""
 
-    epochs: int = 500
+    epochs: Annotated[int, Range("[1, inf)")] = 500
     """Epochs over the full training set (Section IV-A)."""
-    warmup_epochs: int = 20
+    warmup_epochs: Annotated[int, Range("[0, inf)")] = 20
     """Epochs of linear warm-up (Section IV-A)."""
-    warmup_lr: float = 1e-6
+    warmup_lr: Annotated[float, Range("(0, inf)")] = 1e-6
     """Learning rate at the first step of the warm-up (Section IV-A)."""
-    batch_size: int = 128
+    batch_size: Annotated[int, Range("[1, inf)")] = 128
     """Images a step (Section IV-A)."""
-    lr: float = 1e-3
+    lr: Annotated[float, Range("(0, inf)")] = 1e-3
     """Learning rate after warm-up, AdamW (Section IV-A)."""
-    weight_decay: float = 5e-2
+    weight_decay: Annotated[float, Range("[0, inf)")] = 5e-2
     """Weight decay (Section IV-A)."""
     decay_norms: bool = True
     """Whether the weight decay acts on norms, biases, CLS and positions too. Paper gap."""
-    grad_clip: float = 0.0
+    grad_clip: Annotated[float, Range("[0, inf)")] = 0.0
     """Largest gradient norm; 0 does not clip. The paper names no clipping."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range("[0, 1)")] = 0.0
     """Label smoothing. The paper names none."""
     optimizer: str = "adamw"
     """Name of a timm optimiser (Section IV-A: AdamW)."""
-    mixup: float = 0.0
+    mixup: Annotated[float, Range("[0, inf)")] = 0.0
     """Alpha of mixup; 0 is off. The paper names none."""
-    cutmix: float = 0.0
+    cutmix: Annotated[float, Range("[0, inf)")] = 0.0
     """Alpha of CutMix, by turns with mixup; 0 is off. The paper names none."""
-    ema_decay: float = 0.0
+    ema_decay: Annotated[float, Range("[0, 1)", "0 is off")] = 0.0
     """Decay of the weights' moving average, which is then what is tested and saved; 0 is off."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Range("[1, inf)")] = 1
     """Parts in which a batch passes through the network: less memory, the same step (but for
     batch norms)."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -71,47 +71,30 @@ class RetrainConfig:
     """Compile the network with `torch.compile`."""
     channels_last: bool = False
     """Memory format of images and weights, faster for convolutions on a GPU."""
-    checkpoint_epochs: int = 1
+    checkpoint_epochs: Annotated[int, Range("[1, inf)")] = 1
     """Epochs from one checkpoint to the next; the last epoch has one too. A run that is killed
     repeats what came after, to the same end."""
-    seed: int = 0
+    seed: Annotated[int, Range("[0, 9223372036854775807]")] = 0
     """Seed of initialisation and data order."""
 
     def __post_init__(self) -> None:
-        check_numbers(self)
-        require(
-            self.dim >= 1 and self.depth >= 1 and self.patch_size >= 1,
-            "dim, depth and patch_size must be positive, but got "
-            f"(dim={self.dim}, depth={self.depth}, patch_size={self.patch_size})",
-        )
+        check_settings(self)
         require(
             self.data.image_size % self.patch_size == 0,
             f"patch_size must divide image_size, but got patch_size={self.patch_size}, "
             f"image_size={self.data.image_size}",
         )
-        for name in ("epochs", "checkpoint_epochs"):
-            require(getattr(self, name) >= 1, f"{name} must be >= 1, but got {getattr(self, name)}")
         require(
-            0 <= self.warmup_epochs < self.epochs,
-            f"0 <= warmup_epochs < epochs must hold, but got (warmup_epochs={self.warmup_epochs}, "
+            self.warmup_epochs < self.epochs,
+            f"warmup_epochs < epochs must hold, but got (warmup_epochs={self.warmup_epochs}, "
             f"epochs={self.epochs})",
         )
         require(
-            0 < self.warmup_lr <= self.lr,
-            f"0 < warmup_lr <= lr must hold, but got (warmup_lr={self.warmup_lr}, lr={self.lr})",
+            self.warmup_lr <= self.lr,
+            f"warmup_lr <= lr must hold, but got (warmup_lr={self.warmup_lr}, lr={self.lr})",
         )
-        require(self.batch_size >= 1, f"batch_size must be positive, but got {self.batch_size}")
-        require(0 <= self.dropout < 1, f"dropout must lie in [0, 1), but got {self.dropout}")
-        require(self.vit_heads >= 1, f"vit_heads must be positive, but got {self.vit_heads}")
         require(
-            0 <= self.label_smoothing < 1,
-            f"label_smoothing must lie in [0, 1), but got {self.label_smoothing}",
-        )
-        for name in ("drop_path", "ema_decay"):
-            value = getattr(self, name)
-            require(0 <= value < 1, f"{name} must lie in [0, 1), but got {value}; 0 is off")
-        require(
-            self.accumulate >= 1 and self.batch_size % self.accumulate == 0,
+            self.batch_size % self.accumulate == 0,
             f"accumulate must divide batch_size, but got (accumulate={self.accumulate}, "
             f"batch_size={self.batch_size})",
         )
@@ -119,9 +102,3 @@ class RetrainConfig:
             not (self.mixup or self.cutmix) or self.batch_size % 2 == 0,
             f"mixup and cutmix pair images: batch_size must be even, but got {self.batch_size}",
         )
-        require(
-            self.precision in ("fp32", "bf16"),
-            f"precision must be fp32 or bf16, but got {self.precision!r}",
-        )
-        for name in ("weight_decay", "grad_clip", "seed", "mixup", "cutmix"):
-            require(getattr(self, name) >= 0, f"{name} must be >= 0, but got {getattr(self, name)}")
