@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dasvit.data.config import DataConfig
+from dasvit.methods import DASViT
 from dasvit.search.config import SearchConfig
+from dasvit.spaces import CellSpace
 from dasvit.training.config import RetrainConfig
 
-__all__ = ["PAPER_PRESET", "PRESETS", "Preset", "get_preset", "modern", "plain_darts"]
+__all__ = ["PAPER_PRESET", "PRESETS", "Preset", "get_preset", "modern"]
 
 PAPER_PRESET = "cifar10"
 
@@ -27,23 +29,6 @@ class Preset:
     needs_gpu: bool = False
 
 
-def plain_darts(search: SearchConfig) -> SearchConfig:
-    """Plain DARTS by the same code (Figures 1-3): all tokens, no fairness term, one stage.
-
-    Depth is the first stage's, which DASViT starts from and plain DARTS stays at; the number of
-    epochs in all is the same.
-    """
-    return replace(
-        search,
-        token_ratio=1.0,
-        skip_weight=0.0,
-        type_weight=0.0,
-        stage_layers=search.stage_layers[:1],
-        stage_ops=search.stage_ops[:1],
-        stage_epochs=search.total_epochs,
-    )
-
-
 def digits() -> Preset:
     """The embedded digits on one CPU core: small, and it really learns.
 
@@ -55,25 +40,25 @@ def digits() -> Preset:
         name="digits",
         search=SearchConfig(
             data=data,
-            operations=(
-                "zero",
-                "identity",
-                "msa_h2",
-                "msa_h3",
-                "msa_h4",
-                "mlp_r0.5",
-                "mlp_r3",
-                "mlp_r4",
+            space=CellSpace(
+                operations=(
+                    "zero",
+                    "identity",
+                    "msa_h2",
+                    "msa_h3",
+                    "msa_h4",
+                    "mlp_r0.5",
+                    "mlp_r3",
+                    "mlp_r4",
+                ),
+                dim=48,
+                patch_size=2,
             ),
-            dim=48,
-            patch_size=2,
-            stage_layers=(2, 3, 4),
-            stage_epochs=2,
+            method=DASViT(stage_layers=(2, 3, 4), stage_epochs=2, alpha_lr=3e-3),
             batch_size=18,
             weight_lr=6e-3,
             # Stages of two epochs are too short to anneal in each of them.
             lr_span="search",
-            alpha_lr=3e-3,
             grad_clip=1.0,
         ),
         retrain=RetrainConfig(
@@ -98,13 +83,8 @@ def fashion_mnist() -> Preset:
     small = digits()
     return Preset(
         name="fashion_mnist",
-        search=replace(
-            small.search,
-            data=data,
-            patch_size=7,
-            stage_epochs=1,
-            batch_size=64,
-            lr_span="stage",
+        search=small.search.replaced(
+            data=data, patch_size=7, stage_epochs=1, batch_size=64, lr_span="stage"
         ),
         retrain=replace(
             small.retrain,
@@ -143,26 +123,6 @@ def imagenet100() -> Preset:
         retrain=RetrainConfig(data=data, model="dasvit_imagenet100"),
         needs_gpu=True,
     )
-
-
-def _darts(base: Callable[[], Preset]) -> Preset:
-    preset = base()
-    return replace(preset, name=f"{preset.name}_darts", search=plain_darts(preset.search))
-
-
-def digits_darts() -> Preset:
-    """`digits` searched by plain DARTS."""
-    return _darts(digits)
-
-
-def cifar10_darts() -> Preset:
-    """`cifar10` searched by plain DARTS. Not run."""
-    return _darts(cifar10)
-
-
-def imagenet100_darts() -> Preset:
-    """`imagenet100` searched by plain DARTS. Not run."""
-    return _darts(imagenet100)
 
 
 def modern(retrain: RetrainConfig) -> RetrainConfig:
@@ -205,13 +165,10 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     f.__name__: f
     for f in (
         digits,
-        digits_darts,
         fashion_mnist,
         cifar10,
-        cifar10_darts,
         cifar10_modern,
         imagenet100,
-        imagenet100_darts,
         imagenet100_modern,
     )
 }

@@ -171,4 +171,4 @@ def _starts(search: SearchConfig, retrain: RetrainConfig) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=8)
 def _random_genotypes(search: SearchConfig, count: int) -> tuple[Genotype, ...]:
-    return distinct_random_genotypes(search, count, seed=search.seed)
+    return distinct_random_genotypes(search.space, count, seed=search.seed)

@@ -8,12 +8,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dasvit.report.plots import save_figure
-from dasvit.run.environment import resolve_device
-from dasvit.run.settings import require
-from dasvit.search.config import SearchConfig
-from dasvit.search.loop import check_supernet
-from dasvit.search.memory import largest_half, measure_stage, plan_stage, what_fits
 from dasvit.commands.memory_report import (
     figure_1,
     format_table,
@@ -21,6 +15,12 @@ from dasvit.commands.memory_report import (
     memory_table,
     parse_bytes,
 )
+from dasvit.report.plots import save_figure
+from dasvit.run.environment import resolve_device
+from dasvit.run.settings import require
+from dasvit.search.config import SearchConfig
+from dasvit.search.loop import check_supernet
+from dasvit.search.memory import largest_half, measure_stage, plan_stage, what_fits
 
 __all__ = ["MemoryArgs", "run"]
 
@@ -59,7 +59,7 @@ def _check(args: MemoryArgs) -> None:
         "check runs steps as they are planned; leave compile and cuda_graph out",
     )
     rows: list[tuple[int, int, int | None]] = []
-    for stage in range(len(config.stage_ops)):
+    for stage in range(len(config.stages)):
         print(f"stage {stage + 1} on {device} …", file=sys.stderr, flush=True)
         measured = measure_stage(config, stage, device)
         rows.append((stage, plan_stage(config, stage).peak, measured))
@@ -108,7 +108,7 @@ def run(args: MemoryArgs) -> None:
     else:
         print(
             f"planned peak memory, batch {config.batch_size}, {config.precision}"
-            f"{', recomputed' if config.recompute else ''}\n{format_table(rows)}"
+            f"{', recomputed' if config.space.recompute else ''}\n{format_table(rows)}"
         )
         for flags, batch in fits:
             what = f"--batch-size {batch}" if batch else "not even one image"

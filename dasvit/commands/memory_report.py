@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dasvit.presets import plain_darts
+from dasvit.methods import DARTS
 from dasvit.report.encoder import FAINT, FONT, INK
 from dasvit.report.plots import CURVES
 from dasvit.run.settings import SettingError
@@ -57,12 +57,16 @@ def memory_table(
         A row a λ and order: token_ratio, order, and a `StagePlan` a stage.
     """
     # Any ξ > 0: its value does not change the memory.
-    orders = {1: 0.0, 2: config.xi or config.weight_lr}
+    orders = {1: 0.0, 2: config.method.xi or config.weight_lr}
+    several = hasattr(config.method, "token_ratio")
+    ratios = config.method.route().token_ratio, *(RATIOS if several else ())
     rows = []
-    for ratio in dict.fromkeys((config.token_ratio, *RATIOS)):
+    for ratio in dict.fromkeys(ratios):
         for order, xi in orders.items():
             progress(f"planning λ = {ratio:g}, order {order}")
-            stages = plan_search(replace(config, token_ratio=ratio, xi=xi))
+            stages = plan_search(
+                config.replaced(token_ratio=ratio, xi=xi) if several else config.replaced(xi=xi)
+            )
             rows.append({"token_ratio": ratio, "order": order, "stages": stages})
     return rows
 
@@ -83,21 +87,22 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def figure_1(config: SearchConfig, batches: Sequence[int] = BATCHES) -> dict[str, list[float]]:
     """The most GiB of any stage by batch: plain DARTS, its operations one by one or fused as ours
     are, and DASViT at λ = 1 and 0.5, first order."""
-    darts = plain_darts(replace(config, xi=0.0))
+    first = config.replaced(xi=0.0)
+    darts = replace(first, method=DARTS.like(first.method))
     ways = {
-        "plain DARTS, operation by operation": replace(darts, fused=False),
+        "plain DARTS, operation by operation": darts.replaced(fused=False),
         "plain DARTS, fused": darts,
-        "DASViT, λ = 1": replace(config, xi=0.0, token_ratio=1.0),
-        "DASViT, λ = 0.5": replace(config, xi=0.0, token_ratio=0.5),
-        "DASViT, λ = 0.5, bf16, recomputed": replace(
-            config, xi=0.0, token_ratio=0.5, precision="bf16", recompute=True, fused=True
+        "DASViT, λ = 1": first.replaced(token_ratio=1.0),
+        "DASViT, λ = 0.5": first.replaced(token_ratio=0.5),
+        "DASViT, λ = 0.5, bf16, recomputed": first.replaced(
+            token_ratio=0.5, precision="bf16", recompute=True, fused=True
         ),
     }
     return {
         name: [
             max(
                 plan_stage(replace(way, batch_size=batch), stage).peak
-                for stage in range(len(way.stage_ops))
+                for stage in range(len(way.stages))
             )
             / GIB
             for batch in batches

@@ -12,7 +12,7 @@ from dasvit.report.plots import save_encoder
 from dasvit.report.progress import ProgressReport
 from dasvit.report.tensorboard import tensorboard_report
 from dasvit.run.environment import resolve_device
-from dasvit.search.config import OUTER_SETTINGS, SearchConfig
+from dasvit.search.config import SearchConfig
 from dasvit.search.loop import check_search, load_search_config, search
 from dasvit.search.memory import device_memory, shortfall
 from dasvit.spaces.cell.genotype import Genotype
@@ -49,7 +49,7 @@ def run(args: SearchArgs) -> None:
     config = load_search_config(args.resume) if args.resume else args.config
     out = Path(args.resume or args.out or f"runs/search-{args.preset}-seed{config.seed}")
     check_search(config)
-    settings = {name: getattr(config, name) for name in OUTER_SETTINGS}
+    settings = config.outer_settings
     available = device_memory(resolve_device(args.device))
     if available and (warning := shortfall(config, available, _looking)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
@@ -82,8 +82,8 @@ def _retrain_command(args: SearchArgs, config: SearchConfig, genotype: Path) -> 
         value = getattr(config.data, name)
         if value is not None and value != getattr(usual.data, name):
             words += ["--" + name.replace("_", "-"), str(value)]
-    if config.patch_size != usual.patch_size:
-        words += ["--patch-size", str(config.patch_size)]
+    if config.space.patch_size != usual.patch_size:
+        words += ["--patch-size", str(config.space.patch_size)]
     words += ["--model", str(genotype)]
     return shlex.join([*words, *(("--plugins", *config.plugins) if config.plugins else ())])
 

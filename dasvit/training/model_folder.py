@@ -1,7 +1,7 @@
 """A model folder: weights, config, genotype, class names and card, as timm and the Hub lay it out.
 
-`timm.create_model("local-dir:PATH", pretrained=True)` loads it (after `import dasvit.spaces.cell.network`,
-which registers the derived networks), and so does the Hugging Face Hub once it is uploaded.
+`timm.create_model("local-dir:PATH", pretrained=True)` loads it (after
+`import dasvit.spaces.cell.network`, which registers the derived networks), and so does the Hugging Face Hub once it is uploaded.
 """
 
 import copy

@@ -60,7 +60,7 @@ def search_config(**changes: Any) -> SearchConfig:
         "weight_lr": 3e-3,
         "alpha_lr": 3e-2,
     }
-    return SearchConfig(**(values | changes))
+    return SearchConfig().replaced(**(values | changes))
 
 
 def retrain_config(**changes: Any) -> RetrainConfig:
