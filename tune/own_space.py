@@ -56,7 +56,9 @@ def load_space(where: str, search: SearchConfig, *, fixed: Collection[str]) -> d
         raise ValueError(
             f"--space {where}: returned {type(space).__name__}, not a dictionary of Tune domains"
         )
-    space = {name: domain for name, domain in space.items() if name not in fixed}
+    ours = [search.method.outer_space(weight_lr=search.weight_lr, fixed=f) for f in ((), fixed)]
+    gone = set(fixed) | (ours[0].keys() - ours[1].keys())
+    space = {name: domain for name, domain in space.items() if name not in gone}
     check_space(space, search, where=where)
     return space
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dasvit.run.plugins import load_plugins
 from dasvit.run.settings import config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
 from dasvit.spaces.cell.genotype import Genotype
@@ -147,6 +148,7 @@ class Plan:
             ValueError: a key that is missing or unknown, or a value that fails the checks.
         """
         try:
+            load_plugins(values["search"].get("plugins", ()))  # they may hold its method
             return cls(
                 **values
                 | {

@@ -11,8 +11,8 @@ from dasvit.costs.complexity import check_num_params, complexity, torch_macs
 from dasvit.costs.footprint import footprint
 from dasvit.costs.latency import Latency, latency
 from dasvit.run.environment import resolve_device
+from dasvit.run.plugins import load_plugins
 from dasvit.run.settings import SettingError
-from dasvit.spaces.cell.operations import load_plugins
 from dasvit.training.config import RetrainConfig
 from dasvit.training.networks import build_model, model_on_meta
 

@@ -7,8 +7,9 @@ from typing import Annotated
 import tyro
 
 from dasvit.report.plots import save_encoder
+from dasvit.run.plugins import load_plugins
 from dasvit.spaces.cell.network import resolve_genotype
-from dasvit.spaces.cell.operations import check_operation, load_plugins
+from dasvit.spaces.cell.operations import check_operation
 
 __all__ = ["DrawArgs", "run"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dasvit.deploy.export import TOLERANCE, export
-from dasvit.spaces.cell.operations import load_plugins
+from dasvit.run.plugins import load_plugins
 
 __all__ = ["ExportArgs", "run"]
 

@@ -11,7 +11,7 @@ from dasvit.commands.console import fail
 from dasvit.deploy.predict import Prediction, Unreadable, find_images, predict, to_csv
 from dasvit.run.environment import resolve_device
 from dasvit.run.files import write_atomic
-from dasvit.spaces.cell.operations import load_plugins
+from dasvit.run.plugins import load_plugins
 from dasvit.training.trained import open_trained
 
 __all__ = ["PredictArgs", "run"]

@@ -30,6 +30,7 @@ from dasvit.run.checkpoint import CheckpointWriter, is_due, restore
 from dasvit.run.environment import check_compiler, check_cuda_graph, resolve_device
 from dasvit.run.files import first_line
 from dasvit.run.folder import check_folder, note_skipped, open_folder, read_settings
+from dasvit.run.plugins import load_plugins
 from dasvit.run.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
 from dasvit.run.settings import config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
@@ -38,7 +39,6 @@ from dasvit.search.score import accuracy
 from dasvit.search.step import BilevelStep
 from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.genotype import Genotype
-from dasvit.spaces.cell.operations import load_plugins
 from dasvit.training.optim import all_finite, cosine_lr
 
 __all__ = ["check_search", "check_supernet", "load_search_config", "search"]

@@ -14,10 +14,10 @@ from dasvit.run.distributed import current_processes
 from dasvit.run.environment import check_compiler, resolve_device
 from dasvit.run.files import check_free_space, remove_unfinished
 from dasvit.run.folder import check_folder, note_skipped, open_folder
+from dasvit.run.plugins import load_plugins
 from dasvit.run.seed import derive_seed, seed_everything
 from dasvit.run.settings import config_to_dict
 from dasvit.spaces.cell.network import DASViT
-from dasvit.spaces.cell.operations import load_plugins
 from dasvit.training.config import RetrainConfig
 from dasvit.training.epochs import Training, peak_memory
 from dasvit.training.networks import build_model, model_on_meta

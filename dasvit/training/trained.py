@@ -18,8 +18,8 @@ from dasvit.run.distributed import Processes
 from dasvit.run.environment import resolve_device
 from dasvit.run.files import read_json, write_atomic
 from dasvit.run.folder import read_settings
+from dasvit.run.plugins import load_plugins
 from dasvit.run.settings import config_from_dict
-from dasvit.spaces.cell.operations import load_plugins
 from dasvit.training.config import RetrainConfig
 from dasvit.training.model_card import model_card
 from dasvit.training.model_folder import (
