@@ -94,9 +94,9 @@ def describe(
         architecture = "dasvit"
         args = sized | {
             "genotype": _published(model.genotype),
-            "patch_size": model.embedding.patches.patch_size[0],
+            "patch_size": model.patch_embed.patch_size[0],
             "embed_dim": model.embed_dim,
-            "depth": len(model.cells),
+            "depth": len(model.blocks),
             "token_ratio": model.token_ratio,
             "token_where": model.token_where,
         }

@@ -154,8 +154,8 @@ def test_derived_network_copies_and_leaves_the_supernet_alone(
     before = {k: v.clone() for k, v in model.state_dict().items()}
     network = derived_network(model, derive(model.alpha, model.edge_ops, num_nodes=2))
     assert not network.training
-    assert network.embedding.patches.img_size == (8, 8)
-    assert len(network.cells) == 2
+    assert network.patch_embed.img_size == (8, 8)
+    assert len(network.blocks) == 2
     with torch.no_grad():
         for p in network.parameters():
             p.add_(1.0)
