@@ -45,7 +45,7 @@ from dasvit.spaces.cell.genotype import Genotype
 from dasvit.spaces.cell.inherit import derived_network, inherit_weights
 from dasvit.spaces.cell.operations import check_draws_nothing, check_shape_preserving, load_plugins
 from dasvit.spaces.cell.prune import first_stage_ops, prune
-from dasvit.training.optim import all_finite, cosine_lr
+from dasvit.training.recipe import all_finite, make_schedule
 
 __all__ = [
     "accuracy",
@@ -222,12 +222,12 @@ class _Run:
         # Sums stay on the device: nothing waits for a value before the epoch ends.
         train_loss, val_loss, correct = (torch.zeros((), device=self.device) for _ in range(3))
         count = seen = 0
+        schedule = make_schedule(self.step.weight_optimizer, steps=epochs_in_all * steps)
         lr = config.weight_lr
         for batch in train_batches:
             val_batch = next(val_batches) if search_alpha else None
-            lr = cosine_lr(
-                epochs_before * steps + count, epochs_in_all * steps, lr=config.weight_lr
-            )
+            schedule.step_update(epochs_before * steps + count)
+            lr = self.step.weight_optimizer.param_groups[0]["lr"]
             loss, logits, found = self.step(batch, val_batch, weight_lr=lr)
             if found is not None:
                 val_loss += found.val_loss

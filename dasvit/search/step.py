@@ -12,7 +12,7 @@ from dasvit.search.architect import AlphaGradient, alpha_gradient, weight_gradie
 from dasvit.search.config import SearchConfig
 from dasvit.search.cuda_graph import CudaGraphs
 from dasvit.spaces.cell.supernet import SuperNet
-from dasvit.training.optim import adamw, clip_gradients, norms_and_biases
+from dasvit.training.recipe import clip_gradients, make_optimizer, norms_and_biases
 
 __all__ = ["BilevelStep", "build_supernet"]
 
@@ -54,7 +54,7 @@ class BilevelStep:
         self.config, self.model = config, model
         self.device = model.alpha.device
         self.types = fairness_types(config.operations)
-        self.weight_optimizer = adamw(
+        self.weight_optimizer = make_optimizer(
             model.weight_parameters(),
             lr=config.weight_lr,
             weight_decay=config.weight_decay,

@@ -413,3 +413,14 @@ def second_order(
         before_pass()
         sides.append(torch.autograd.grad(_loss(model, shifted, alpha, train_batch), alpha)[0])
     return direct, (sides[0] - sides[1]) / (2 * epsilon)
+
+
+def cosine_lr(
+    step: int, steps: int, *, lr: float, warmup_steps: int = 0, warmup_lr: float = 0.0
+) -> float:
+    """Learning rate of a 0-based step: linear from `warmup_lr` to `lr` over `warmup_steps`, then
+    half a cosine from `lr` towards 0."""
+    if step < warmup_steps:
+        return warmup_lr + (lr - warmup_lr) * step / warmup_steps
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 0.5 * lr * (1 + math.cos(math.pi * done))
