@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from dasvit.training.trained import evaluate
+from dasvit.training.loop import evaluate
 
 __all__ = ["EvaluateArgs", "run"]
 

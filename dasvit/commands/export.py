@@ -22,7 +22,7 @@ class ExportArgs:
 
     folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
     """Folder of a finished retraining, a sweep's best/, or a model folder."""
-    to: Literal["onnx", "safetensors", "torch-export", "torchscript"]
+    to: Literal["onnx", "safetensors", "torch-export"]
     """onnx; safetensors (the folder that timm and the Hugging Face Hub load); torch-export (.pt2);
     torchscript."""
     out: str | None = None

@@ -11,7 +11,7 @@ from dasvit.run.distributed import current_processes, launched_by_torchrun
 from dasvit.run.environment import resolve_device
 from dasvit.training.config import RetrainConfig
 from dasvit.training.loop import check_retrain, retrain
-from dasvit.training.trained import load_retrain_config
+from dasvit.training.model_folder import load_retrain_config
 
 __all__ = ["RetrainArgs", "run"]
 
@@ -62,4 +62,4 @@ def run(args: RetrainArgs) -> None:
             out,
         )
     if first:
-        print(f"weights: {out / 'model.safetensors'}")
+        print(f"model: {out / 'model'}")

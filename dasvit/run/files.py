@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,7 @@ __all__ = [
     "first_line",
     "read_json",
     "remove_unfinished",
+    "replace_folder",
     "write_atomic",
 ]
 
@@ -41,6 +42,30 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder under a temporary name, then put it in place of what is there.
+
+    Raises:
+        ValueError: it cannot be written; what was there is left as it was.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    try:
+        fresh.mkdir(parents=True)
+        fill(fresh)
+        for file in filter(Path.is_file, fresh.rglob("*")):
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+    except OSError as error:
+        raise ValueError(f"cannot write {path} ({error}); free some disk or rights") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
 def remove_unfinished(path: Path) -> None:
     """Remove what processes that were killed had written of a file (`atomic_file`)."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
@@ -61,7 +86,7 @@ def check_free_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise ValueError(
-            f"{folder} needs {needed / 1e9:.2f} GB for checkpoints, and its disk has "
+            f"{folder} needs {needed / 1e9:.2f} GB, and its disk has "
             f"{free / 1e9:.2f} GB free; free some, or choose another folder"
         )
 

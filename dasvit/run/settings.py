@@ -137,7 +137,7 @@ def config_from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
     hints, known = _hints(kind), {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     prepared: dict[str, Any] = {}
     for name, value in values.items():
-        part = hints.get(name)
+        part: Any = hints.get(name)
         if dataclasses.is_dataclass(part):
             require(isinstance(value, dict), f"{name} must be an object: {value!r}")
             if hasattr(part, "name"):

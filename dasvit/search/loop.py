@@ -39,7 +39,7 @@ from dasvit.search.score import accuracy
 from dasvit.search.step import BilevelStep
 from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.genotype import Genotype
-from dasvit.training.optim import all_finite, cosine_lr
+from dasvit.training.recipe import all_finite, make_schedule
 
 __all__ = ["check_search", "check_supernet", "load_search_config", "search"]
 
@@ -217,12 +217,12 @@ class _Run:
         # Sums stay on the device: nothing waits for a value before the epoch ends.
         train_loss, val_loss, correct = (torch.zeros((), device=self.device) for _ in range(3))
         count = seen = 0
+        schedule = make_schedule(self.step.weight_optimizer, steps=epochs_in_all * steps)
         lr = config.weight_lr
         for batch in train_batches:
             val_batch = next(val_batches) if search_alpha else None
-            lr = cosine_lr(
-                epochs_before * steps + count, epochs_in_all * steps, lr=config.weight_lr
-            )
+            schedule.step_update(epochs_before * steps + count)
+            lr = self.step.weight_optimizer.param_groups[0]["lr"]
             done = (self.epoch + count / steps) / config.total_epochs
             loss, logits, found = self.step(batch, val_batch, weight_lr=lr, t=done)
             if found is not None:

@@ -12,7 +12,7 @@ from dasvit.search.architect import ArchGradient, arch_gradient, weight_gradient
 from dasvit.search.config import SearchConfig
 from dasvit.search.cuda_graph import CudaGraphs
 from dasvit.search.model import SearchModel
-from dasvit.training.optim import adamw, clip_gradients, norms_and_biases
+from dasvit.training.recipe import clip_gradients, make_optimizer, norms_and_biases
 
 __all__ = ["BilevelStep"]
 
@@ -30,7 +30,7 @@ class BilevelStep:
     def __init__(self, config: SearchConfig, model: SearchModel) -> None:
         self.config, self.model = config, model
         self.device, method = model.device, config.method
-        self.weight_optimizer = adamw(
+        self.weight_optimizer = make_optimizer(
             model.weight_parameters(),
             lr=config.weight_lr,
             weight_decay=config.weight_decay,

@@ -214,11 +214,11 @@ def test_a_corrupt_checkpoint_is_one_line(workdir: Path, call: Callable[..., Don
 
 def test_a_truncated_model_is_one_line(workdir: Path, call: Callable[..., Done]) -> None:
     assert call(*RETRAIN, "--model", "vit", "--out", "vit").code == 0
-    path = workdir / "vit" / "model.safetensors"
+    path = workdir / "vit" / "model" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
     done = call("evaluate", "vit", "--device", "cpu")
     assert done.code == 2
-    assert re.fullmatch(r"error: vit/model\.safetensors .* is truncated .*\n", done.err)
+    assert re.fullmatch(r"error: vit/model/model\.safetensors .* is truncated .*\n", done.err)
 
 
 @pytest.mark.parametrize(

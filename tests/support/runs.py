@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-import dasvit.training.trained
+import dasvit.training.loop
 from dasvit.data.config import DataConfig
 from dasvit.data.datasets import ImageData, load_data
 from dasvit.report.record import read_trace
@@ -93,7 +93,7 @@ def few_images(
             test=data.test.subset(torch.arange(test)),
         )
 
-    for module in (*modules, dasvit.training.trained):
+    for module in (*modules, dasvit.training.loop):
         monkeypatch.setattr(module, "load_data", load)
 
 

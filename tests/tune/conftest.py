@@ -152,10 +152,10 @@ def folder(tmp_path: Path, outcome: Any) -> Any:
     for trial in outcome.retrained:
         path = folder.retrain_dir / trial.name
         path.mkdir(parents=True)
-        for name in ("config.json", "model.json", "result.json"):
+        for name in ("config.json", "result.json"):
             (path / name).write_text("{}")
-        (path / "model.safetensors").write_text(f"weights of {trial.name}")
         (path / "model").mkdir()
+        (path / "model" / "model.safetensors").write_text(f"weights of {trial.name}")
         (path / "model" / "README.md").write_text(f"card of {trial.name}")
     for summary in outcome.ranking:
         for seed in (0, 1):

@@ -97,12 +97,16 @@ def derived_network(supernet: SuperNet, genotype: Genotype) -> DASViT:
             token_ratio=supernet.route.token_ratio,
             token_where=supernet.route.token_where,
         ).to(supernet.head.weight)
-    _copy(supernet.embedding, network.embedding)
+    _copy(supernet.embedding.patches, network.patch_embed)
+    network.load_state_dict(
+        {"cls_token": supernet.embedding.cls_token, "pos_embed": supernet.embedding.positions},
+        strict=False,
+    )
     _copy(supernet.selector, network.selector)
     _copy(supernet.norm, network.norm)
     _copy(supernet.head, network.head)
     edges = edge_list(supernet.num_nodes)
-    for cell, target in zip(supernet.cells, network.cells, strict=True):
+    for cell, target in zip(supernet.cells, network.blocks, strict=True):
         assert isinstance(target, DerivedCell)
         source = _unfused(cell)
         for wire, name, op in zip(target.wiring, genotype.operations, target.edges, strict=True):
