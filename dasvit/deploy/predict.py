@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dasvit.data.image_folder import open_image
-from dasvit.data.pixels import square_pixels
+from dasvit.data.images import open_image, square_pixels
 from dasvit.run.files import first_line
 from dasvit.training.model_folder import ModelFacts, Trained
 
