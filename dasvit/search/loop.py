@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dasvit.costs.complexity import check_num_params
+from dasvit.costs import check_num_params
 from dasvit.data.batch import EVAL_BATCH
 from dasvit.data.datasets import ImageData, check_data, load_data
 from dasvit.data.splits import Split, endless, split_half

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
-from dasvit.costs.complexity import check_num_params
+from dasvit.costs import check_num_params
 from dasvit.data.datasets import ImageData, check_data, load_data
 from dasvit.report.events import Report, RetrainResult, tee
 from dasvit.report.record import JsonLinesReport, load_retrain_result, save_result
