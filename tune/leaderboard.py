@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dasvit.costs.complexity import format_count
+from dasvit.costs import format_count
 from dasvit.report.events import edge_name
 from dasvit.report.progress import duration
 from tune.aggregate import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dasvit.costs.complexity import complexity
+from dasvit.costs import complexity
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.spaces.cell.network import DASViT
 from dasvit.training.config import RetrainConfig

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dasvit.costs.complexity import check_num_params
+from dasvit.costs import check_num_params
 from dasvit.data.datasets import ImageData, check_data, load_data
 from dasvit.data.splits import Split, endless, split_half
 from dasvit.report.events import (

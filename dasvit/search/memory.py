@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dasvit.costs.live_memory import LiveMemory
+from dasvit.costs import LiveMemory
 from dasvit.data.batch import EVAL_BATCH
 from dasvit.data.datasets import num_train_images
 from dasvit.search.config import SearchConfig

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dasvit.costs.complexity import check_num_params
+from dasvit.costs import check_num_params
 from dasvit.data.batch import EVAL_BATCH
 from dasvit.data.datasets import ImageData, check_data, load_data
 from dasvit.data.splits import Split

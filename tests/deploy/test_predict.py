@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from dasvit.training.trained import open_trained
 from PIL import Image
 from support.runs import DIGITS, files_of
 
@@ -19,7 +20,6 @@ from dasvit.data.folder import find_images as find_classes
 from dasvit.deploy.export import export
 from dasvit.deploy.predict import Prediction, Unreadable, find_images, predict, read_image, to_csv
 from dasvit.training.model_folder import ModelFacts
-from dasvit.training.trained import open_trained
 
 CPU = torch.device("cpu")
 RGB = ModelFacts("x", {}, ("a", "b"), 3, 8, (0.5, 0.25, 0.1), (0.5, 0.2, 0.3))
