@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dasvit.report.plots import save_figure
+from dasvit.report.style import save_figure
 from dasvit.run.environment import resolve_device
 from dasvit.run.settings import require
 from dasvit.search.config import SearchConfig
