@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.patches import BoxStyle, Circle, FancyArrowPatch, FancyBboxPatch, PathPatch
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
@@ -130,8 +130,7 @@ def _draw_item(axes: Axes, item: Item, index: int, colour: str) -> None:
             family = item.text.partition("_")[0]
             style["facecolor"], style["edgecolor"] = COLOURS.get(family, COLOURS["other"])
             style["linestyle"] = (0, (3, 2)) if family == "zero" else "-"
-        corners = BoxStyle.Round(pad=0, rounding_size=corner)
-        place = (x - item.width / 2, item.bottom)
+        place, corners = (x - item.width / 2, item.bottom), f"round,pad=0,rounding_size={corner}"
         axes.add_patch(FancyBboxPatch(place, item.width, height, boxstyle=corners, **style))
-        text = {"size": size, "va": vertical, "color": colour, "gid": f"label-{index}"}
-        axes.text(x, y - 0.005, label, **CENTRED | text)
+        text: dict[str, Any] = {"size": size, "va": vertical, "color": colour}
+        axes.text(x, y - 0.005, label, gid=f"label-{index}", **CENTRED | text)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from cycler import cycler
 from matplotlib.figure import Figure
 
 __all__ = ["CURVES", "FAINT", "FONT", "INK", "STYLE", "new_figure", "save_figure"]
@@ -22,7 +23,7 @@ STYLE: dict[str, Any] = {
     "figure.titlesize": 12,
     "figure.constrained_layout.h_pad": 0.08,
     "figure.constrained_layout.w_pad": 0.08,
-    "axes.prop_cycle": matplotlib.cycler(color=CURVES),
+    "axes.prop_cycle": cycler(color=CURVES),
     "axes.titlesize": 11,
     "axes.labelsize": 10,
     "axes.labelcolor": INK,

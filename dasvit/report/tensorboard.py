@@ -133,8 +133,10 @@ class TensorBoardReport:
         numbers = {tag: value for tag, value in numbers.items() if not math.isnan(value)}
         _add_scalars(writer, numbers, self._epochs_done)
         # Not `add_hparams`: it would open a run of its own in a folder below this one.
+        file_writer = writer._get_file_writer()
+        assert file_writer is not None
         for summary in hparams_summaries(_flat(settings), numbers):
-            writer._get_file_writer().add_summary(summary)
+            file_writer.add_summary(summary)
 
 
 def _add_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
