@@ -6,7 +6,8 @@ from typing import Annotated
 
 import tyro
 
-from dasvit.report.plots import save_encoder
+from dasvit.report.encoder import encoder_figure
+from dasvit.report.style import save_figure
 from dasvit.run.plugins import load_plugins
 from dasvit.spaces.cell.network import resolve_genotype
 from dasvit.spaces.cell.operations import check_operation
@@ -39,8 +40,7 @@ def run(args: DrawArgs) -> None:
         check_operation(name)
     stem = Path(args.out)
     try:
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        png, svg = save_encoder(genotype, stem, args.title)
+        png, svg = save_figure(encoder_figure(genotype, args.title), stem)
     except OSError as error:
         raise ValueError(f"cannot write {stem} ({error}); choose another --out") from None
     print(f"{genotype}\n{png}\n{svg}")

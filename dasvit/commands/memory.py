@@ -16,6 +16,7 @@ from dasvit.commands.memory_report import (
     parse_bytes,
 )
 from dasvit.report.plots import save_figure
+from dasvit.report.style import save_figure
 from dasvit.run.environment import resolve_device
 from dasvit.run.settings import require
 from dasvit.search.config import SearchConfig

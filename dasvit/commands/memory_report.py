@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from dasvit.methods import DARTS
-from dasvit.report.encoder import FAINT, FONT, INK
-from dasvit.report.plots import CURVES
+from dasvit.report.style import FAINT, STYLE, new_figure
 from dasvit.run.settings import SettingError
 from dasvit.search.config import SearchConfig
 from dasvit.search.memory import StagePlan, plan_search, plan_stage
@@ -111,6 +111,7 @@ def figure_1(config: SearchConfig, batches: Sequence[int] = BATCHES) -> dict[str
     }
 
 
+@matplotlib.rc_context(STYLE)
 def memory_figure(
     series: Mapping[str, Sequence[float]],
     batches: Sequence[int] = BATCHES,
@@ -118,21 +119,17 @@ def memory_figure(
     budget: float = 24.0,
     title: str | None = None,
 ) -> Figure:
-    """Memory (GiB) against batch size, a line a way, and the budget as a dashed line."""
-    figure = Figure(figsize=(7.2, 4.2), dpi=120, facecolor="white", layout="constrained")
+    """Memory (GiB) against batch size, one line per way, and the budget as a dashed line."""
+    figure = new_figure(7.2, 4.2, title)
     axes = figure.subplots()
-    for i, (name, values) in enumerate(series.items()):
-        axes.plot(batches, values, marker="o", color=CURVES[i % len(CURVES)], label=name)
-    axes.axhline(budget, color=FAINT, linestyle=(0, (4, 3)), zorder=0)
+    for name, values in series.items():
+        axes.plot(batches, values, marker="o", label=name)
+    axes.axhline(budget, color=FAINT, linestyle="--", zorder=0)
     axes.annotate(f"{budget:g} GiB", (batches[0], budget), (0, 4), textcoords="offset points")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(list(batches), [str(batch) for batch in batches])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("batch size", family=FONT, color=INK)
-    axes.set_ylabel("planned peak memory (GiB)", family=FONT, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, prop={"family": FONT, "size": 9})
-    if title:
-        figure.suptitle(title, family=FONT, color=INK)
+    axes.set(xlabel="batch size", ylabel="planned peak memory (GiB)")
+    axes.legend()
     return figure

@@ -6,7 +6,7 @@ from pathlib import Path
 from dasvit.commands.console import interruptible
 from dasvit.report.events import tee
 from dasvit.report.progress import ProgressReport
-from dasvit.report.tensorboard import tensorboard_report
+from dasvit.report.tensorboard import TensorBoardReport
 from dasvit.run.distributed import current_processes, launched_by_torchrun
 from dasvit.run.environment import resolve_device
 from dasvit.training.config import RetrainConfig
@@ -49,7 +49,7 @@ def run(args: RetrainArgs) -> None:
         first = current_processes().first
         if first:
             print(f"training {config.model} on {device}, results in {out}", flush=True)
-        report = tee(tensorboard_report(out, settings), ProgressReport())
+        report = tee(TensorBoardReport(out, settings), ProgressReport())
         interruptible(
             lambda: retrain(
                 config,

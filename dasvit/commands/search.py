@@ -7,10 +7,11 @@ from pathlib import Path
 
 from dasvit.commands.console import interruptible
 from dasvit.presets import PRESETS, get_preset
+from dasvit.report.encoder import encoder_figure
 from dasvit.report.events import tee
-from dasvit.report.plots import save_encoder
 from dasvit.report.progress import ProgressReport
-from dasvit.report.tensorboard import tensorboard_report
+from dasvit.report.style import save_figure
+from dasvit.report.tensorboard import TensorBoardReport
 from dasvit.run.environment import resolve_device
 from dasvit.search.config import SearchConfig
 from dasvit.search.loop import check_search, load_search_config, search
@@ -61,14 +62,14 @@ def run(args: SearchArgs) -> None:
         lambda: search(
             config,
             out,
-            report=tee(tensorboard_report(out, settings), ProgressReport()),
+            report=tee(TensorBoardReport(out, settings), ProgressReport()),
             resume=args.resume is not None,
             device=args.device,
         ),
         "search",
         out,
     )
-    png, svg = save_encoder(Genotype.load(out / "genotype.json"), out / "encoder")
+    png, svg = save_figure(encoder_figure(Genotype.load(out / "genotype.json")), out / "encoder")
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
     print(f"next: {_retrain_command(args, config, out / 'genotype.json')}")
 
