@@ -9,6 +9,7 @@ Writes OUT.json (every epoch's shares, the scores, machine, versions, commit), O
 import dataclasses
 import json
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -17,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
+from dasvit.commands.arguments import parse
 from dasvit.presets import get_preset
 from dasvit.report.events import Event, SearchEpoch
 from dasvit.report.plots import operation_shares, save_figure, share_figure
@@ -96,4 +97,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    main(parse(Args, sys.argv[1:]))

@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ray import tune
-
 from dasvit.search.config import OUTER_SETTINGS, SearchConfig
 
 __all__ = [
@@ -48,6 +46,8 @@ def outer_space(search: SearchConfig, *, fixed: Collection[str] = ()) -> dict[st
     Raises:
         ValueError: nothing is left to vary.
     """
+    from ray import tune
+
     # A fixed gamma_max bounds gamma_min from above.
     top = search.gamma_max if "gamma_max" in fixed else 0.5
     space: dict[str, Any] = {

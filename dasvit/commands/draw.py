@@ -4,33 +4,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from dasvit.commands.arguments import Arg
 
-from dasvit.report.plots import save_encoder
-from dasvit.spaces.cell.network import resolve_genotype
-from dasvit.spaces.cell.operations import check_operation, load_plugins
-
-__all__ = ["DrawArgs", "run"]
+__all__ = ["Args", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawArgs:
+class Args:
     """Draw an encoder as PNG and SVG.
 
-    Example: python -m dasvit draw dasvit_cifar10 --out encoder
+    python -m dasvit draw dasvit_cifar10 --out encoder
     """
 
-    genotype: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENOTYPE")]
+    genotype: Annotated[str, Arg(positional=True, metavar="GENOTYPE")]
     """A shipped genotype's name, a genotype file, or the folder of a search."""
-    out: str = "encoder"
+    out: Annotated[str, Arg(metavar="PATH")] = "encoder"
     """Path of the pictures without their ending."""
     title: str | None = None
     """Written above the drawing."""
-    plugins: tuple[str, ...] = ()
+    plugins: Annotated[tuple[str, ...], Arg(metavar="MODULE")] = ()
     """Python modules to import first; they may register operations."""
 
 
-def run(args: DrawArgs) -> None:
+def run(args: Args) -> None:
+    """Draw, and print the encoder as a formula."""
+    from dasvit.report.plots import save_encoder
+    from dasvit.spaces.cell.network import resolve_genotype
+    from dasvit.spaces.cell.operations import check_operation, load_plugins
+
     load_plugins(args.plugins)
     path = Path(args.genotype)
     genotype = resolve_genotype(path / "genotype.json" if path.is_dir() else args.genotype)

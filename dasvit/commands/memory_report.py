@@ -13,7 +13,7 @@ from dasvit.report.encoder import FAINT, FONT, INK
 from dasvit.report.plots import CURVES
 from dasvit.run.settings import SettingError
 from dasvit.search.config import SearchConfig
-from dasvit.search.memory import StagePlan, plan_search, plan_stage
+from dasvit.search.memory import StagePlan, plan_search
 
 __all__ = [
     "figure_1",
@@ -32,7 +32,7 @@ BATCHES = (32, 64, 128, 256)
 
 
 def parse_bytes(text: str) -> int:
-    """`24GiB`, `24 GB`, `800MiB` as bytes.
+    """Bytes of `24GiB`, `24 GB` or `800MiB`.
 
     Raises:
         SettingError: anything else.
@@ -44,9 +44,7 @@ def parse_bytes(text: str) -> int:
     return int(number)
 
 
-def memory_table(
-    config: SearchConfig, progress: Callable[[str], None] = lambda line: None
-) -> list[dict[str, Any]]:
+def memory_table(config: SearchConfig, progress: Callable[[str], None]) -> list[dict[str, Any]]:
     """Plans of first and second order at the configured λ and at 1, 0.5 and 0.25.
 
     Args:
@@ -54,7 +52,7 @@ def memory_table(
         progress: told what is planned next.
 
     Returns:
-        A row a λ and order: token_ratio, order, and a `StagePlan` a stage.
+        One row per λ and order: token_ratio, order, and one `StagePlan` per stage.
     """
     # Any ξ > 0: its value does not change the memory.
     orders = {1: 0.0, 2: config.xi or config.weight_lr}
@@ -83,27 +81,23 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def figure_1(config: SearchConfig, batches: Sequence[int] = BATCHES) -> dict[str, list[float]]:
     """The most GiB of any stage by batch: plain DARTS, its operations one by one or fused as ours
     are, and DASViT at λ = 1 and 0.5, first order."""
-    darts = plain_darts(replace(config, xi=0.0))
+    config = replace(config, xi=0.0)
+    darts, half = plain_darts(config), replace(config, token_ratio=0.5)
     ways = {
         "plain DARTS, operation by operation": replace(darts, fused=False),
         "plain DARTS, fused": darts,
-        "DASViT, λ = 1": replace(config, xi=0.0, token_ratio=1.0),
-        "DASViT, λ = 0.5": replace(config, xi=0.0, token_ratio=0.5),
+        "DASViT, λ = 1": replace(config, token_ratio=1.0),
+        "DASViT, λ = 0.5": half,
         "DASViT, λ = 0.5, bf16, recomputed": replace(
-            config, xi=0.0, token_ratio=0.5, precision="bf16", recompute=True, fused=True
+            half, precision="bf16", recompute=True, fused=True
         ),
     }
-    return {
-        name: [
-            max(
-                plan_stage(replace(way, batch_size=batch), stage).peak
-                for stage in range(len(way.stage_ops))
-            )
-            / GIB
-            for batch in batches
-        ]
-        for name, way in ways.items()
-    }
+
+    def most(way: SearchConfig, batch: int) -> float:
+        plans = plan_search(replace(way, batch_size=batch))
+        return max(plan.peak for plan in plans) / GIB
+
+    return {name: [most(way, batch) for batch in batches] for name, way in ways.items()}
 
 
 def memory_figure(
@@ -113,7 +107,7 @@ def memory_figure(
     budget: float = 24.0,
     title: str | None = None,
 ) -> Figure:
-    """Memory (GiB) against batch size, a line a way, and the budget as a dashed line."""
+    """Memory (GiB) against batch size, one line per way, and the budget as a dashed line."""
     figure = Figure(figsize=(7.2, 4.2), dpi=120, facecolor="white", layout="constrained")
     axes = figure.subplots()
     for i, (name, values) in enumerate(series.items()):
