@@ -15,13 +15,12 @@ if __name__ == "__main__":
     # Python puts this file's folder first; `benchmarks` is imported from the checkout's root.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-import tyro
-
 from benchmarks.checks import check_out
 from benchmarks.command import run_command
 from benchmarks.facts import read_results
 from benchmarks.projection import project
 from benchmarks.workload import Cell, Sizes
+from dasvit.commands.arguments import Arg, parse
 from dasvit.run.files import write_atomic
 from dasvit.run.settings import require
 
@@ -39,7 +38,7 @@ class Args:
     Example: python benchmarks/merge.py 1.json 2.json 3.json --out all.json
     """
 
-    files: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    files: Annotated[tuple[Path, ...], Arg(positional=True)]
     """Results of the runs."""
     out: Path
     """The results as one."""
@@ -153,8 +152,6 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: as `merge`.
     """
-    from dasvit.commands.arguments import parse
-
     args: Args = parse(Args, argv)
     check_out(args.out)
     evaluation = None if args.evaluation is None else read_results(args.evaluation)

@@ -39,6 +39,7 @@ from benchmarks.facts import run_facts
 from benchmarks.kernel_kinds import CPU_KINDS, GPU_KINDS, by_kind
 from benchmarks.measure import timed
 from benchmarks.workload import Cell, Runner, Sizes, make_batches, make_ours, make_reference
+from dasvit.commands.arguments import parse
 from dasvit.run.environment import check_cuda_graph, resolve_device
 from dasvit.run.files import write_atomic
 
@@ -175,8 +176,6 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: a setting that cannot be.
     """
-    from dasvit.commands.arguments import parse
-
     args: Args = parse(Args, argv)
     device = resolve_device(args.device)
     check_some(args, stages={1, 2, 3}, orders={1, 2}, ways={"ours", "reference"})

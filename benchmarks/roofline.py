@@ -42,6 +42,7 @@ from benchmarks.workload import (
     make_reference,
     stage_candidates,
 )
+from dasvit.commands.arguments import parse
 from dasvit.run.environment import environment
 from dasvit.run.files import write_atomic
 from dasvit.run.settings import require
@@ -291,8 +292,6 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: a setting that cannot be.
     """
-    from dasvit.commands.arguments import parse
-
     args: Args = parse(Args, argv)
     facts: dict[str, Any] = {
         "schema": SCHEMA,

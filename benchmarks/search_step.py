@@ -4,7 +4,7 @@ the device's own rate of matrix products.
     python benchmarks/search_step.py --device cuda --out docs/results/search_step_gpu.json
     python benchmarks/render.py docs/results/search_step_gpu.json
 
-Needs torch, torchvision, timm, numpy, jaxtyping and tyro. Stops beginning work at
+Needs torch, torchvision, timm, numpy and jaxtyping. Stops beginning work at
 `--budget-seconds`; the most important comes first, and what was left out is in the file. The step
 is timed on batches that lie on the device, for both alike; drawing batches is timed apart.
 """
@@ -32,6 +32,7 @@ from benchmarks.checks import (
 from benchmarks.command import run_command
 from benchmarks.facts import STEPS, run_facts
 from benchmarks.measurement import Measurement, Plan
+from dasvit.commands.arguments import parse
 from dasvit.run.environment import check_cuda_graph, resolve_device
 from dasvit.run.settings import require
 
@@ -143,12 +144,6 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: a setting that cannot be.
     """
-    try:
-        from dasvit.commands.arguments import parse
-    except ModuleNotFoundError as error:  # machines for measuring hold little
-        raise ValueError(
-            f"the Python package {error.name!r} is missing; pip install {error.name}"
-        ) from None
     args: Args = parse(Args, argv)
     device = resolve_device("cpu" if args.count_memory else args.device)
     plan = plan_of(args, device)

@@ -15,9 +15,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import tyro
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -25,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from ray import tune  # noqa: E402
 from ray.tune import Callback  # noqa: E402
 
+from dasvit.commands.arguments import parse  # noqa: E402
 from dasvit.presets import get_preset  # noqa: E402
 from dasvit.run.environment import environment  # noqa: E402
 from dasvit.run.files import write_atomic  # noqa: E402
@@ -169,12 +168,11 @@ class Slots:
 
 
 def main() -> None:
-    args = tyro.cli(
-        Annotated[Parts, tyro.conf.subcommand("parts")]  # pyrefly: ignore
-        | Annotated[Trivial, tyro.conf.subcommand("trivial")]
-        | Annotated[Slots, tyro.conf.subcommand("slots")],
-        description=__doc__,
-    )
+    kinds = {"parts": Parts, "trivial": Trivial, "slots": Slots}
+    name, *words = sys.argv[1:] or [""]
+    if name not in kinds:
+        raise SystemExit(f"error: the first word must be {', '.join(kinds)}, but got {name!r}")
+    args = parse(kinds[name], words)
     result = {"environment": environment(), **args.measure()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(args.out, json.dumps(result, indent=2) + "\n")

@@ -1,68 +1,72 @@
 """The command line: `python -m dasvit search | retrain | evaluate | export | predict |
 complexity | draw | memory`."""
 
+import contextlib
+import dataclasses
+import importlib
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
-import tyro
-
-from dasvit.commands import (
-    complexity,
-    draw,
-    evaluate,
-    export,
-    memory,
-    predict,
-    retrain,
-    search,
-)
-from dasvit.commands.arguments import drop_output, parse, preset_from_argv
+from dasvit.commands.arguments import drop_output, nearest, parse, preset_from_argv
 from dasvit.commands.console import fail, of_the_system
-from dasvit.presets import Preset
 from dasvit.run.folder import SkippedImagesWarning
 
-__all__ = ["main"]
+__all__ = ["Command", "main", "parse_command"]
 
-_PAPER = ("complexity", "memory")
-"""Commands whose settings start at the paper's size."""
-
-_RUN: dict[type, Callable[[Any], None]] = {
-    search.SearchArgs: search.run,
-    retrain.RetrainArgs: retrain.run,
-    evaluate.EvaluateArgs: evaluate.run,
-    export.ExportArgs: export.run,
-    predict.PredictArgs: predict.run,
-    complexity.ComplexityArgs: complexity.run,
-    draw.DrawArgs: draw.run,
-    memory.MemoryArgs: memory.run,
-}
-
-
-def _defaults(kind: type, preset: Preset) -> dict[str, Any]:
-    """Where a command's settings start: the preset's, if it has any."""
-    configs = {"SearchConfig": preset.search, "RetrainConfig": preset.retrain}
-    field = getattr(kind, "__annotations__", {}).get("config")
-    if field is None:
-        return {}
-    return {"default": kind(config=configs[field.__name__], preset=preset.name)}
+COMMANDS = (
+    "search",
+    "retrain",
+    "evaluate",
+    "export",
+    "predict",
+    "complexity",
+    "draw",
+    "memory",
+)
+"""Each is a module in `dasvit.commands`, with a dataclass `Args` and a function `run`."""
+PROG = "python -m dasvit"
 
 
-def _command(argv: Sequence[str]) -> Any:
-    preset = preset_from_argv(argv, "cifar10" if argv[:1] and argv[0] in _PAPER else "digits")
-    commands: Any = None
-    for kind in _RUN:
-        name = kind.__module__.rpartition(".")[2]
-        one = Annotated[kind, tyro.conf.subcommand(name, **_defaults(kind, preset))]
-        commands = one if commands is None else commands | one
-    return parse(
-        commands,
-        argv,
-        config=(tyro.conf.OmitArgPrefixes,),
-        prog="python -m dasvit",
-        description="Differentiable architecture search for vision transformers.",
-    )
+class Command(NamedTuple):
+    """A command line that was read."""
+
+    run: Callable[[Any], None]
+    args: Any
+
+
+def parse_command(argv: Sequence[str]) -> Command:
+    """Read a command line, without importing PyTorch. Help is printed and ends it.
+
+    Raises:
+        ValueError: an unknown command, or as `parse`.
+    """
+    name, *rest = argv or ["--help"]
+    if name in ("-h", "--help", "--help-all"):
+        _print_commands()
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        raise ValueError(f"unknown command {name!r}{nearest(name, COMMANDS)} (see --help)")
+    module = importlib.import_module(f"dasvit.commands.{name}")
+    fields = {f.name: f for f in dataclasses.fields(module.Args)}
+    default = None
+    if "preset" in fields:
+        preset = preset_from_argv(rest, str(fields["preset"].default))
+        parts = {part: getattr(preset, part) for part in ("search", "retrain") if part in fields}
+        default = module.Args(preset=preset.name, **parts)
+    return Command(module.run, parse(module.Args, rest, prog=f"{PROG} {name}", default=default))
+
+
+def _print_commands() -> None:
+    print(f"usage: {PROG} COMMAND [options]\n")
+    print("Differentiable architecture search for vision transformers.\n\ncommands:")
+    for name in COMMANDS:
+        module = importlib.import_module(f"dasvit.commands.{name}")
+        summary = (inspect.getdoc(module.Args) or "").partition("\n")[0]
+        print(f"  {name:12}{summary}")
+    print(f"\n{PROG} COMMAND --help shows the options of a command.", flush=True)
 
 
 def _show_warning(
@@ -83,14 +87,23 @@ def _show_warning(
 _python_shows = warnings.showwarning
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, run, and turn what a user can mend into one line and a non-zero exit."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+def main(
+    argv: Sequence[str] | None = None,
+    *,
+    imports: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008
+) -> None:
+    """Parse, run, and turn what a user can mend into one line and a non-zero exit.
+
+    Args:
+        imports: the context in which PyTorch and timm, which every command needs, are imported.
+    """
     try:
-        command = _command(argv)
+        command = parse_command(sys.argv[1:] if argv is None else argv)
+        with imports:
+            importlib.import_module("dasvit.training.networks")
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            _RUN[type(command)](command)
+            command.run(command.args)
         sys.stdout.flush()
     except ValueError as error:
         fail(str(error))

@@ -3,15 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from dasvit.costs import complexity
-from dasvit.spaces.cell.genotype import Genotype
-from dasvit.spaces.cell.network import DASViT
 from dasvit.training.config import RetrainConfig
-from dasvit.training.networks import VIT, model_on_meta
+
+if TYPE_CHECKING:
+    from dasvit.spaces.cell.genotype import Genotype
 
 __all__ = ["ACCURACY", "COSTS", "cost", "front", "parse_objectives", "spread_out", "vit_cost"]
 
@@ -42,7 +39,7 @@ def parse_objectives(text: str) -> tuple[str, ...]:
     return names
 
 
-def cost(genotype: Genotype, retrain: RetrainConfig) -> dict[str, int]:
+def cost(genotype: "Genotype", retrain: RetrainConfig) -> dict[str, int]:
     """Each of `COSTS` of an encoder at the retraining's width, depth, patch and image size.
 
     Counted for RGB images and 10 classes whatever the data are: patches and head are the same for
@@ -54,6 +51,9 @@ def cost(genotype: Genotype, retrain: RetrainConfig) -> dict[str, int]:
 
 def vit_cost(retrain: RetrainConfig) -> dict[str, int]:
     """`cost` of the plain ViT."""
+    from dasvit.costs import complexity
+    from dasvit.training.networks import VIT, model_on_meta
+
     config = dataclasses.replace(retrain, model=VIT)
     side = config.data.image_size
     found = complexity(model_on_meta(config, in_channels=3, num_classes=10), (3, side, side))
@@ -62,6 +62,12 @@ def vit_cost(retrain: RetrainConfig) -> dict[str, int]:
 
 @functools.lru_cache(maxsize=4096)
 def _cost(nodes: Any, image_size: int, patch_size: int, dim: int, depth: int) -> tuple[int, int]:
+    import torch
+
+    from dasvit.costs import complexity
+    from dasvit.spaces.cell.genotype import Genotype
+    from dasvit.spaces.cell.network import DASViT
+
     with torch.device("meta"):
         network = DASViT(
             Genotype(nodes),

@@ -6,11 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import tyro
-
-from dasvit.commands.arguments import parse, preset_from_argv
+from dasvit.commands.arguments import Arg, parse, preset_from_argv
 from dasvit.data.config import DataConfig
 from dasvit.search.config import SearchConfig
 from dasvit.training.config import RetrainConfig
@@ -31,10 +29,17 @@ class SweepOptions:
     With no argument it runs on the embedded digits, on the CPU.
     """
 
-    preset: str = "digits"
-    """Where all settings start: digits, fashion_mnist, cifar10 or imagenet100; with _modern
-    retrained by today's usual recipe (cifar10 and imagenet100)."""
-    strategy: Annotated[Strategy, tyro.conf.arg(name="search")] = "gradient"
+    essentials: ClassVar[tuple[str, ...]] = (
+        *("preset", "dataset", "data_dir", "image_size", "num_samples", "seeds", "search"),
+        *("retrain_top", "random_baseline", "retrain_seeds", "storage_path", "name", "resume"),
+        *("fresh", "address", "max_concurrent_trials", "gpus_per_trial", "cpus_per_trial"),
+        *("dim", "stage_epochs", "token_ratio", "retrain.dim", "retrain.depth", "retrain.epochs"),
+    )
+
+    preset: Annotated[str, Arg(metavar="NAME")] = "digits"
+    """Where all settings start: digits, fashion_mnist, cifar10 or imagenet100;
+    with _modern retrained by today's recipe."""
+    strategy: Annotated[Strategy, Arg(flag="search")] = "gradient"
     """gradient searches by the alphas; random draws num_samples encoders uniformly from the same
     space and retrains them all: what a search has to beat."""
     num_samples: int = 16
@@ -90,13 +95,13 @@ class SweepOptions:
     """Processes that train one network together in the retraining phase, each with the CPUs and
     GPUs of a trial; they share every batch."""
 
-    search: tyro.conf.OmitArgPrefixes[SearchConfig]
-    """Settings of the search. The sweep varies those that its method names; one that is given here
-    stays as given."""
-    retrain: RetrainConfig
+    search: SearchConfig
+    """Settings of the search. The sweep varies those that its method names; one that is given
+    here stays as given."""
+    retrain: Annotated[RetrainConfig, Arg(prefix="retrain.")]
     """Settings of the retraining."""
 
-    fixed: tyro.conf.Suppress[tuple[str, ...]] = ()
+    fixed: Annotated[tuple[str, ...], Arg(hidden=True)] = ()
     """Outer settings that the sweep leaves alone (from the command line)."""
 
     def __post_init__(self) -> None:
@@ -238,7 +243,7 @@ class SweepOptions:
         }
 
 
-def parse_options(argv: Sequence[str], prog: str = "run_search.py") -> SweepOptions:
+def parse_options(argv: Sequence[str], prog: str = "python tune/run_search.py") -> SweepOptions:
     """The options of a command line.
 
     Raises:

@@ -3,17 +3,17 @@
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from dasvit.run.plugins import load_plugins
 from dasvit.run.settings import config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
-from dasvit.spaces.cell.genotype import Genotype
-from dasvit.spaces.cell.sample import distinct_random_genotypes
 from dasvit.training.config import RetrainConfig
-from dasvit.training.networks import VIT
-from tune.aggregate import GenotypeSummary
 from tune.objectives import ACCURACY
+
+if TYPE_CHECKING:
+    from dasvit.spaces.cell.genotype import Genotype
+    from tune.aggregate import GenotypeSummary
 
 __all__ = ["Plan", "Scheduler", "Strategy"]
 
@@ -92,7 +92,7 @@ class Plan:
     def retraining_seeds(self) -> range:
         return range(self.retrain.seed, self.retrain.seed + self.retrain_seeds)
 
-    def random_genotypes(self) -> tuple[Genotype, ...]:
+    def random_genotypes(self) -> "tuple[Genotype, ...]":
         """The encoders drawn at random; the search's seed decides.
 
         Raises:
@@ -101,9 +101,11 @@ class Plan:
         return _random_genotypes(self.search, self.num_random)
 
     def models(
-        self, chosen: Sequence[GenotypeSummary], random: Sequence[Genotype]
+        self, chosen: "Sequence[GenotypeSummary]", random: "Sequence[Genotype]"
     ) -> tuple[str, ...]:
         """What is retrained, each once: the chosen found ones, the drawn ones, the plain ViT."""
+        from dasvit.training.networks import VIT
+
         found = [summary.hash for summary in chosen[: self.retrain_top]]
         drawn = [genotype.canonical_hash for genotype in random]
         return tuple(dict.fromkeys([*found, *drawn, VIT]))
@@ -147,6 +149,8 @@ class Plan:
         Raises:
             ValueError: a key that is missing or unknown, or a value that fails the checks.
         """
+        from dasvit.training.networks import VIT
+
         try:
             load_plugins(values["search"].get("plugins", ()))  # they may hold its method
             return cls(
@@ -172,5 +176,7 @@ def _starts(search: SearchConfig, retrain: RetrainConfig) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=8)
-def _random_genotypes(search: SearchConfig, count: int) -> tuple[Genotype, ...]:
+def _random_genotypes(search: SearchConfig, count: int) -> "tuple[Genotype, ...]":
+    from dasvit.spaces.cell.sample import distinct_random_genotypes
+
     return distinct_random_genotypes(search.space, count, seed=search.seed)

@@ -1,91 +1,290 @@
-"""Command lines from configurations: the preset first, then tyro; every refusal one line."""
+"""Command lines from dataclasses of settings: a flag per field, read by argparse.
 
-import contextlib
-import io
+A command's arguments are a frozen dataclass. Its fields become flags by their own names, those of a
+nested dataclass too; a field's type says what it takes, and the docstring below it is its help.
+"""
+
+import argparse
+import ast
+import dataclasses
+import difflib
+import functools
+import inspect
+import itertools
 import os
-import re
 import sys
-from collections.abc import Sequence
-from typing import Any
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import get_type_hints as hints_of
 
-import tyro
-
+from dasvit.methods import get_method, method_names
 from dasvit.presets import Preset, get_preset
-from dasvit.run.settings import SettingError
+from dasvit.run.plugins import load_plugins
 
-__all__ = ["drop_output", "parse", "preset_from_argv"]
+__all__ = ["Arg", "drop_output", "nearest", "parse", "preset_from_argv"]
+
+ArgsT = TypeVar("ArgsT")
+
+_HELP = {"-h", "--help", "--help-all"}
+_METAVARS = {int: "INT", float: "NUMBER", str: "TEXT", Path: "PATH"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arg:
+    """How a field appears on a command line, beside its type: `Annotated[str, Arg(...)]`.
+
+    Attributes:
+        positional: it is given without a flag.
+        flag: name of the flag, where that is not the field's.
+        metavar: what help shows for the value.
+        prefix: what the flags of a nested dataclass begin with.
+        hidden: the program sets it; there is no flag.
+    """
+
+    positional: bool = False
+    flag: str = ""
+    metavar: str = ""
+    prefix: str = ""
+    hidden: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """A field that can be given; `path` are the names of the fields that lead to it."""
+
+    path: tuple[str, ...]
+    flag: str
+    kind: Any
+    arg: Arg
+    default: Any
+    owner: type
+
+    @property
+    def name(self) -> str:
+        """The flag as a name: `retrain.weight_decay`."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+
+def parse(
+    kind: type[ArgsT], argv: Sequence[str], *, prog: str = "", default: ArgsT | None = None
+) -> ArgsT:
+    """Read a command line. `--help` prints the options that the class names in `essentials` (all,
+    without that) and exits, `--help-all` prints all.
+
+    Args:
+        kind: a dataclass; its docstring is the description.
+        prog: how the command is called, if not by the script's name.
+        default: values of what is not given; needed where a nested dataclass has no default.
+
+    Raises:
+        ValueError: an unknown option, or a value that is refused, in one line.
+    """
+    options = [option for option in _options(kind, default) if not option.arg.hidden]
+    if asked := _HELP & set(argv):
+        _print_help(kind, options, prog, everything="--help-all" in asked)
+        raise SystemExit(0)
+    parser = _Parser(allow_abbrev=False, add_help=False)
+    for option in options:
+        _add(parser, option)
+    given, unknown = parser.parse_known_args([_with_hyphens(word) for word in argv])
+    if unknown:
+        flags = [option.flag for option in options if not option.arg.positional]
+        word = next((word for word in unknown if word.startswith("--")), unknown[0])
+        what = "unknown option" if word.startswith("-") else "unexpected argument"
+        word = word.partition("=")[0]
+        raise ValueError(f"{what} {word}{nearest(word, flags)} (see --help)")
+    return _filled(kind, default, vars(given))
 
 
 def preset_from_argv(argv: Sequence[str], default: str) -> Preset:
-    """The preset that `--preset NAME` or `--preset=NAME` names: the other defaults depend on it.
+    """The preset that `--preset` names, searched by the method that `--method` names: its values
+    are the defaults of all other options, and the method says which of them there are.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a module of `--plugins` that cannot be imported.
     """
-    name = default
-    for i, arg in enumerate(argv):
-        if arg == "--preset" and i + 1 < len(argv):
-            name = argv[i + 1]
-        elif arg.startswith("--preset="):
-            name = arg.partition("=")[2]
-    return get_preset(name)
+    parser = _Parser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--preset", default=default)
+    parser.add_argument("--method")
+    parser.add_argument("--plugins", nargs="*", default=())
+    given, _ = parser.parse_known_args([word for word in argv if word not in _HELP])
+    preset = get_preset(given.preset)
+    if given.method is None:
+        return preset
+    if given.method not in method_names():
+        load_plugins(given.plugins)  # one of them may register it
+    method = get_method(given.method).like(preset.search.method)
+    return replace(preset, search=replace(preset.search, method=method))
 
 
-def parse(kind: Any, argv: Sequence[str], **options: Any) -> Any:
-    """tyro's parser. `--help` prints and exits; its framed messages become one line.
+def nearest(word: str, known: Sequence[str]) -> str:
+    """What may have been meant by an unknown word, as the end of a message; nothing if unclear."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
-    Args:
-        kind: what to make of the command line, as for `tyro.cli`.
-        options: further arguments of `tyro.cli`.
 
-    Raises:
-        ValueError: a flag or value that cannot be, in one line.
-    """
-    framed = io.StringIO()
+def drop_output() -> None:
+    """After a reader has closed the pipe (`| head -1`): what is still buffered goes nowhere, so
+    that Python does not complain about it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with its refusals as one line of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message.removeprefix('argument ')} (see --help)")
+
+
+def _options(
+    kind: type, default: Any, prefix: str = "", path: tuple[str, ...] = ()
+) -> Iterator[_Option]:
+    """The fields of a dataclass, and of those in it."""
+    hints = hints_of(kind, include_extras=True)
+    for f in dataclasses.fields(kind):
+        hint, arg = _unwrapped(hints[f.name])
+        value = f.default if default is None else getattr(default, f.name)
+        inner = (*path, f.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from _options(type(value), value, prefix + arg.prefix, inner)
+        else:
+            flag = f"--{prefix}{arg.flag or f.name}".replace("_", "-")
+            yield _Option(inner, flag, hint, arg, value, kind)
+
+
+def _unwrapped(hint: Any) -> tuple[Any, Arg]:
+    """A type without what is annotated to it and without None, and its `Arg`."""
+    arg = Arg()
+    if get_origin(hint) is Annotated:
+        hint, *extras = get_args(hint)
+        arg = next((extra for extra in extras if isinstance(extra, Arg)), arg)
+    if get_origin(hint) in (Union, UnionType):
+        kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+        hint = kinds[0] if len(kinds) == 1 else hint
+    return hint, arg
+
+
+def _add(parser: Any, option: _Option, text: str | None = None) -> None:
+    """Tell argparse of an option. What is not given stays out of the result."""
+    required = option.default is dataclasses.MISSING
+    settings: dict[str, Any] = {"help": text}
+    if not option.arg.positional:
+        settings |= {"dest": ".".join(option.path), "required": required}
+    if option.kind is bool:
+        parser.add_argument(
+            option.flag,
+            action=argparse.BooleanOptionalAction,
+            default=argparse.SUPPRESS,
+            **settings,
+        )
+        return
+    kind, count = option.kind, None
+    if get_origin(kind) is tuple:
+        first, *others = get_args(kind)
+        count = len(others) + 1 if Ellipsis not in others else "+" if required else "*"
+        kind, _ = _unwrapped(first)
+    if get_origin(kind) is Literal:
+        settings |= {"choices": get_args(kind), "metavar": option.arg.metavar or None}
+        kind = str
+    else:
+        settings["metavar"] = option.arg.metavar or _METAVARS.get(kind, "TEXT")
+    name = ".".join(option.path) if option.arg.positional else option.flag
+    parser.add_argument(name, type=kind, nargs=count, default=argparse.SUPPRESS, **settings)
+
+
+def _with_hyphens(word: str) -> str:
+    """`--token_ratio=1` as `--token-ratio=1`."""
+    flag, equals, value = word.partition("=")
+    return f"{flag.replace('_', '-')}{equals}{value}" if flag.startswith("--") else word
+
+
+def _filled(kind: type[ArgsT], default: Any, given: Mapping[str, Any]) -> ArgsT:
+    """The dataclass with the values given, by dotted path; lists are tuples."""
+    values: dict[str, Any] = {}
+    below: dict[str, dict[str, Any]] = {}
+    for path, value in given.items():
+        name, _, rest = path.partition(".")
+        if rest:
+            below.setdefault(name, {})[rest] = value
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    for name, settings in below.items():
+        part = getattr(default, name)
+        values[name] = _filled(type(part), part, settings)
+    return kind(**values) if default is None else dataclasses.replace(default, **values)
+
+
+# --- Help
+
+
+def _print_help(kind: type, options: Sequence[_Option], prog: str, *, everything: bool) -> None:
+    essentials: tuple[str, ...] | None = getattr(kind, "essentials", None)
+    flags = [option for option in options if not option.arg.positional]
+    if essentials is not None:
+        shown = sorted(
+            (option for option in flags if option.name in essentials),
+            key=lambda option: essentials.index(option.name),
+        )
+        rest = [option for option in flags if option not in shown]
+    else:
+        shown, rest = flags, []
+    positional = [option for option in options if option.arg.positional]
+    usage = " ".join(
+        [
+            prog or Path(sys.argv[0]).name,
+            *(option.arg.metavar for option in positional),
+            "[options]",
+        ]
+    )
+    parser = argparse.ArgumentParser(
+        usage=usage,
+        description=inspect.getdoc(kind),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    groups: dict[str, Any] = {"": parser.add_argument_group("options")}
+    for option in positional + shown:
+        _add(groups[""], option, _help(option))
+    for option in rest if everything else ():
+        title = ".".join(option.path[:-1])
+        if title not in groups:
+            groups[title] = parser.add_argument_group(f"settings of {title}")
+        _add(groups[title], option, _help(option))
+    if rest and not everything:
+        parser.epilog = f"{len(rest)} more settings: --help-all"
     try:
-        with contextlib.redirect_stderr(framed):
-            made = tyro.cli(kind, args=list(argv), **options)
-    except BrokenPipeError:  # within the help
-        drop_output()
-        raise SystemExit(1) from None
-    except SystemExit as stop:
-        if not stop.code:
-            _write_out()
-            raise
-        # tyro frames the message of a failed check and exits; the check's own error lies behind.
-        error: BaseException | None = stop
-        while error is not None and not isinstance(error, SettingError):
-            error = error.__cause__ or error.__context__
-        raise ValueError(str(error) if error else _unframed(framed.getvalue())) from None
-    sys.stderr.write(framed.getvalue())
-    return made
-
-
-def _write_out() -> None:
-    try:
-        sys.stdout.flush()
+        print(parser.format_help(), end="", flush=True)
     except BrokenPipeError:
         drop_output()
         raise SystemExit(1) from None
 
 
-def drop_output() -> None:
-    """Whoever read our output has gone: nothing to say, and nobody to say it to."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _help(option: _Option) -> str:
+    text, value = _docs(option.owner).get(option.path[-1], ""), option.default
+    nothing = value is None or value == () or value is dataclasses.MISSING
+    if not nothing and "(default:" not in text:
+        if isinstance(value, bool):
+            value = "on" if value else "off"
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        text = f"{text} (default: {shown})"
+    return text.replace("%", "%%")
 
 
-def _unframed(text: str) -> str:
-    """The words of tyro's message, in one line: what is wrong, and its suggestion if any."""
-    lines = [re.sub(r"^[│\s]+|[│\s]+$", "", line) for line in text.splitlines()]
-    words: list[str] = []
-    for line in lines:
-        if re.fullmatch(r"[╭╰].*", line) or not line:
+@functools.cache
+def _docs(kind: type) -> dict[str, str]:
+    """The docstring below each field of a dataclass, inherited ones too."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(base):
             continue
-        words.append("." if re.fullmatch(r"[─]+", line) else line)
-    sections = [s.strip() for s in " ".join(words).split(" . ")]
-    kept = [
-        s for s in sections if s and not s.startswith(("For full helptext", "Argument helptext"))
-    ]
-    # "Error parsing search: …" names our own grouping, "Error parsing --flag: …" the user's flag.
-    message = re.sub(r"^Error parsing (\w+: )?", "", "; ".join(kept[:2]))
-    return f"{message} (see --help)"
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in itertools.pairwise(tree.body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                    docs[name] = " ".join(text.split())
+    return docs

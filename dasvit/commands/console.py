@@ -2,9 +2,10 @@
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 __all__ = ["fail", "interruptible", "of_the_system"]
 
@@ -15,29 +16,30 @@ def fail(message: str, code: int = 2) -> NoReturn:
     raise SystemExit(code)
 
 
-def interruptible(run: Callable[[], Any], command: str, out: Path) -> None:
-    """Run; Ctrl-C and a full disk become one line with the command that continues.
+@contextmanager
+def interruptible(command: str, out: Path) -> Iterator[None]:
+    """Ctrl-C and a full disk end a run with one line: the command that continues it.
 
     Args:
         command: `search` or `retrain`.
         out: folder of its results.
     """
-
-    def go_on() -> str:
-        if not (out / "config.json").exists():
-            return "start again: nothing was begun"
-        again = ["python", "-m", "dasvit", command, "--resume", str(out)]
-        return f"continue with: {shlex.join(again)}"
-
     try:
-        run()
+        yield
     except KeyboardInterrupt:
         kept = "; the last epoch's checkpoint is kept" if (out / "checkpoint.pt").exists() else ""
-        fail(f"stopped{kept}, {go_on()}", 130)
+        fail(f"stopped{kept}, {_way_on(command, out)}", 130)
     except BrokenPipeError:
         raise
     except OSError as error:
-        fail(f"{of_the_system(error)}; mend that, then {go_on()}", 1)
+        fail(f"{of_the_system(error)}; mend that, then {_way_on(command, out)}", 1)
+
+
+def _way_on(command: str, out: Path) -> str:
+    if not (out / "config.json").exists():
+        return "start again: nothing was begun"
+    again = ["python", "-m", "dasvit", command, "--resume", str(out)]
+    return f"continue with: {shlex.join(again)}"
 
 
 def of_the_system(error: OSError) -> str:

@@ -4,35 +4,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
+from dasvit.commands.arguments import Arg
 
-from dasvit.report.encoder import encoder_figure
-from dasvit.report.style import save_figure
-from dasvit.run.plugins import load_plugins
-from dasvit.spaces.cell.network import resolve_genotype
-from dasvit.spaces.cell.operations import check_operation
-
-__all__ = ["DrawArgs", "run"]
+__all__ = ["Args", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawArgs:
+class Args:
     """Draw an encoder as PNG and SVG.
 
-    Example: python -m dasvit draw dasvit_cifar10 --out encoder
+    python -m dasvit draw dasvit_cifar10 --out encoder
     """
 
-    genotype: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="GENOTYPE")]
+    genotype: Annotated[str, Arg(positional=True, metavar="GENOTYPE")]
     """A shipped genotype's name, a genotype file, or the folder of a search."""
-    out: str = "encoder"
+    out: Annotated[str, Arg(metavar="PATH")] = "encoder"
     """Path of the pictures without their ending."""
     title: str | None = None
     """Written above the drawing."""
-    plugins: tuple[str, ...] = ()
+    plugins: Annotated[tuple[str, ...], Arg(metavar="MODULE")] = ()
     """Python modules to import first; they may register operations."""
 
 
-def run(args: DrawArgs) -> None:
+def run(args: Args) -> None:
+    """Draw, and print the encoder as a formula."""
+    from dasvit.report.encoder import encoder_figure
+    from dasvit.report.style import save_figure
+    from dasvit.run.plugins import load_plugins
+    from dasvit.spaces.cell.network import resolve_genotype
+    from dasvit.spaces.cell.operations import check_operation
+
     load_plugins(args.plugins)
     path = Path(args.genotype)
     genotype = resolve_genotype(path / "genotype.json" if path.is_dir() else args.genotype)
@@ -40,6 +41,7 @@ def run(args: DrawArgs) -> None:
         check_operation(name)
     stem = Path(args.out)
     try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
         png, svg = save_figure(encoder_figure(genotype, args.title), stem)
     except OSError as error:
         raise ValueError(f"cannot write {stem} ({error}); choose another --out") from None

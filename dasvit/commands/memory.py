@@ -7,61 +7,121 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
-from dasvit.commands.memory_report import (
-    figure_1,
-    format_table,
-    memory_figure,
-    memory_table,
-    parse_bytes,
-)
-from dasvit.report.plots import save_figure
-from dasvit.report.style import save_figure
-from dasvit.run.environment import resolve_device
+from dasvit.commands.arguments import Arg
 from dasvit.run.settings import require
 from dasvit.search.config import SearchConfig
-from dasvit.search.loop import check_supernet
-from dasvit.search.memory import largest_half, measure_stage, plan_stage, what_fits
 
-__all__ = ["MemoryArgs", "run"]
+__all__ = ["Args", "run"]
+
+GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryArgs:
+class Args:
     """Plan a search's peak memory before launch, without a GPU.
 
     Every stage, first and second order, at the configured λ and at 1, 0.5 and 0.25. Seconds to a
     few minutes; nothing is trained.
-    Example: python -m dasvit memory --preset cifar10 --batch-size 64 --budget 24GiB
+    python -m dasvit memory --preset cifar10 --batch-size 64 --budget 24GiB
     """
 
-    config: SearchConfig
-    preset: str = "cifar10"
+    essentials: ClassVar[tuple[str, ...]] = (
+        *("preset", "budget", "plot", "check", "device", "json", "image_size", "dim"),
+        *("patch_size", "stage_layers", "batch_size", "token_ratio", "xi", "precision"),
+        *("recompute", "compile", "cuda_graph"),
+    )
+
+    search: SearchConfig
+    preset: Annotated[str, Arg(metavar="NAME")] = "cifar10"
     """Where the settings start; the same names as for search."""
-    budget: str | None = None
-    """Memory of the device, 24GiB say: which batches and settings fit. A sixteenth of it, at most
-    1 GiB, is left to what no plan sees."""
-    plot: str | None = None
+    budget: Annotated[str | None, Arg(metavar="BYTES")] = None
+    """Memory of the device, such as 24GiB: which batches and settings fit. A sixteenth of it, at
+    most 1 GiB, is left to what no plan sees."""
+    plot: Annotated[str | None, Arg(metavar="PATH")] = None
     """Draw memory against batch size (the paper's Figure 1) to this path, as PNG and SVG."""
     check: bool = False
-    """Compare with steps that are really run on --device, at the configured λ and order; on a GPU
-    with PyTorch's own peak."""
-    device: str = "auto"
+    """Compare with steps that are really run on --device, at the configured λ and order."""
+    device: Annotated[str, Arg(metavar="NAME")] = "auto"
     """Of --check: auto, cpu, cuda or cuda:N."""
     json: bool = False
     """Print JSON."""
 
+    def __post_init__(self) -> None:
+        alone = self.budget is None and self.plot is None
+        require(
+            not self.check or alone,
+            "check runs steps at one batch size; leave budget and plot out",
+        )
+        require(
+            not self.check or not (self.search.compile or self.search.cuda_graph),
+            "check runs steps as they are planned; leave compile and cuda_graph out",
+        )
+        if self.plot is not None:
+            folder = next(p for p in Path(self.plot).absolute().parents if p.exists())
+            require(
+                self.plot != "" and folder.is_dir() and os.access(folder, os.W_OK),
+                f"plot must be a path that can be written to, but got {self.plot!r}",
+            )
 
-def _check(args: MemoryArgs) -> None:
-    """Planned and measured peaks of every stage, and the plan's error."""
-    config, device = args.config, resolve_device(args.device)
-    require(
-        not (config.compile or config.cuda_graph),
-        "check runs steps as they are planned; leave compile and cuda_graph out",
+
+def run(args: Args) -> None:
+    """Print the plan as a table or as JSON, and draw it."""
+    from dasvit.commands.memory_report import (
+        figure_1,
+        format_table,
+        memory_figure,
+        memory_table,
+        parse_bytes,
     )
+    from dasvit.report.style import save_figure
+    from dasvit.search.loop import check_supernet
+    from dasvit.search.memory import largest_half, what_fits
+
+    config = args.search
+    budget = None if args.budget is None else parse_bytes(args.budget)
+    check_supernet(config)
+    if args.check:
+        _check(args)
+        return
+    rows = memory_table(config, _told)
+    fits = what_fits(config, budget, _told) if budget else []
+    if args.json:
+        values = [
+            row | {"stages": [dataclasses.asdict(plan) for plan in row["stages"]]} for row in rows
+        ]
+        print(json.dumps({"batch_size": config.batch_size, "plans": values, "fits": dict(fits)}))
+    else:
+        recomputed = ", recomputed" if config.space.recompute else ""
+        print(f"planned peak memory, batch {config.batch_size}, {config.precision}{recomputed}")
+        print(format_table(rows))
+        for flags, batch in fits:
+            what = f"--batch-size {batch}" if batch else "not even one image"
+            if batch == largest_half(config):
+                what += ", a half of the data set"
+            print(f"within {args.budget}{' with ' if flags else ''}{flags}: {what}")
+    if args.plot:
+        _told("drawing memory against batch size")
+        figure = memory_figure(
+            figure_1(config),
+            budget=budget / GIB if budget else 24.0,
+            title=f"{args.preset}: a search step",
+        )
+        # An ending that names one of the two files is no part of their name.
+        for path in save_figure(figure, re.sub(r"\.(png|svg)$", "", args.plot)):
+            print(path, file=sys.stderr if args.json else sys.stdout)
+
+
+def _check(args: Args) -> None:
+    """Planned and measured peaks of every stage, and the plan's error."""
+    from dasvit.run.environment import resolve_device
+    from dasvit.search.memory import measure_stage, plan_stage
+
+    config, device = args.search, resolve_device(args.device)
     rows: list[tuple[int, int, int | None]] = []
     for stage in range(len(config.stages)):
-        print(f"stage {stage + 1} on {device} …", file=sys.stderr, flush=True)
+        _told(f"stage {stage + 1} on {device}")
         measured = measure_stage(config, stage, device)
         rows.append((stage, plan_stage(config, stage).peak, measured))
     if args.json:
@@ -73,53 +133,10 @@ def _check(args: MemoryArgs) -> None:
         return
     print("| stage | planned (GiB) | measured (GiB) | error |\n| --- | --- | --- | --- |")
     for stage, planned, measured in rows:
-        found = f"{measured / 2**30:.3f}" if measured else "out of memory"
+        found = f"{measured / GIB:.3f}" if measured else "out of memory"
         error = f"{100 * (planned / measured - 1):+.1f} %" if measured else "–"
-        print(f"| {stage + 1} | {planned / 2**30:.3f} | {found} | {error} |")
+        print(f"| {stage + 1} | {planned / GIB:.3f} | {found} | {error} |")
 
 
-def run(args: MemoryArgs) -> None:
-    config = args.config
-    budget = None if args.budget is None else parse_bytes(args.budget)
-    require(
-        not args.check or (args.budget is None and args.plot is None),
-        "check runs steps at one batch size; leave budget and plot out",
-    )
-    if args.plot is not None:
-        folder = next(p for p in Path(args.plot).absolute().parents if p.exists())
-        require(
-            args.plot != "" and folder.is_dir() and os.access(folder, os.W_OK),
-            f"plot must be a path that can be written to, but got {args.plot!r}",
-        )
-    check_supernet(config)
-    if args.check:
-        _check(args)
-        return
-
-    def progress(line: str) -> None:
-        print(f"{line} …", file=sys.stderr, flush=True)
-
-    rows = memory_table(config, progress)
-    fits = what_fits(config, budget, progress) if budget else []
-    if args.json:
-        values = [
-            row | {"stages": [dataclasses.asdict(plan) for plan in row["stages"]]} for row in rows
-        ]
-        print(json.dumps({"batch_size": config.batch_size, "plans": values, "fits": dict(fits)}))
-    else:
-        print(
-            f"planned peak memory, batch {config.batch_size}, {config.precision}"
-            f"{', recomputed' if config.space.recompute else ''}\n{format_table(rows)}"
-        )
-        for flags, batch in fits:
-            what = f"--batch-size {batch}" if batch else "not even one image"
-            if batch == largest_half(config):
-                what += ", a half of the data set"
-            print(f"within {args.budget}{' with ' if flags else ''}{flags}: {what}")
-    if args.plot:
-        progress("drawing memory against batch size")
-        gib = budget / 2**30 if budget else 24.0
-        figure = memory_figure(figure_1(config), budget=gib, title=f"{args.preset}: a search step")
-        # An ending that names one of the two files is no part of their name.
-        for path in save_figure(figure, re.sub(r"\.(png|svg)$", "", args.plot)):
-            print(path, file=sys.stderr if args.json else sys.stdout)
+def _told(line: str) -> None:
+    print(f"{line} …", file=sys.stderr, flush=True)

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 
-from dasvit.methods import DARTS
-from dasvit.report.style import FAINT, STYLE, new_figure
+from dasvit.methods import DARTS, DASViT
+from dasvit.report.style import FAINT, new_figure
 from dasvit.run.settings import SettingError
 from dasvit.search.config import SearchConfig
-from dasvit.search.memory import StagePlan, plan_search, plan_stage
+from dasvit.search.memory import StagePlan, plan_search
 
 __all__ = [
     "figure_1",
@@ -32,7 +31,7 @@ BATCHES = (32, 64, 128, 256)
 
 
 def parse_bytes(text: str) -> int:
-    """`24GiB`, `24 GB`, `800MiB` as bytes.
+    """Bytes of `24GiB`, `24 GB` or `800MiB`.
 
     Raises:
         SettingError: anything else.
@@ -44,9 +43,7 @@ def parse_bytes(text: str) -> int:
     return int(number)
 
 
-def memory_table(
-    config: SearchConfig, progress: Callable[[str], None] = lambda line: None
-) -> list[dict[str, Any]]:
+def memory_table(config: SearchConfig, progress: Callable[[str], None]) -> list[dict[str, Any]]:
     """Plans of first and second order at the configured λ and at 1, 0.5 and 0.25.
 
     Args:
@@ -54,19 +51,18 @@ def memory_table(
         progress: told what is planned next.
 
     Returns:
-        A row a λ and order: token_ratio, order, and a `StagePlan` a stage.
+        One row per λ and order: token_ratio, order, and one `StagePlan` per stage.
     """
     # Any ξ > 0: its value does not change the memory.
     orders = {1: 0.0, 2: config.method.xi or config.weight_lr}
-    several = hasattr(config.method, "token_ratio")
-    ratios = config.method.route().token_ratio, *(RATIOS if several else ())
+    selects = hasattr(config.method, "token_ratio")
+    ratios = config.method.route().token_ratio, *(RATIOS if selects else ())
     rows = []
     for ratio in dict.fromkeys(ratios):
         for order, xi in orders.items():
             progress(f"planning λ = {ratio:g}, order {order}")
-            stages = plan_search(
-                config.replaced(token_ratio=ratio, xi=xi) if several else config.replaced(xi=xi)
-            )
+            changes = {"xi": xi} | ({"token_ratio": ratio} if selects else {})
+            stages = plan_search(config.replaced(**changes))
             rows.append({"token_ratio": ratio, "order": order, "stages": stages})
     return rows
 
@@ -87,31 +83,26 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def figure_1(config: SearchConfig, batches: Sequence[int] = BATCHES) -> dict[str, list[float]]:
     """The most GiB of any stage by batch: plain DARTS, its operations one by one or fused as ours
     are, and DASViT at λ = 1 and 0.5, first order."""
-    first = config.replaced(xi=0.0)
+    first = replace(config, method=DASViT.like(config.method)).replaced(xi=0.0)
     darts = replace(first, method=DARTS.like(first.method))
+    half = first.replaced(token_ratio=0.5)
     ways = {
         "plain DARTS, operation by operation": darts.replaced(fused=False),
         "plain DARTS, fused": darts,
         "DASViT, λ = 1": first.replaced(token_ratio=1.0),
-        "DASViT, λ = 0.5": first.replaced(token_ratio=0.5),
-        "DASViT, λ = 0.5, bf16, recomputed": first.replaced(
-            token_ratio=0.5, precision="bf16", recompute=True, fused=True
+        "DASViT, λ = 0.5": half,
+        "DASViT, λ = 0.5, bf16, recomputed": half.replaced(
+            precision="bf16", recompute=True, fused=True
         ),
     }
-    return {
-        name: [
-            max(
-                plan_stage(replace(way, batch_size=batch), stage).peak
-                for stage in range(len(way.stages))
-            )
-            / GIB
-            for batch in batches
-        ]
-        for name, way in ways.items()
-    }
+
+    def most(way: SearchConfig, batch: int) -> float:
+        plans = plan_search(replace(way, batch_size=batch))
+        return max(plan.peak for plan in plans) / GIB
+
+    return {name: [most(way, batch) for batch in batches] for name, way in ways.items()}
 
 
-@matplotlib.rc_context(STYLE)
 def memory_figure(
     series: Mapping[str, Sequence[float]],
     batches: Sequence[int] = BATCHES,

@@ -5,45 +5,45 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
+from dasvit.commands.arguments import Arg
 from dasvit.commands.console import fail
-from dasvit.deploy.predict import Prediction, Unreadable, find_images, predict, to_csv
-from dasvit.run.files import write_atomic
-from dasvit.run.plugins import load_plugins
-from dasvit.training.model_folder import load
 
-__all__ = ["PredictArgs", "run"]
+__all__ = ["Args", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictArgs:
+class Args:
     """Class and probability of images; for a folder of images, or with --out, as CSV.
 
     Files that are no readable images are named and skipped; the exit status is then 1.
-
-    Example: python -m dasvit predict --model runs/digits/best photos --out photos.csv
+    python -m dasvit predict --model runs/digits/best photos --out photos.csv
     """
 
-    images: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="IMAGE|FOLDER")]
+    images: Annotated[tuple[str, ...], Arg(positional=True, metavar="IMAGE|FOLDER")]
     """Image files, and folders of them."""
-    model: str
+    model: Annotated[str, Arg(metavar="FOLDER")]
     """Folder of a finished retraining, a sweep's best/, or a model folder."""
-    out: str | None = None
+    out: Annotated[str | None, Arg(metavar="FILE")] = None
     """CSV file to write."""
     force: bool = False
     """Replace an --out that exists."""
     top_k: int = 1
-    """Classes an image, best first."""
+    """Classes per image, best first."""
     batch_size: int = 64
     """Images at a time."""
-    device: str = "auto"
+    device: Annotated[str, Arg(metavar="NAME")] = "auto"
     """auto, cpu, cuda or cuda:N."""
-    plugins: tuple[str, ...] = ()
+    plugins: Annotated[tuple[str, ...], Arg(metavar="MODULE")] = ()
     """Python modules to import first; they may register operations of their own."""
 
 
-def run(args: PredictArgs) -> None:
+def run(args: Args) -> None:
+    """Print or write the predictions."""
+    from dasvit.deploy.predict import Prediction, Unreadable, find_images, predict, to_csv
+    from dasvit.run.files import write_atomic
+    from dasvit.run.plugins import load_plugins
+    from dasvit.training.model_folder import load
+
     paths = find_images(args.images)
     out = Path(args.out) if args.out is not None else None
     if out is not None and out.exists() and (out.is_dir() or not args.force):

@@ -2,46 +2,55 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
+from dasvit.commands.arguments import Arg
 from dasvit.commands.console import interruptible
-from dasvit.report.events import tee
-from dasvit.report.progress import ProgressReport
-from dasvit.report.tensorboard import TensorBoardReport
-from dasvit.run.distributed import current_processes, launched_by_torchrun
-from dasvit.run.environment import resolve_device
 from dasvit.training.config import RetrainConfig
-from dasvit.training.loop import check_retrain, retrain
-from dasvit.training.model_folder import load_retrain_config
 
-__all__ = ["RetrainArgs", "run"]
+__all__ = ["Args", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrainArgs:
+class Args:
     """Train a network from scratch on the full training set and test it once.
 
-    Example: python -m dasvit retrain --model runs/search-digits-seed0/genotype.json
+    python -m dasvit retrain --model runs/search-digits-seed0/genotype.json
     On several GPUs: torchrun --nproc-per-node 4 -m dasvit retrain …
     """
 
-    config: RetrainConfig
-    preset: str = "digits"
+    essentials: ClassVar[tuple[str, ...]] = (
+        *("model", "preset", "dataset", "data_dir", "image_size", "augment", "out", "resume"),
+        *("device", "seed", "dim", "depth", "patch_size", "epochs", "warmup_epochs", "batch_size"),
+        *("lr", "weight_decay", "label_smoothing", "precision"),
+    )
+
+    retrain: RetrainConfig
+    preset: Annotated[str, Arg(metavar="NAME")] = "digits"
     """Where the settings start; the same names as for search."""
-    out: str | None = None
+    out: Annotated[str | None, Arg(metavar="FOLDER")] = None
     """Folder for the results (default: runs/retrain-PRESET-MODEL-seedN)."""
-    resume: str | None = None
-    """Continue the training in this folder with its own settings; all others are ignored."""
-    device: str = "auto"
+    resume: Annotated[str | None, Arg(metavar="FOLDER")] = None
+    """Continue the training in this folder by its own settings; all others are ignored."""
+    device: Annotated[str, Arg(metavar="NAME")] = "auto"
     """auto, cpu, cuda or cuda:N."""
 
 
-def run(args: RetrainArgs) -> None:
-    config = load_retrain_config(args.resume) if args.resume else args.config
+def run(args: Args) -> None:
+    """Train, alone or as one of the processes that torchrun started."""
+    from dasvit.report.events import tee
+    from dasvit.report.progress import ProgressReport
+    from dasvit.report.tensorboard import TensorBoardReport
+    from dasvit.run.distributed import current_processes, launched_by_torchrun
+    from dasvit.run.environment import resolve_device
+    from dasvit.training.loop import check_retrain, retrain
+    from dasvit.training.model_folder import load_retrain_config
+
+    config = load_retrain_config(args.resume) if args.resume else args.retrain
     path = Path(config.model)
-    is_file = config.model.endswith(".json")
-    name = (
-        config.model if not is_file else path.parent.name if path.stem == "genotype" else path.stem
-    )
+    name = config.model
+    if name.endswith(".json"):
+        name = path.parent.name if path.stem == "genotype" else path.stem
     out = Path(args.resume or args.out or f"runs/retrain-{args.preset}-{name}-seed{config.seed}")
     settings = {"model": config.model, "seed": config.seed, "lr": config.lr}
     with launched_by_torchrun(resolve_device(args.device)) as device:
@@ -50,16 +59,13 @@ def run(args: RetrainArgs) -> None:
         if first:
             print(f"training {config.model} on {device}, results in {out}", flush=True)
         report = tee(TensorBoardReport(out, settings), ProgressReport())
-        interruptible(
-            lambda: retrain(
+        with interruptible("retrain", out):
+            retrain(
                 config,
                 out,
                 report=report if first else lambda event: None,
                 resume=args.resume is not None,
                 device=str(device),
-            ),
-            "retrain",
-            out,
-        )
+            )
     if first:
         print(f"model: {out / 'model'}")

@@ -10,11 +10,15 @@ __all__ = ["DataConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """Which images, where they lie, and how they reach the network."""
+    """Which images, where they lie, and how they reach the network.
+
+    Defaults are the paper's images, as in the preset `cifar10`. A command line starts from a preset
+    instead, `digits` unless it names another; from Python that start is `dasvit.get_preset(name)`.
+    """
 
     dataset: str = "cifar10"
     """Name of the data set: digits (embedded), fashion_mnist, cifar10, cifar100, imagenet100, or
-    folder (any images, a folder a class; see docs/data.md)."""
+    folder (any images, one folder per class)."""
     data_dir: str | None = None
     """Folder that holds the data set (not needed for digits)."""
     download: bool = False
@@ -24,7 +28,7 @@ class DataConfig:
     augment: Literal["none", "shift", "crop_flip", "resized_crop", "rand"] = "crop_flip"
     """Training augmentation: none, shift (random translation by up to an eighth of the side),
     crop_flip (the same and a horizontal flip), resized_crop (8 to 100 % of the area, and a flip),
-    rand (crop_flip, then RandAugment). Paper gap."""
+    rand (crop_flip, then RandAugment)."""
     test_fraction: Annotated[float, Range("(0, 1)")] = 0.2
     """Share of each class that is held out for testing where an image folder has no test images;
     always the same images."""

@@ -13,24 +13,18 @@ from torch import Tensor
 
 from dasvit.run.files import atomic_file, first_line, remove_unfinished
 
-__all__ = [
-    "CheckpointWriter",
-    "check_same_settings",
-    "is_due",
-    "load_checkpoint",
-    "restore",
-]
+__all__ = ["CheckpointWriter", "is_due", "load_checkpoint", "restore"]
 
 
 class CheckpointWriter:
     """Writes the checkpoints of a run while it trains on, one at a time.
 
-    What ends a run waits for the file that is being written: leave the context before anything
-    is done that supposes it. A process that is killed before leaves the checkpoint before.
+    Leaving the context waits for the file that is being written. A process that is killed while it
+    writes leaves the checkpoint before.
 
     Args:
         path: of the file; what a killed process left half written beside it is removed.
-        kind: "search/1" say; `load_checkpoint` insists on it.
+        kind: what the file says it is, such as "dasvit/search/1"; `load_checkpoint` insists on it.
     """
 
     def __init__(self, path: Path, kind: str) -> None:
@@ -40,12 +34,12 @@ class CheckpointWriter:
         self._written: Future[None] | None = None
 
     def save(self, state: dict[str, Any]) -> None:
-        """Copy tensors and plain values into the host's memory, and begin to write them once the
-        state before is written. They may change afterwards. How many threads PyTorch computes with
-        goes along: the order of float sums depends on it.
+        """Copy a state into the host's memory, wait until the state before is written, and begin to
+        write this one. The original may change at once. The number of threads that PyTorch computes
+        with goes along, since the order of float sums depends on it.
 
         Raises:
-            ValueError: the one before could not be written.
+            ValueError: the state before could not be written.
         """
         self.wait()
         # Asked here: the thread that writes computes with another number of them.
@@ -58,17 +52,16 @@ class CheckpointWriter:
         return self._written is not None and not self._written.done()
 
     def check(self) -> None:
-        """Whether the last state could be written, if that is over: asked after every epoch, so
-        that a run does not train on without checkpoints.
+        """Called after every epoch, so that a run does not train on without checkpoints.
 
         Raises:
-            ValueError: it could not.
+            ValueError: the last state could not be written.
         """
         if not self.busy:
             self.wait()
 
     def wait(self) -> None:
-        """Until the last state is in the file.
+        """Wait until the last state is in the file.
 
         Raises:
             ValueError: it could not be written.
@@ -161,15 +154,15 @@ def restore(
     load: Callable[[dict[str, Any]], None],
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Hand a checkpoint to `load`, and take as many threads as its run had: with others it would
-    not continue to the same bits.
+    """Hand a checkpoint to `load`, and compute with as many threads as its run did: with another
+    number it would not continue to the same bits.
 
     Args:
-        data: facts about the images, compared with the "data" that were saved.
+        data: facts about the images, compared with those that were saved.
 
     Raises:
-        ValueError: as `load_checkpoint`, or what it holds does not fit what `load` fills, or the
-            images are not those of before.
+        ValueError: as `load_checkpoint`, or the images have changed, or the checkpoint does not fit
+            what `load` fills.
     """
     state = load_checkpoint(path, kind)
     before = state.get("data", data)
@@ -185,21 +178,3 @@ def restore(
         raise ValueError(
             f"{path} does not fit this run ({type(error).__name__}: {first_line(error)})"
         ) from None
-
-
-def check_same_settings(saved: dict[str, Any], current: dict[str, Any], where: str) -> None:
-    """Refuse to continue a run under other settings.
-
-    Raises:
-        ValueError: naming each setting that differs, saved and current.
-    """
-    differences = [
-        f"{key}: {saved.get(key)!r} there, {current.get(key)!r} now"
-        for key in sorted(set(saved) | set(current))
-        if saved.get(key) != current.get(key)
-    ]
-    if differences:
-        raise ValueError(
-            f"{where} holds a run with other settings ({'; '.join(differences)}); "
-            "continue it with its own settings or choose another folder"
-        )

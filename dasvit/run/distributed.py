@@ -1,7 +1,7 @@
 """Training by several processes: who they are, and sums over them.
 
-One process is the common case, in which nothing here does anything. Several are started by Ray
-Train (`tune`) or by torchrun; each has the whole network and its rows of every batch.
+Usually there is one process, and nothing here has an effect. Several are started by Ray Train
+(`tune`) or by torchrun; each holds the whole network and takes its rows of every batch.
 """
 
 import os
@@ -19,12 +19,12 @@ from torch.nn.parallel import DistributedDataParallel
 __all__ = ["Processes", "current_processes", "launched_by_torchrun"]
 
 LAST_WORDS_SECONDS = 10.0
-"""What the first process to fail has for its message, before another one ends."""
+"""How long the other processes wait after a failure, so that the first to fail can say why."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Processes:
-    """This process among those that train one network together."""
+    """Which one this process is among those that train one network together."""
 
     rank: int = 0
     count: int = 1
@@ -53,7 +53,7 @@ class Processes:
                 dist.all_reduce(tensor)
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Wait until all processes have come here."""
         if self.count > 1:
             dist.barrier()
 
@@ -69,9 +69,8 @@ def current_processes() -> Processes:
 def launched_by_torchrun(device: torch.device) -> Iterator[torch.device]:
     """A process group for the length of the block if torchrun started this process.
 
-    Where one process fails, all do, at once: the others cannot complete a sum without it. The first
-    to fail raises its error; the others end without a word, since theirs is the same error or
-    follows from it.
+    Where one process fails, all end at once: the others cannot complete a sum without it. The first
+    to fail raises its error. The others say nothing: theirs is the same error, or follows from it.
 
     Args:
         device: what was asked for.

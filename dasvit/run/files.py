@@ -29,7 +29,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
-    """The same for what is written in pieces: the file is there when the context ends."""
+    """As `write_atomic`, for what is written in pieces: the file is there when the context ends."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -67,27 +67,27 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what processes that were killed had written of a file (`atomic_file`)."""
+    """Remove what killed processes left of a file that they were writing with `atomic_file`."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         left.unlink(missing_ok=True)
 
 
-def check_free_space(folder: Path, needed: int) -> None:
+def check_free_space(path: Path, needed: int) -> None:
     """Refuse to begin what the disk cannot hold.
 
     Args:
-        folder: where files will go; need not exist yet.
+        path: where files will go; need not exist yet.
         needed: bytes.
 
     Raises:
         ValueError: naming both numbers.
     """
-    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     free = shutil.disk_usage(existing).free
     if free < needed:
         raise ValueError(
-            f"{folder} needs {needed / 1e9:.2f} GB, and its disk has "
-            f"{free / 1e9:.2f} GB free; free some, or choose another folder"
+            f"{path} needs {needed / 1e9:.2f} GB, and its disk has {free / 1e9:.2f} GB free; free "
+            "some, or choose another place"
         )
 
 
@@ -108,8 +108,8 @@ def read_json(path: str | Path, what: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, and of the next one as much as fits where the first
-    only announces it; its type's name if it has none."""
+    """The first line of an error's message, with the second where the first ends in a colon; the
+    name of its type where there is no message."""
     first, *more = str(error).splitlines() or [""]
     if first.endswith(":") and more:
         first = textwrap.shorten(f"{first} {more[0]}", 200, placeholder=" …")

@@ -1,4 +1,4 @@
-"""A run's folder: one run each, marked by its config.json; never another run's."""
+"""The folder of a run: one run each, marked by its config.json; never another run's."""
 
 import json
 import warnings
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dasvit.run.checkpoint import check_same_settings
 from dasvit.run.files import read_json, write_atomic
 from dasvit.run.settings import with_defaults
 
@@ -14,6 +13,10 @@ __all__ = ["SkippedImagesWarning", "check_folder", "note_skipped", "open_folder"
 
 # What an attempt that ended before it was marked can leave behind.
 _LEFTOVERS = ("events.out.tfevents.*", "*.log", ".*.tmp")
+
+
+class SkippedImagesWarning(UserWarning):
+    """Images that cannot be read are left out."""
 
 
 def read_settings(folder: str | Path, kind: str) -> dict[str, Any]:
@@ -44,7 +47,7 @@ def check_folder(
         defaults: stand for settings that the version which began the run did not know.
 
     Raises:
-        ValueError: it holds another run or something else, or is a file.
+        ValueError: it holds a run, or one with other settings, or something else, or is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another folder")
@@ -52,16 +55,23 @@ def check_folder(
         if not resume:
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
         saved = with_defaults(read_settings(folder, kind), defaults)
-        check_same_settings(saved, settings, str(folder))
-    elif folder.is_dir():
-        foreign = sorted(
-            path.name
-            for path in folder.iterdir()
-            if not any(path.match(pattern) for pattern in _LEFTOVERS)
-        )
-        if foreign:
+        differences = [
+            f"{key}: {saved.get(key)!r} there, {settings.get(key)!r} now"
+            for key in sorted(saved.keys() | settings.keys())
+            if saved.get(key) != settings.get(key)
+        ]
+        if differences:
             raise ValueError(
-                f"{folder} holds something else ({foreign[0]}); choose a new or an empty folder"
+                f"{folder} holds a run with other settings ({'; '.join(differences)}); "
+                "continue it with its own settings or choose another folder"
+            )
+    elif folder.is_dir():
+        names = sorted(
+            path.name for path in folder.iterdir() if not any(map(path.match, _LEFTOVERS))
+        )
+        if names:
+            raise ValueError(
+                f"{folder} holds something else ({names[0]}); choose a new or an empty folder"
             )
 
 
@@ -79,10 +89,6 @@ def open_folder(folder: Path, kind: str, settings: dict[str, Any]) -> None:
         raise ValueError(f"cannot write to {folder} ({error}); choose another folder") from None
 
 
-class SkippedImagesWarning(UserWarning):
-    """Images that cannot be read are left out."""
-
-
 def note_skipped(folder: Path, skipped: Sequence[str]) -> None:
     """Name the images that a run goes without: the first in a warning, all in
     skipped_images.txt.
@@ -92,9 +98,8 @@ def note_skipped(folder: Path, skipped: Sequence[str]) -> None:
     """
     path = folder / "skipped_images.txt"
     text = "".join(f"{name}\n" for name in skipped)
-    before = path.read_text(encoding="utf-8") if path.exists() else None
-    begun = (folder / "checkpoint.pt").exists()
-    if begun and text != (before or ""):
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    if (folder / "checkpoint.pt").exists() and text != before:
         raise ValueError(
             f"{folder}: other images can be read now than when this run began (see {path}); mend "
             "the data set, or start a new run"

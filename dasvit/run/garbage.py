@@ -10,11 +10,11 @@ __all__ = ["lasting_imports"]
 
 @contextmanager
 def lasting_imports() -> Iterator[None]:
-    """Imports inside are not searched for garbage, neither while they load nor later.
+    """The garbage collector leaves alone what is imported inside, then and later.
 
-    PyTorch and what it brings are some million objects that stay to the end. Going through them
-    again and again took a quarter of their import's time and an eighth of a small search's. For
-    programs, not for libraries: everything that is alive at the end of the block is meant.
+    PyTorch and what it brings are about a million objects that stay to the end. Going through them
+    again and again took a quarter of the time of their import and an eighth of a small search's.
+    For programs, not for libraries: it holds for all objects alive at the end of the block.
     """
     enabled = gc.isenabled()
     gc.disable()
@@ -22,6 +22,6 @@ def lasting_imports() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
-        atexit.register(gc.unfreeze)  # at the end modules are taken down as ever
+        atexit.register(gc.unfreeze)  # so that Python takes modules down as usual
         if enabled:
             gc.enable()

@@ -11,7 +11,12 @@ __all__ = ["RetrainConfig"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrainConfig:
-    """Training one network from scratch. Defaults are the paper's retraining phase."""
+    """Training one network from scratch.
+
+    Defaults are the paper's retraining phase, as in the preset `cifar10`. A command line starts from
+    a preset instead, `digits` unless it names another; from Python that start is
+    `dasvit.get_preset(name).retrain`.
+    """
 
     data: DataConfig = field(default_factory=DataConfig)
     """The images."""
@@ -30,11 +35,11 @@ class RetrainConfig:
     vit_heads: Annotated[int, Range("[1, 65536]")] = 12
     """Attention heads of `vit`."""
     dropout: Annotated[float, Range("[0, 1)")] = 0.0
-    """Dropout inside the operations. The paper names none."""
+    """Dropout inside the operations."""
 
     drop_path: Annotated[float, Range("[0, 1)", "0 is off")] = 0.0
     """Stochastic depth: an operation's output is dropped for an image with this probability in the
-    last layer, with less in those before. The paper names none."""
+    last layer, with less in those before."""
 
     epochs: Annotated[int, Range("[1, inf)")] = 500
     """Epochs over the full training set (Section IV-A)."""
@@ -43,23 +48,23 @@ class RetrainConfig:
     warmup_lr: Annotated[float, Range("(0, inf)")] = 1e-6
     """Learning rate at the first step of the warm-up (Section IV-A)."""
     batch_size: Annotated[int, Range("[1, inf)")] = 128
-    """Images a step (Section IV-A)."""
+    """Images per step (Section IV-A)."""
     lr: Annotated[float, Range("(0, inf)")] = 1e-3
     """Learning rate after warm-up, AdamW (Section IV-A)."""
     weight_decay: Annotated[float, Range("[0, inf)")] = 5e-2
     """Weight decay (Section IV-A)."""
     decay_norms: bool = True
-    """Whether the weight decay acts on norms, biases, CLS and positions too. Paper gap."""
+    """Whether the weight decay acts on norms, biases, CLS and positions too."""
     grad_clip: Annotated[float, Range("[0, inf)")] = 0.0
-    """Largest gradient norm; 0 does not clip. The paper names no clipping."""
+    """Largest gradient norm; 0 does not clip."""
     label_smoothing: Annotated[float, Range("[0, 1)")] = 0.0
-    """Label smoothing. The paper names none."""
+    """Label smoothing."""
     optimizer: str = "adamw"
     """Name of a timm optimiser (Section IV-A: AdamW)."""
     mixup: Annotated[float, Range("[0, inf)")] = 0.0
-    """Alpha of mixup; 0 is off. The paper names none."""
+    """Alpha of mixup; 0 is off."""
     cutmix: Annotated[float, Range("[0, inf)")] = 0.0
-    """Alpha of CutMix, by turns with mixup; 0 is off. The paper names none."""
+    """Alpha of CutMix, by turns with mixup; 0 is off."""
     ema_decay: Annotated[float, Range("[0, 1)", "0 is off")] = 0.0
     """Decay of the weights' moving average, which is then what is tested and saved; 0 is off."""
     accumulate: Annotated[int, Range("[1, inf)")] = 1

@@ -1,12 +1,8 @@
-"""The main job in order: check, search, aggregate, retrain, report."""
+"""The phases of a sweep, in order: check, search, aggregate, retrain, report."""
 
-import contextlib
 import dataclasses
-import os
-import shlex
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,7 +32,7 @@ from tune.cluster import (
 from tune.console import print_end, print_machine, print_plan, print_results
 from tune.folder import ResultFolder, open_folder, set_aside
 from tune.gather import gather
-from tune.options import SweepOptions, parse_options
+from tune.options import SweepOptions
 from tune.outcome import Outcome
 from tune.own_space import identify_space, load_space
 from tune.plan import Plan
@@ -44,54 +40,19 @@ from tune.record import SweepRecord
 from tune.results import save_genotypes, save_random_genotypes, write_results
 from tune.retrain_best import run_retrain_trials
 from tune.searcher import result_lag
+from tune.signals import sigterm_as_ctrl_c
 from tune.space import first_draws, outer_space
 from tune.sweep import asha, run_search_trials
 
-__all__ = ["main", "memory_warning"]
+__all__ = ["memory_warning", "run"]
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run a command line; the exit status, see `run_search.py`."""
-    try:
-        with _sigterm_as_ctrl_c():
-            return _run(parse_options(argv), _command(argv))
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        # Ray's own messages go on over many lines, the system's reason among them.
-        reason = error.strerror or str(error)
-        if error.filename:
-            reason = f"{error.filename}: {reason}"
-        print(f"error: {reason}; after that, continue with: {_command(argv)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\nerror: interrupted; continue with: {_command(argv)}", file=sys.stderr)
-        return 130
+def run(options: SweepOptions, command: str) -> int:
+    """Sweep. The exit status: 0 if all trials finished, else 1.
 
-
-def _command(argv: Sequence[str]) -> str:
-    """The command that continues: `--fresh` would begin again."""
-    return shlex.join(["python", "tune/run_search.py", *(a for a in argv if a != "--fresh")])
-
-
-@contextlib.contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    # The way out of Ctrl-C ends Ray's processes; a plain SIGTERM would leave that to chance. What a
-    # script starts in the background ignores Ctrl-C, but for the time in which Tune listens to it.
-    def interrupt(*_: object) -> None:
-        if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):
-            raise KeyboardInterrupt
-        os.kill(os.getpid(), signal.SIGINT)
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _run(options: SweepOptions, command: str) -> int:
+    Args:
+        command: that continues the sweep.
+    """
     address = check_address(options.address)
     if address is None:
         check_local_gpus(options.gpus_per_trial)
@@ -126,7 +87,7 @@ def _run(options: SweepOptions, command: str) -> int:
         else:
             print_plan(plan, options.preset, folder, space)
             # Once more: Ray puts a handler of its own in place.
-            with connect(address) as cluster, _sigterm_as_ctrl_c():
+            with connect(address) as cluster, sigterm_as_ctrl_c():
                 _compute(_Run(options, plan, space, folder, record, state), cluster)
             record.save()
             outcome = state()
