@@ -27,7 +27,7 @@ _HOMES = {
     "RetrainConfig": "dasvit.training.config",
     "SearchConfig": "dasvit.search.config",
     "get_preset": "dasvit.presets",
-    "load": "dasvit.deploy.predict",
+    "load": "dasvit.training.model_folder",
     "retrain": "dasvit.training.loop",
 }
 """The module of each public name. `search` is the package itself, which can be called."""

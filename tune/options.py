@@ -30,7 +30,16 @@ class SweepOptions:
     """
 
     essentials: ClassVar[tuple[str, ...]] = (
-        *("preset", "dataset", "data_dir", "image_size", "num_samples", "seeds", "search"),
+        *(
+            "preset",
+            "method",
+            "dataset",
+            "data_dir",
+            "image_size",
+            "num_samples",
+            "seeds",
+            "search",
+        ),
         *("retrain_top", "random_baseline", "retrain_seeds", "storage_path", "name", "resume"),
         *("fresh", "address", "max_concurrent_trials", "gpus_per_trial", "cpus_per_trial"),
         *("dim", "stage_epochs", "token_ratio", "retrain.dim", "retrain.depth", "retrain.epochs"),
@@ -39,6 +48,8 @@ class SweepOptions:
     preset: Annotated[str, Arg(metavar="NAME")] = "digits"
     """Where all settings start: digits, fashion_mnist, cifar10 or imagenet100;
     with _modern retrained by today's recipe."""
+    method: Annotated[str, Arg(metavar="NAME")] = "dasvit"
+    """How to search: dasvit, darts, or one that a module of --plugins registers."""
     strategy: Annotated[Strategy, Arg(flag="search")] = "gradient"
     """gradient searches by the alphas; random draws num_samples encoders uniformly from the same
     space and retrains them all: what a search has to beat."""

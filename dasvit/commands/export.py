@@ -19,8 +19,8 @@ class Args:
     folder: Annotated[str, Arg(positional=True, metavar="FOLDER")]
     """Folder of a finished retraining, a sweep's best/, or a model folder."""
     to: Literal["onnx", "safetensors", "torch-export"]
-    """onnx; safetensors (the folder that timm and the Hugging Face Hub load); torch-export (.pt2);
-    torchscript."""
+    """onnx; safetensors (the folder that timm and the Hugging Face Hub load); torch-export
+    (.pt2)."""
     out: Annotated[str | None, Arg(metavar="PATH")] = None
     """File, or folder for safetensors (default: beside FOLDER, under its name)."""
     force: bool = False
