@@ -10,7 +10,7 @@ import pytest
 from support.sweep_process import SMALL, SweepProcess, results
 
 from dasvit.data.config import DataConfig
-from dasvit.presets import digits
+from dasvit.presets import digits, get_preset
 from dasvit.search.config import SearchConfig
 from dasvit.spaces.cell.genotype import Edge, Genotype
 
@@ -27,7 +27,7 @@ def chain(first: str, second: str, third: str = "mlp_r3", fourth: str = "mlp_r3"
 @pytest.fixture
 def search_config() -> SearchConfig:
     """A small search whose own settings lie inside the outer space."""
-    return SearchConfig().replaced(
+    return get_preset("cifar10").search.replaced(
         data=DataConfig(dataset="digits", image_size=8),
         operations=("zero", "identity", "msa_h2", "mlp_r0.5", "mlp_r3"),
         dim=8,
