@@ -11,7 +11,6 @@ from dasvit.spaces.cell.genotype import Genotype
 from dasvit.spaces.cell.sample import distinct_random_genotypes
 from dasvit.training.config import RetrainConfig
 from dasvit.training.networks import VIT
-from tune.aggregate import GenotypeSummary
 from tune.objectives import ACCURACY
 
 __all__ = ["Plan", "Scheduler", "Strategy"]
@@ -99,13 +98,11 @@ class Plan:
         """
         return _random_genotypes(self.search, self.num_random)
 
-    def models(
-        self, chosen: Sequence[GenotypeSummary], random: Sequence[Genotype]
-    ) -> tuple[str, ...]:
-        """What is retrained, each once: the chosen found ones, the drawn ones, the plain ViT."""
-        found = [summary.hash for summary in chosen[: self.retrain_top]]
+    def models(self, chosen: Sequence[str], random: Sequence[Genotype]) -> tuple[str, ...]:
+        """What is retrained, each once, by canonical hash: the chosen found ones, the drawn ones,
+        the plain ViT."""
         drawn = [genotype.canonical_hash for genotype in random]
-        return tuple(dict.fromkeys([*found, *drawn, VIT]))
+        return tuple(dict.fromkeys([*chosen[: self.retrain_top], *drawn, VIT]))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready. What is as always is left out, so that a folder of an earlier version with

@@ -7,14 +7,13 @@ from typing import Any
 from ray import tune
 
 from dasvit.search.config import OUTER_SETTINGS, SearchConfig
+from tune.baseline import PLAIN_DARTS, is_plain_darts
 
 __all__ = [
     "GAMMA_FRACTION",
     "OUTER_NAMES",
-    "PLAIN_DARTS",
     "against_plain_darts",
     "first_draws",
-    "is_plain_darts",
     "make_room",
     "outer_space",
     "to_search_config",
@@ -119,16 +118,6 @@ def to_search_config(search: SearchConfig, sampled: Mapping[str, Any], seed: int
     return dataclasses.replace(search, **values, seed=seed)
 
 
-PLAIN_DARTS: dict[str, Any] = {
-    "token_ratio": 1.0,
-    "skip_weight": 0.0,
-    "type_weight": 0.0,
-    "xi": 0.0,
-}
-"""What makes a configuration plain DARTS in first order: all tokens, no fairness. Its stages stay
-the preset's (a preset `…_darts` has the single stage too)."""
-
-
 def against_plain_darts(search: SearchConfig, fixed: Collection[str]) -> list[str]:
     """Settings that were given and keep plain DARTS out of a sweep."""
     return [
@@ -164,8 +153,3 @@ def first_draws(
         if name in names or getattr(search, name) != value
     }
     return [own, own | other]
-
-
-def is_plain_darts(settings: Mapping[str, Any]) -> bool:
-    """Whether a search's settings are those of plain DARTS."""
-    return all(settings.get(name) == value for name, value in PLAIN_DARTS.items())

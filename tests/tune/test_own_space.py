@@ -5,8 +5,9 @@ import pytest
 from ray import tune
 
 from dasvit.search.config import SearchConfig
+from tune.baseline import is_plain_darts
 from tune.own_space import check_space, identify_space, load_space
-from tune.space import first_draws, is_plain_darts, outer_space, to_search_config
+from tune.space import first_draws, outer_space, to_search_config
 
 HEAD = "from ray import tune\n\n\ndef space(search, *, fixed=()):\n    "
 

@@ -3,14 +3,8 @@ import dataclasses
 import pytest
 
 from dasvit.search.config import SearchConfig
-from tune.space import (
-    OUTER_NAMES,
-    PLAIN_DARTS,
-    first_draws,
-    is_plain_darts,
-    outer_space,
-    to_search_config,
-)
+from tune.baseline import PLAIN_DARTS, is_plain_darts
+from tune.space import OUTER_NAMES, first_draws, outer_space, to_search_config
 
 
 def draw(space: dict, seed: int) -> dict:
