@@ -4,10 +4,8 @@ import dataclasses
 import shlex
 from typing import Any
 
-from dasvit.data.config import DataConfig
 from dasvit.presets import get_preset
 from dasvit.search.config import SearchConfig
-from dasvit.training.config import RetrainConfig
 from tune.plan import Plan
 from tune.trials import SearchTrial
 
@@ -32,23 +30,20 @@ def retrain_command(plan: Plan, model: str, seed: int, *, preset: str) -> str:
     return shlex.join([*start, *_flags(config, base)])
 
 
-def _flags(
-    config: SearchConfig | RetrainConfig | DataConfig,
-    base: SearchConfig | RetrainConfig | DataConfig,
-) -> list[str]:
+def _flags(config: Any, base: Any) -> list[str]:
+    """The settings in which two configurations differ, as flags of the first; nested ones go by
+    their own names too."""
     words: list[str] = []
     for field in dataclasses.fields(config):
         value, usual = getattr(config, field.name), getattr(base, field.name)
-        if isinstance(value, DataConfig):
+        flag = field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
             words += _flags(value, usual)
-        elif value != usual:
-            words += _flag(field.name.replace("_", "-"), value)
+        elif value == usual:
+            continue
+        elif isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, tuple | list) else [value]
+            words += [f"--{flag}", *map(str, values)]
     return words
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    if isinstance(value, tuple | list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}", str(value)]
