@@ -32,9 +32,9 @@ _HOMES = {
 }
 """The module of each public name. `search` is the package itself, which can be called."""
 
-__all__ = [  # noqa: F822
-    "CellSpace",
+__all__ = [
     "DARTS",
+    "CellSpace",
     "DASViT",
     "DataConfig",
     "Genotype",

@@ -13,7 +13,7 @@ __all__ = ["RetrainConfig"]
 class RetrainConfig:
     """Training one network from scratch.
 
-    Defaults are the paper's retraining phase, as in the preset `cifar10`. A command line starts from
+    Defaults are the paper's retraining, as in the preset `cifar10`. A command line starts from
     a preset instead, `digits` unless it names another; from Python that start is
     `dasvit.get_preset(name).retrain`.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dasvit.cli import _command
+from dasvit.cli import parse_command
 from dasvit.commands.arguments import parse
 
 ROOT = Path(__file__).parents[2]
@@ -120,10 +120,10 @@ def test_the_pages_have_commands() -> None:
 def test_dasvit_takes_it(page: str, words: list[str]) -> None:
     if len(words) == 1:  # only the name of a command
         with pytest.raises(SystemExit) as stop:
-            _command([*words, "--help"])
+            parse_command([*words, "--help"])
         assert stop.value.code == 0
         return
-    _command(words)  # raises ValueError
+    parse_command(words)  # raises ValueError
 
 
 @pytest.mark.parametrize(("page", "words"), SWEEP, ids=label)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dasvit.cli import _command
+from dasvit.cli import parse_command
 from dasvit.report.events import RetrainResult, SearchResult
 from dasvit.report.record import save_result
 from tune.report import main
@@ -94,11 +94,11 @@ def test_commands_repeat_the_trials(plan, outcome) -> None:
     )
     words = search_command(changed, trial, preset="digits").split()
     assert words[:3] == ["python", "-m", "dasvit"]
-    got = _command(words[3:])
+    got = parse_command(words[3:]).args
     assert got.preset == "digits"
-    assert got.config == dataclasses.replace(
+    assert got.search == dataclasses.replace(
         changed.search, token_ratio=0.1 + 0.2, xi=1e-05, seed=1
     )
     words = retrain_command(changed, "genotypes/0a.json", 3, preset="digits").split()
-    got = _command(words[3:])
-    assert got.config == dataclasses.replace(changed.retrain, model="genotypes/0a.json", seed=3)
+    got = parse_command(words[3:]).args
+    assert got.retrain == dataclasses.replace(changed.retrain, model="genotypes/0a.json", seed=3)
