@@ -2,10 +2,10 @@
 
 import dataclasses
 import shlex
+from dataclasses import replace
 from typing import Any
 
 from dasvit.presets import get_preset
-from dasvit.search.config import SearchConfig
 from tune.plan import Plan
 from tune.trials import SearchTrial
 
@@ -15,11 +15,13 @@ __all__ = ["retrain_command", "search_command"]
 def search_command(plan: Plan, trial: SearchTrial, *, preset: str) -> str:
     """`python -m dasvit search …` with a trial's settings, as flags where they differ from the
     preset's."""
-    own = {f.name for f in dataclasses.fields(SearchConfig)}
-    settings = {name: value for name, value in trial.settings.items() if name in own}
-    config = dataclasses.replace(plan.search, **settings | {"seed": trial.seed})
-    flags = _flags(config, get_preset(preset).search)
-    return shlex.join(["python", "-m", "dasvit", "search", "--preset", preset, *flags])
+    config = plan.search.replaced(**trial.settings | {"seed": trial.seed})
+    base, words = get_preset(preset).search, ["python", "-m", "dasvit", "search"]
+    words += ["--preset", preset]
+    if type(config.method) is not type(base.method):
+        base = replace(base, method=type(config.method).like(base.method))
+        words += ["--method", config.method.name]
+    return shlex.join([*words, *_flags(config, base)])
 
 
 def retrain_command(plan: Plan, model: str, seed: int, *, preset: str) -> str:
