@@ -133,17 +133,13 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 def _samples(folder: Path, classes: Sequence[str]) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     """Images that are read, and files that are images of other formats."""
     formats = (*Image.registered_extensions(), ".heic", ".heif")
-    first: dict[tuple[str, str], str] = {}
 
     @cache
     def listed(place: str) -> bool:
-        """Not hidden, and not a folder that was listed before: links may lead in a circle."""
+        """Not hidden, and not by a link that leads in a circle."""
         parts = Path(place).relative_to(folder).parts
-        real = os.path.realpath(place)
-        return (
-            not any(part.startswith(".") for part in parts)
-            and first.setdefault((parts[0], real), place) == place
-        )
+        real = {os.path.realpath(folder.joinpath(*parts[:end])) for end in range(len(parts) + 1)}
+        return len(real) > len(parts) and not any(part.startswith(".") for part in parts)
 
     def is_image(path: str) -> bool:
         place, name = os.path.split(path)
