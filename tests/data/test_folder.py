@@ -246,7 +246,7 @@ def test_a_record_is_kept_until_a_file_changes(
     streamed = config(root, in_memory="no")
     first = load_data(streamed, CPU)
     [record] = (cache / "folders").iterdir()
-    assert json.loads(record.read_text())["bad"] == []
+    assert json.loads(record.read_text())["bad"] == {}
     verify, calls = dasvit.data.folder._verify, []
 
     def counted(*args: Any) -> dict[str, Any]:
