@@ -41,7 +41,7 @@ class Arg:
         positional: it is given without a flag.
         flag: name of the flag, where that is not the field's.
         metavar: what help shows for the value.
-        prefix: what the flags of a nested dataclass begin with.
+        prefix: what the flags of a nested dataclass begin with; without it they are flat.
         hidden: the program sets it; there is no flag.
     """
 
@@ -150,7 +150,8 @@ def _options(
         value = f.default if default is None else getattr(default, f.name)
         inner = (*path, f.name)
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            yield from _options(type(value), value, prefix + arg.prefix, inner)
+            below = f"{prefix}{f.name}." if prefix else arg.prefix
+            yield from _options(type(value), value, below, inner)
         else:
             flag = f"--{prefix}{arg.flag or f.name}".replace("_", "-")
             yield _Option(inner, flag, hint, arg, value, kind)

@@ -1,5 +1,7 @@
 """The command line: help, and the round trip of all commands."""
 
+import dataclasses
+import importlib
 import json
 import re
 import sys
@@ -15,7 +17,7 @@ import dasvit.search.loop
 import dasvit.search.step
 import dasvit.spaces.cell.operations
 import dasvit.training.loop
-from dasvit.commands.arguments import preset_from_argv
+from dasvit.cli import COMMANDS, parse_command
 from dasvit.presets import get_preset
 from dasvit.report.record import load_retrain_result, load_search_result
 from dasvit.search.loop import load_search_config
@@ -25,59 +27,52 @@ from dasvit.training.model_folder import load_retrain_config
 # --- Help
 
 
-@pytest.mark.parametrize(
-    ("command", "flags"),
-    [
-        (
-            "search",
-            [
-                *("--preset", "--out", "--resume", "--device", "--dataset", "--data-dir", "--seed"),
-                *("--token-ratio", "--gamma-min", "--gamma-max", "--zeta1", "--zeta2", "--xi"),
-                *("--skip-weight", "--type-weight", "--operations", "--plugins", "--stage-epochs"),
-                *("--stage-layers", "--stage-ops", "--inherit-weights", "--alpha-freeze-epochs"),
-            ],
-        ),
-        (
-            "retrain",
-            [
-                *("--preset", "--model", "--out", "--resume", "--device", "--dataset", "--seed"),
-                *("--epochs", "--warmup-epochs", "--lr", "--depth", "--dim", "--label-smoothing"),
-            ],
-        ),
-        ("evaluate", ["--data-dir", "--device", "Folder of a finished"]),
-        ("complexity", ["--model", "--preset", "--num-classes", "--in-channels", "--json"]),
-        ("draw", ["--out", "--title", "--plugins", "the folder of a search"]),
-    ],
-)
-def test_help(call: Callable[..., Done], command: str, flags: list[str]) -> None:
-    done = call(command, "--help")
-    assert (done.code, done.err) == (0, "")
-    assert f"python -m dasvit {command}" in done.out
-    for flag in flags:
-        assert re.search(rf"(?<![\w-]){flag}(?![\w-])", done.out), flag
-    assert "--config" not in done.out  # settings go by their own names
-    assert "--data." not in done.out
-
-
-def test_help_shows_the_presets_values(call: Callable[..., Done]) -> None:
-    shown = {
-        preset: " ".join(call("search", f"--preset={preset}", "--help").out.split())
-        for preset in ("digits", "cifar10")
-    }
-    for preset, text in shown.items():
-        search = get_preset(preset).search
-        for name in ("dim", "weight_lr", "batch_size", "stage_epochs"):
-            flag = f"--{name.replace('_', '-')}"
-            after = text.split(f" {flag} ", 1)[1]
-            default = after.split("(default: ", 1)[1].split(")")[0]
-            assert float(default) == getattr(search, name), flag
-
-
 def test_help_lists_the_commands(call: Callable[..., Done]) -> None:
     done = call("--help")
     assert (done.code, done.err) == (0, "")
-    for command in ("search", "retrain", "evaluate", "complexity", "draw"):
-        assert re.search(rf"\b{command}\b", done.out)
+    for command in COMMANDS:
+        assert re.search(rf"^  {command} +\w.*\w", done.out, re.MULTILINE)
+    assert call() == done
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command(call: Callable[..., Done], command: str) -> None:
+    """Two screens with what is needed most; everything else behind --help-all."""
+    done = call(command, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"usage: python -m dasvit {command} ")
+    assert done.out.count("\n") <= 60
+    args = importlib.import_module(f"dasvit.commands.{command}").Args
+    for name in getattr(args, "essentials", ()):
+        assert f"\n  --{name.replace('_', '-')}" in done.out, name
+    everything = call(command, "--help-all").out
+    for f in dataclasses.fields(args):
+        config = getattr(get_preset("digits"), f.name, None)
+        for name in [g.name for g in dataclasses.fields(config)] if config else [f.name]:
+            positional = f"\n  {name.upper().removesuffix('S')}" in everything
+            assert positional or f"\n  --{name.replace('_', '-')}" in everything or name == "data"
+    assert "None" not in everything
+    assert not re.search(r"\(default[^)]*\)[^-]{0,20}\(default", everything)
+
+
+@pytest.mark.parametrize("preset", ["digits", "cifar10"])
+def test_help_shows_the_values_of_the_preset(call: Callable[..., Done], preset: str) -> None:
+    text = " ".join(call("retrain", f"--preset={preset}", "--help").out.split())
+    for name in ("dim", "lr", "batch_size", "epochs"):
+        after = text.split(f" --{name.replace('_', '-')} ", 1)[1]
+        default = after.split("(default: ", 1)[1].split(")")[0]
+        assert float(default) == getattr(get_preset(preset).retrain, name), name
+
+
+@pytest.mark.parametrize("command", ["search", "retrain", "complexity", "memory"])
+def test_settings_start_at_a_preset(command: str) -> None:
+    """What a command line without options takes is `get_preset(name)`, from Python too."""
+    first = "cifar10" if command in ("complexity", "memory") else "digits"
+    for argv, name in (([], first), (["--preset", "fashion_mnist"], "fashion_mnist")):
+        args = parse_command([command, *argv]).args
+        part = "search" if command in ("search", "memory") else "retrain"
+        assert args.preset == name
+        assert getattr(args, part) == getattr(get_preset(name), part)
 
 
 # --- The round trip
@@ -200,13 +195,3 @@ def test_a_named_encoder_is_drawn_here(workdir: Path, succeed: Callable[..., str
     out = succeed("draw", "dasvit_imagenet100")
     assert "msa_h12(o_0)" in out
     assert names_in(workdir) == ["encoder.png", "encoder.svg"]
-
-
-def test_the_preset_is_read_first() -> None:
-    assert preset_from_argv([], "digits").name == "digits"
-    assert preset_from_argv(["search", "--preset", "cifar10"], "digits").name == "cifar10"
-    assert preset_from_argv(["--preset=cifar10_darts", "--xi", "1"], "digits").name == (
-        "cifar10_darts"
-    )
-    with pytest.raises(ValueError, match="unknown preset 'mnist'"):
-        preset_from_argv(["--preset", "mnist"], "digits")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-import dasvit.commands.complexity as command
+import dasvit.commands.fvcore_count as second
 from dasvit.cli import main
 from dasvit.costs import Latency
 
@@ -58,17 +58,17 @@ def test_json_holds_all(run: Run) -> None:
 def test_counters_that_disagree_are_named(
     run: Run, monkeypatch: pytest.MonkeyPatch, factor: float, shown: str
 ) -> None:
-    count = command.fvcore_macs
-    monkeypatch.setattr(command, "fvcore_macs", lambda *args: factor * count(*args))
+    count = second.fvcore_macs
+    monkeypatch.setattr(second, "fvcore_macs", lambda *args: factor * count(*args))
     assert run(*SMALL, "--no-latency").splitlines()[1].endswith(shown)
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--latency-batch", "0"], "--latency-batch must be positive, but got 0"),
-        (["--latency-seconds", "nan"], "--latency-seconds must be positive, but got nan"),
-        (["--num-classes", "-1"], "--num-classes must be positive, but got -1"),
+        (["--latency-batch", "0"], "latency_batch must be at least 1, but got 0"),
+        (["--latency-seconds", "nan"], "latency_seconds must be a finite number, but got nan"),
+        (["--num-classes", "-1"], "num_classes must be at least 1, but got -1"),
         (["--device", "tpu"], "device must be auto, cpu or cuda[:N], but got 'tpu'"),
         (["--dim", "60000", "--vit-heads", "10"], "parameters, more than one device can train"),
         (["--model", "vgg16"], "model 'vgg16' does not run on images of 8 × 8"),
@@ -95,13 +95,14 @@ def test_too_large_a_batch_is_one_line(
 
         return latency
 
-    monkeypatch.setattr(command, "latency", fails("CUDA out of memory. Tried to allocate 2 GiB"))
+    timing = "dasvit.costs.latency.latency"
+    monkeypatch.setattr(timing, fails("CUDA out of memory. Tried to allocate 2 GiB"))
     with pytest.raises(SystemExit) as ended:
         main([*SMALL, "--device", "cpu", "--latency-batch", "9"])
     assert ended.value.code == 2
     assert "9 images of 8 × 8 do not fit on cpu; choose a smaller --latency-batch" in (
         capsys.readouterr().err
     )
-    monkeypatch.setattr(command, "latency", fails("a fault of ours"))
+    monkeypatch.setattr(timing, fails("a fault of ours"))
     with pytest.raises(RuntimeError, match="a fault of ours"):
         run(*SMALL, "--device", "cpu")

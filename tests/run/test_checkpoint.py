@@ -1,11 +1,12 @@
-"""Checkpoints: whole or not at all, and read without executing anything."""
+"""Checkpoints: whole or not at all, written beside training, read without executing anything."""
 
 import contextlib
 import os
 import pickle
 import random
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from support import runs
 from support.runs import save_checkpoint
 
-from dasvit.run.checkpoint import check_same_settings, load_checkpoint, restore
+from dasvit.run.checkpoint import CheckpointWriter, load_checkpoint, restore
 
 KIND = "dasvit/test/1"
 
@@ -41,14 +42,30 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "checkpoint.pt"
 
 
-def assert_refused(path: Path, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        load_checkpoint(path, KIND)
-    text = str(caught.value)
-    assert str(path) in text
-    assert "\n" not in text
-    assert len(text) < len(str(path)) + 130  # ours, not PyTorch's long advice
-    assert "weights_only" not in text
+class Disk:
+    """A disk that is as slow as a test wants."""
+
+    def __init__(self) -> None:
+        self.goes_on, self.begun, self.ended = threading.Event(), 0, 0
+        self._save = torch.save
+
+    def save(self, *args: Any) -> None:
+        assert self.begun == self.ended, "one at a time"
+        self.begun += 1
+        assert self.goes_on.wait(60)
+        self._save(*args)
+        self.ended += 1
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    disk = Disk()
+    monkeypatch.setattr(torch, "save", disk.save)
+    yield disk
+    disk.goes_on.set()
+
+
+# --- Written whole, or not at all
 
 
 def test_round_trip(path: Path) -> None:
@@ -92,60 +109,189 @@ def test_a_disk_that_fills_up_within_a_tensor(path: Path) -> None:
     assert runs.names_in(path.parent) == ["checkpoint.pt"]
 
 
+def test_what_a_killed_process_left_is_removed(path: Path) -> None:
+    """Up to some GiB each time, under a name that the next process does not use."""
+    left = [path.with_name(f".checkpoint.pt.{os.getpid() + n}.tmp") for n in (1, 2)]
+    others = [path.with_name(n) for n in (".model.1.tmp", "checkpoint.pt.old")]
+    for each in (*left, *others):
+        each.write_bytes(b"half")
+    with CheckpointWriter(path, KIND):
+        assert not any(each.exists() for each in left)
+    assert all(each.exists() for each in others)
+
+
+# --- Written beside training
+
+
+def test_what_is_written_is_the_state_when_it_was_saved(path: Path, disk: Disk) -> None:
+    """Weights, moments, counts and lists that go on changing while the file is written."""
+    model = torch.nn.BatchNorm1d(3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    rows = [[1.0]]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        model(torch.randn(4, 3)).square().sum().backward()
+        optimizer.step()
+        rows[0][0] += 1
+
+    def state() -> dict[str, Any]:
+        values = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rows": rows}
+        return {**values, "pair": (torch.ones(2), None, "α")}
+
+    step()
+    disk.goes_on.set()
+    save_checkpoint(path.with_name("expected.pt"), KIND, state())
+    disk.goes_on.clear()
+    with CheckpointWriter(path, KIND) as checkpoints:
+        checkpoints.save(state())
+        step()
+        assert not path.exists()
+        disk.goes_on.set()
+    expected, found = (load_checkpoint(p, KIND) for p in (path.with_name("expected.pt"), path))
+    runs.assert_same_state(found, expected)
+    assert found["model"]._metadata == expected["model"]._metadata
+    assert found["rows"] == [[2.0]]
+
+
+def test_a_view_is_written_alone(path: Path) -> None:
+    """Not with all of the tensor that it is a part of."""
+    save_checkpoint(path, KIND, {"part": torch.arange(100_000.0)[10:12]})
+    assert load_checkpoint(path, KIND)["part"].tolist() == [10, 11]
+    assert path.stat().st_size < 5000
+
+
+def test_the_run_goes_on_and_the_next_waits(path: Path, disk: Disk) -> None:
+    with CheckpointWriter(path, KIND) as checkpoints:
+        checkpoints.save({"epoch": 1})
+        assert disk.ended == 0  # and we are here
+        assert checkpoints.busy
+        checkpoints.check()  # does not wait either
+        other = threading.Thread(target=checkpoints.save, args=({"epoch": 2},))
+        other.start()
+        other.join(0.2)
+        assert other.is_alive()
+        disk.goes_on.set()
+        other.join(60)
+        checkpoints.wait()
+        assert not checkpoints.busy
+        assert disk.ended == 2
+        assert load_checkpoint(path, KIND)["epoch"] == 2
+        disk.goes_on.clear()
+        checkpoints.save({"epoch": 3})
+        assert load_checkpoint(path, KIND)["epoch"] == 2  # whole until the next one is
+        disk.goes_on.set()
+    assert load_checkpoint(path, KIND)["epoch"] == 3  # the end waits
+    assert runs.names_in(path.parent) == ["checkpoint.pt"]
+
+
+def save_without_room(checkpoints: CheckpointWriter) -> None:
+    checkpoints.wait()
+    with runs.room_for(1000):
+        checkpoints.save({"weights": torch.ones(10_000)})
+        assert checkpoints._written is not None
+        checkpoints._written.exception()
+
+
+def test_what_could_not_be_written_is_told_once(path: Path) -> None:
+    """When the next one is saved, and after the next epoch, many epochs before that."""
+    with CheckpointWriter(path, KIND) as checkpoints:
+        checkpoints.save({"epoch": 1})
+        for ask in (lambda: checkpoints.save({"epoch": 3}), checkpoints.check):
+            save_without_room(checkpoints)
+            with pytest.raises(ValueError, match=r"File too large.*last whole checkpoint is kept"):
+                ask()
+            checkpoints.check()
+        assert load_checkpoint(path, KIND)["epoch"] == 1
+        checkpoints.save({"epoch": 4})  # there is room again
+    assert load_checkpoint(path, KIND)["epoch"] == 4
+
+
+@pytest.mark.parametrize("error", [None, FloatingPointError("not finite")])
+def test_what_could_not_be_written_is_told_at_the_end(path: Path, error: Any) -> None:
+    """By a warning where the run itself failed: its error is not hidden."""
+
+    def run() -> None:
+        with CheckpointWriter(path, KIND) as checkpoints:
+            save_without_room(checkpoints)
+            if error:
+                raise error
+
+    if error:
+        with (
+            pytest.raises(FloatingPointError, match="not finite"),
+            pytest.warns(UserWarning, match="File too large"),
+        ):
+            run()
+    else:
+        with pytest.raises(ValueError, match="File too large"):
+            run()
+
+
+def test_a_run_that_fails_still_has_its_last_checkpoint(path: Path, disk: Disk) -> None:
+    def run() -> None:
+        with CheckpointWriter(path, KIND) as checkpoints:
+            checkpoints.save({"epoch": 7})
+            threading.Timer(0.1, disk.goes_on.set).start()
+            raise FloatingPointError
+
+    with pytest.raises(FloatingPointError):
+        run()
+    assert load_checkpoint(path, KIND)["epoch"] == 7
+
+
+# --- Read
+
+
 def test_a_run_goes_on_with_as_many_threads(path: Path) -> None:
-    """The order of sums depends on it, and so do the bits."""
+    """The order of sums depends on it, and so do the bits. A thread of its own has another."""
     before = torch.get_num_threads()
     try:
-        torch.set_num_threads(2)
+        torch.set_num_threads(before + 1)
         save_checkpoint(path, KIND, state())
-        torch.set_num_threads(1)
+        torch.set_num_threads(before)
         restore(path, KIND, lambda saved: None)
-        assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == before + 1
     finally:
         torch.set_num_threads(before)
 
 
-def test_missing(path: Path) -> None:
+def assert_refused(path: Path, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        load_checkpoint(path, KIND)
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    assert len(text) < len(str(path)) + 130  # ours, not PyTorch's long advice
+    assert "weights_only" not in text
+
+
+def test_what_is_no_checkpoint_of_the_kind(path: Path) -> None:
     assert_refused(path, "there is no checkpoint")
-
-
-def test_a_folder(path: Path) -> None:
+    save_checkpoint(path, "dasvit/other/1", state())
+    assert_refused(path, "is a checkpoint of kind 'dasvit/other/1', not 'dasvit/test/1'")
+    for other in ({"epoch": 1}, [1, 2]):
+        torch.save(other, path)
+        assert_refused(path, "of kind None")
+    path.unlink()
     path.mkdir()
     assert_refused(path, "is not a readable checkpoint")
 
 
-def test_another_kind(path: Path) -> None:
-    save_checkpoint(path, "dasvit/other/1", state())
-    assert_refused(path, "is a checkpoint of kind 'dasvit/other/1', not 'dasvit/test/1'")
-    torch.save({"epoch": 1}, path)
-    assert_refused(path, "of kind None")
-    torch.save([1, 2], path)
-    assert_refused(path, "of kind None")
-
-
-def test_truncated_anywhere(path: Path) -> None:
+def test_damaged_bytes(path: Path) -> None:
+    """Truncated anywhere, noise that may pass for the start of a pickle, text, a changed bit: an
+    error of ours, or another value, and never a crash."""
     save_checkpoint(path, KIND, state())
-    content = path.read_bytes()
-    for size in (*range(0, len(content), 97), len(content) - 1):
-        path.write_bytes(content[:size])
+    content, noise = path.read_bytes(), random.Random(0)
+    texts = ("", "epoch 3", "<html>", '{"kind": "dasvit/test/1"}')
+    for damaged in (
+        *(content[:size] for size in (*range(0, len(content), 97), len(content) - 1)),
+        *(noise.randbytes(noise.randrange(1, 200)) for _ in range(150)),
+        *map(str.encode, texts),
+    ):
+        path.write_bytes(damaged)
         assert_refused(path, "is not a readable checkpoint")
-
-
-def test_garbage(path: Path) -> None:
-    """Bytes that are no checkpoint, some of which pass for the start of a pickle."""
-    noise = random.Random(0)
-    for _ in range(150):
-        path.write_bytes(noise.randbytes(noise.randrange(1, 200)))
-        assert_refused(path, "is not a readable checkpoint")
-    for text in ("", "epoch 3", "<html>", '{"kind": "dasvit/test/1"}'):
-        path.write_text(text)
-        assert_refused(path, "is not a readable checkpoint")
-
-
-def test_changed_bytes_are_an_error_or_another_value_never_a_crash(path: Path) -> None:
-    save_checkpoint(path, KIND, state())
-    content = path.read_bytes()
-    noise, refused = random.Random(0), 0
+    refused = 0
     for _ in range(200):
         changed = bytearray(content)
         changed[noise.randrange(len(content))] ^= 1 << noise.randrange(8)
@@ -190,30 +336,13 @@ def test_code_is_refused_and_not_run(path: Path, tmp_path: Path, how: str) -> No
     ],
 )
 def test_a_checkpoint_that_does_not_fit(path: Path, wrong: Callable, reason: str) -> None:
-    save_checkpoint(path, KIND, {"epoch": 1})
+    save_checkpoint(path, KIND, {"epoch": 1, "data": {"count": 3}})
     with pytest.raises(ValueError, match=f"does not fit this run .{reason}") as caught:
-        restore(path, KIND, wrong)
+        restore(path, KIND, wrong, {"count": 3})
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="is of other images"):
+        restore(path, KIND, wrong, {"count": 4})
     seen: list[dict[str, Any]] = []
-    restore(path, KIND, seen.append)
+    restore(path, KIND, seen.append, {"count": 3})
     assert seen[0]["epoch"] == 1
-
-
-def test_same_settings() -> None:
-    check_same_settings({"a": 1, "b": [1, {"c": None}]}, {"b": [1, {"c": None}], "a": 1}, "run")
-
-
-@pytest.mark.parametrize(
-    ("saved", "current", "message"),
-    [
-        ({"a": 1}, {"a": 2}, r"run holds a run with other settings \(a: 1 there, 2 now\)"),
-        ({"a": 1}, {"a": 1, "b": "x"}, r"\(b: None there, 'x' now\)"),
-        ({"a": 1, "b": 0.5}, {"a": 1}, r"\(b: 0\.5 there, None now\)"),
-        ({"b": 1, "a": 1, "c": 3}, {"a": 2, "b": 2, "c": 3}, r"\(a: 1 .* now; b: 1 .* 2 now\);"),
-    ],
-)
-def test_other_settings_are_named(saved: dict, current: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
-        check_same_settings(saved, current, "run")
-    assert "choose another folder" in str(caught.value)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dasvit.run.files import read_json, write_atomic
+from dasvit.run.files import check_free_space, first_line, read_json, write_atomic
 
 
 @pytest.mark.parametrize("content", ["", "α and text\n", b"\x00\xff bytes"])
@@ -59,18 +59,6 @@ def test_the_new_file_is_complete_when_it_takes_the_name(
     assert order == [("fsync", 11, "old"), ("replace", 11, "old")]
 
 
-def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        write_atomic(tmp_path / "missing" / "value.json", "x")
-
-
-def test_read_json(tmp_path: Path) -> None:
-    path = tmp_path / "value.json"
-    write_atomic(path, '{"name": "α", "values": [1, 2.5, null]}')
-    assert read_json(path, "settings") == {"name": "α", "values": [1, 2.5, None]}
-    assert read_json(str(path), "settings")["name"] == "α"
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -79,11 +67,16 @@ def test_read_json(tmp_path: Path) -> None:
         (b"", "not valid JSON"),
         (b"not json", "not valid JSON"),
         (b"\xff\xfe\x00", "cannot read"),
+        ("folder", "cannot read"),
     ],
 )
-def test_bad_files_name_themselves(tmp_path: Path, content: bytes | None, message: str) -> None:
+def test_bad_files_name_themselves(
+    tmp_path: Path, content: bytes | str | None, message: str
+) -> None:
     path = tmp_path / "value.json"
-    if content is not None:
+    if content == "folder":
+        path.mkdir()
+    elif isinstance(content, bytes):
         path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
         read_json(path, "settings")
@@ -91,7 +84,29 @@ def test_bad_files_name_themselves(tmp_path: Path, content: bytes | None, messag
     assert str(path) in str(caught.value)
 
 
-def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cannot read") as caught:
-        read_json(tmp_path, "settings")
-    assert str(tmp_path) in str(caught.value)
+def test_read_json(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_atomic(path, '{"name": "α", "values": [1, 2.5, null]}')
+    assert read_json(str(path), "settings") == {"name": "α", "values": [1, 2.5, None]}
+
+
+def test_room_on_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "not" / "there"
+    check_free_space(path, 1)
+    with pytest.raises(
+        ValueError, match=r"there needs 1000000000\.00 GB, and its disk has"
+    ) as error:
+        check_free_space(path, 10**18)
+    assert str(path) in str(error.value) and not path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (ValueError("shapes:\n  (1, 2)"), "shapes: (1, 2)"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_first_line(error: Exception, line: str) -> None:
+    assert first_line(error) == line

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 from support.runs import files_of, names_in
 
-from dasvit.run.folder import check_folder, open_folder, read_settings
+from dasvit.run.folder import (
+    SkippedImagesWarning,
+    check_folder,
+    note_skipped,
+    open_folder,
+    read_settings,
+)
 
 KIND = "dasvit/test/1"
 SETTINGS = {"xi": 0.0, "operations": ["zero", "msa_h2"], "data": {"data_dir": None}}
@@ -18,107 +24,88 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "runs" / "a"
 
 
-def use(folder: Path, *, resume: bool = False, settings: Any = SETTINGS) -> None:
-    """As a run does it."""
-    check_folder(folder, KIND, settings, defaults={}, resume=resume)
-    open_folder(folder, KIND, settings)
+def check(folder: Path, *, resume: bool, settings: Any = SETTINGS, **defaults: Any) -> None:
+    check_folder(folder, KIND, settings, defaults=defaults, resume=resume)
 
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_made_where_missing(folder: Path, resume: bool) -> None:
-    check_folder(folder, KIND, SETTINGS, defaults={}, resume=resume)
+    check(folder, resume=resume)
     assert not folder.parent.exists()  # checking makes nothing
     open_folder(folder, KIND, SETTINGS)
     assert names_in(folder) == ["config.json"]
-    assert read_settings(folder, KIND) == SETTINGS
     assert read_settings(str(folder), KIND) == SETTINGS
     assert json.loads((folder / "config.json").read_text()) == {"kind": KIND, "config": SETTINGS}
 
 
 def test_resumed_with_its_own_settings(folder: Path) -> None:
-    use(folder)
+    open_folder(folder, KIND, SETTINGS)
     (folder / "checkpoint.pt").write_text("weights")
     before = {name: content for name, (content, _) in files_of(folder).items()}
-    use(folder, resume=True, settings=json.loads(json.dumps(SETTINGS)))
+    check(folder, resume=True, settings=json.loads(json.dumps(SETTINGS)))
+    open_folder(folder, KIND, SETTINGS)
     assert {name: content for name, (content, _) in files_of(folder).items()} == before
 
 
 @pytest.mark.parametrize("name", ["events.out.tfevents.1.host", "stdout.log", ".config.json.7.tmp"])
-def test_logs_may_lie_there(folder: Path, name: str) -> None:
+def test_leftovers_may_lie_there(folder: Path, name: str) -> None:
     folder.mkdir(parents=True)
     (folder / name).write_text("text")
-    use(folder)
-    assert (folder / name).read_text() == "text"
+    check(folder, resume=False)
 
 
-def refused(folder: Path, message: str, *, resume: bool, settings: Any = SETTINGS) -> None:
+ELSE = r"holds something else \(.+\); choose a new or an empty folder"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "resume", "message"),
+    [
+        # A name that a run would write: the file is someone's, and stays.
+        *((name, "{}", again, ELSE) for name in ("data.json", "x.pt") for again in (False, True)),
+        ("config.json", "{}", False, "holds a run already; resume it or choose another folder"),
+        ("config.json", '{"kind": "other/1", "config": {}}', True, "of kind 'other/1', not"),
+        ("config.json", '{"learning_rate": 1}', True, "of kind None, not"),
+        ("config.json", "[1, 2]", True, "of kind None"),
+        ("config.json", '{"kind": "dasvit/test/1"}', True, "of kind"),
+        ("config.json", '{"kind": "dasvit/test/1", "config": [', True, "not valid JSON"),
+        (".", "", False, "is a file; choose another folder"),
+        (".", "", True, "is a file; choose another folder"),
+    ],
+)
+def test_what_is_no_folder_for_a_run(
+    folder: Path, name: str, content: str, resume: bool, message: str
+) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
     before = files_of(folder.parent)
     with pytest.raises(ValueError, match=message) as caught:
-        check_folder(folder, KIND, settings, defaults={}, resume=resume)
+        check(folder, resume=resume)
     assert str(folder) in str(caught.value)
     assert files_of(folder.parent) == before
 
 
-def test_a_second_run_is_refused(folder: Path) -> None:
-    use(folder)
-    refused(folder, "holds a run already; resume it or choose another folder", resume=False)
-
-
-def test_other_settings_are_refused(folder: Path) -> None:
-    use(folder)
-    other = SETTINGS | {"xi": 0.1}
-    refused(folder, r"xi: 0\.0 there, 0\.1 now", resume=True, settings=other)
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"xi": 0.1}, r"with other settings \(xi: 0\.0 there, 0\.1 now\); continue it"),
+        ({"b": "x"}, r"\(b: None there, 'x' now\)"),
+        ({"xi": 1, "operations": []}, r"\(operations: \[.*\] there, \[\] now; xi: 0\.0 there, 1 "),
+        ({"data": {"data_dir": "d"}}, r"data: \{'data_dir': None\} there, \{'data_dir': 'd'\} now"),
+    ],
+)
+def test_other_settings_are_named(folder: Path, changed: dict, message: str) -> None:
+    open_folder(folder, KIND, SETTINGS)
+    with pytest.raises(ValueError, match=message):
+        check(folder, resume=True, settings=SETTINGS | changed)
 
 
 def test_new_settings_were_at_their_defaults(folder: Path) -> None:
-    use(folder)
-    now = {**SETTINGS, "compile": False, "data": {"data_dir": None, "num_workers": 0}}
-    defaults = {"xi": 1.0, "compile": False, "data": {"data_dir": "d", "num_workers": 0}}
-    check_folder(folder, KIND, now, defaults=defaults, resume=True)
+    open_folder(folder, KIND, SETTINGS)
+    now = {**SETTINGS, "compile": False}
+    check(folder, resume=True, settings=now, xi=1.0, compile=False)
     with pytest.raises(ValueError, match=r"\(compile: False there, True now\)"):
-        check_folder(folder, KIND, now | {"compile": True}, defaults=defaults, resume=True)
-    with pytest.raises(ValueError, match=r"xi: 0\.0 there, 1\.0 now"):
-        check_folder(folder, KIND, now | {"xi": 1.0}, defaults=defaults, resume=True)
-
-
-@pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize(
-    "name",
-    [
-        "data.json",
-        "genotype.json",
-        "alpha.jsonl",
-        "checkpoint.pt",
-        "model.safetensors",
-        "encoder.png",
-        "notes.txt",
-    ],
-)
-def test_results_of_something_else_are_refused(folder: Path, name: str, resume: bool) -> None:
-    """A name that a run would write: the file is someone's, and stays."""
-    folder.mkdir(parents=True)
-    (folder / name).write_text("{}")
-    refused(folder, r"holds something else \(.+\); choose a new or an empty folder", resume=resume)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"kind": "dasvit/other/1", "config": {}}', "of kind 'dasvit/other/1', not"),
-        ('{"learning_rate": 1}', "of kind None, not"),
-        ("[1, 2]", "of kind None"),
-        ('{"kind": "dasvit/test/1"}', "of kind"),
-        ('{"kind": "dasvit/test/1", "config": [', "not valid JSON"),
-        ("", "not valid JSON"),
-    ],
-)
-def test_another_config_json_is_refused(folder: Path, content: str, message: str) -> None:
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(content)
-    refused(folder, message, resume=True)
-    refused(folder, "holds a run already", resume=False)
-    with pytest.raises(ValueError, match=message):
-        read_settings(folder, KIND)
+        check(folder, resume=True, settings=now | {"compile": True}, compile=False)
 
 
 def test_no_run_there(folder: Path) -> None:
@@ -127,17 +114,21 @@ def test_no_run_there(folder: Path) -> None:
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("resume", [False, True])
-def test_a_file_is_no_folder(folder: Path, resume: bool) -> None:
-    folder.parent.mkdir()
-    folder.write_text("text")
-    refused(folder, "is a file; choose another folder", resume=resume)
-
-
 def test_a_place_that_cannot_be_written(folder: Path) -> None:
     folder.parent.write_text("text")
-    check_folder(folder, KIND, SETTINGS, defaults={}, resume=False)
     with pytest.raises(ValueError, match="cannot write to") as caught:
         open_folder(folder, KIND, SETTINGS)
     assert str(folder) in str(caught.value)
-    assert folder.parent.read_text() == "text"
+
+
+def test_skipped_images_stay_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "skipped_images.txt"
+    note_skipped(tmp_path, [])
+    assert not path.exists()
+    with pytest.warns(SkippedImagesWarning, match=r"^4 unreadable .* \(a, b, c, …\); all are"):
+        note_skipped(tmp_path, ["a", "b", "c", "d"])
+    assert path.read_text() == "a\nb\nc\nd\n"
+    (tmp_path / "checkpoint.pt").write_text("")
+    for other in (["a"], []):
+        with pytest.raises(ValueError, match="other images can be read now"):
+            note_skipped(tmp_path, other)

@@ -151,11 +151,11 @@ def test_search_warns_before_launch(
     def stop(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dasvit.commands.search.device_memory", lambda device: 1_000_000)
+    monkeypatch.setattr("dasvit.search.memory.device_memory", lambda device: 1_000_000)
     monkeypatch.setattr(
-        "dasvit.commands.search.shortfall", lambda config, available, progress: f"{available} bytes"
+        "dasvit.search.memory.shortfall", lambda config, available, progress: f"{available} bytes"
     )
-    monkeypatch.setattr("dasvit.commands.search.search", stop)
+    monkeypatch.setattr("dasvit.search.loop.search", stop)
     with pytest.raises(SystemExit):
         main(["search", "--preset", "digits", "--out", str(tmp_path / "run")])
     assert "warning: 1000000 bytes\n" in capsys.readouterr().err
@@ -199,10 +199,9 @@ TINY = [
 def test_table_and_picture(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dasvit.commands.memory.figure_1", lambda config: figure_1(config, (4, 8)))
-    monkeypatch.setattr(
-        "dasvit.commands.memory.memory_figure", lambda f, **k: memory_figure(f, (4, 8), **k)
-    )
+    report = "dasvit.commands.memory_report"
+    monkeypatch.setattr(f"{report}.figure_1", lambda config: figure_1(config, (4, 8)))
+    monkeypatch.setattr(f"{report}.memory_figure", lambda f, **k: memory_figure(f, (4, 8), **k))
     main(["memory", *TINY, "--budget", "200MiB", "--plot", str(tmp_path / "f" / "memory")])
     out, told = capsys.readouterr()
     assert told.count("looking for the largest batch that fits") == 3

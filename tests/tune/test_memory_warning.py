@@ -7,8 +7,8 @@ import torch
 
 from dasvit.search.config import SearchConfig
 from tune.cluster import Demand
-from tune.main import memory_warning
 from tune.options import parse_options
+from tune.phases import memory_warning
 
 SMALL = "--stage-layers 1 1 1 --batch-size 8"
 
@@ -23,8 +23,8 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SearchConfig, int]]:
         return "too much"
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr("tune.main.device_memory", lambda device: 1000)
-    monkeypatch.setattr("tune.main.shortfall", shortfall)
+    monkeypatch.setattr("tune.phases.device_memory", lambda device: 1000)
+    monkeypatch.setattr("tune.phases.shortfall", shortfall)
     return calls
 
 

@@ -23,8 +23,8 @@ from dasvit.spaces.cell.sample import distinct_random_genotypes
 from dasvit.training.loop import evaluate
 from tune.cluster import Cluster
 from tune.folder import open_folder
-from tune.main import main
 from tune.options import parse_options
+from tune.run_search import main
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tune" / "run_search.py"
@@ -114,7 +114,7 @@ def test_fresh_sets_the_old_sweep_aside(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
         yield here
 
-    monkeypatch.setattr("tune.main.connect", connect_once)
+    monkeypatch.setattr("tune.phases.connect", connect_once)
     root = tmp_path / "runs" / "digits"
     folder = open_folder("runs", "digits", {"other": 1})
     folder.write({"settings": {"other": 1}})

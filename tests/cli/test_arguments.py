@@ -1,0 +1,188 @@
+"""Command lines from dataclasses: what is read, what is refused, and what help shows."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import pytest
+
+from dasvit.commands.arguments import Arg, parse, preset_from_argv
+from dasvit.run.settings import Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Base:
+    lr: Annotated[float, Range("(0, inf)")] = 1e-3
+    """Learning rate,
+    in two lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner(Base):
+    shape: Literal["round", "square"] = "round"
+    """Shape."""
+    betas: tuple[Annotated[float, Range("[0, 1)")], Annotated[float, Range("[0, 1)")]] = (0.5, 0.9)
+    """Betas."""
+    fast: bool = False
+    """Up to 50 % faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Do something."""
+
+    essentials: ClassVar[tuple[str, ...]] = ("second.fast", "layers", "out")
+
+    images: Annotated[tuple[Path, ...], Arg(positional=True, metavar="IMAGE")] = ()
+    """Images."""
+    inner: Base = field(default_factory=Inner)
+    second: Annotated[Inner, Arg(prefix="second.")] = field(default_factory=Inner)
+    num_layers: Annotated[tuple[int, ...], Arg(flag="layers")] = (1, 2)
+    """Layers."""
+    out: Annotated[str | None, Arg(metavar="FOLDER")] = None
+    """Results (default: somewhere)."""
+    made: Annotated[str, Arg(hidden=True)] = "here"
+
+
+def read(*argv: str) -> Args:
+    return parse(Args, argv, default=Args())
+
+
+def test_values_by_their_types() -> None:
+    found = read(
+        *("a.png", "b", "--layers", "3", "4", "5", "--lr=-1e-2", "--shape", "square", "--fast"),
+        *("--betas", "0.1", "0.2", "--second.lr", "7", "--out", "x", "--no-second.fast"),
+    )
+    assert found == Args(
+        images=(Path("a.png"), Path("b")),
+        inner=Inner(lr=-0.01, shape="square", betas=(0.1, 0.2), fast=True),
+        second=Inner(lr=7.0),
+        num_layers=(3, 4, 5),
+        out="x",
+    )
+    assert type(found.second.lr) is float
+    assert read() == Args()
+    assert read("--layers").num_layers == ()
+    assert read("--second.lr", "1e-5", "--second.lr", "2").second.lr == 2  # the last one holds
+
+
+def test_a_required_value() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Required:
+        model: str
+        files: Annotated[tuple[str, ...], Arg(positional=True, metavar="FILE")]
+
+    assert parse(Required, ["a", "--model", "m"]) == Required(model="m", files=("a",))
+    for argv, missing in ((["a"], "--model"), (["--model", "m"], "FILE")):
+        with pytest.raises(ValueError, match=f"arguments are required: {missing} "):
+            parse(Required, argv)
+
+
+def test_underscores_are_hyphens() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Long:
+        a_b: int = 1
+        text: str = ""
+
+    assert parse(Long, ["--a_b", "2", "--text=c_d"]) == Long(a_b=2, text="c_d")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--layer 3", "unknown option --layer; did you mean --layers? (see --help)"),
+        ("--sahpe=round", "unknown option --sahpe; did you mean --shape? (see --help)"),
+        ("--zzz 1", "unknown option --zzz (see --help)"),
+        ("--made 1", "unknown option --made"),
+        ("--lr wide", "--lr: invalid float value: 'wide' (see --help)"),
+        ("--layers 1.5", "--layers: invalid int value: '1.5' (see --help)"),
+        ("--betas 0.5", "--betas: expected 2 arguments (see --help)"),
+        ("--out", "--out: expected one argument (see --help)"),
+        ("--shape oval", "--shape: invalid choice: 'oval' (choose from"),
+    ],
+)
+def test_refusals_are_one_line(argv: str, message: str) -> None:
+    with pytest.raises(ValueError, match="^" + re.escape(message)) as caught:
+        read(*argv.split())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def help_of(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[str]]:
+    """The lines that a command line prints before it exits."""
+
+    def lines(*argv: str) -> list[str]:
+        with pytest.raises(SystemExit) as stop:
+            parse(Args, argv, default=Args(), prog="python -m it")
+        assert stop.value.code == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out.splitlines()
+
+    monkeypatch.setenv("COLUMNS", "100")
+    return lines
+
+
+def test_help_shows_the_essentials(help_of: Callable[..., list[str]]) -> None:
+    """In their order, with each default once; whatever else the command line has."""
+    assert help_of("--layers", "x", "--help") == [
+        "usage: python -m it IMAGE [options]",
+        "",
+        "Do something.",
+        "",
+        "options:",
+        "  IMAGE                 Images.",
+        "  --second.fast, --no-second.fast",
+        "                        Up to 50 % faster. (default: off)",
+        "  --layers [INT ...]    Layers. (default: 1 2)",
+        "  --out FOLDER          Results (default: somewhere).",
+        "",
+        "7 more settings: --help-all",
+    ]
+    assert help_of("-h") == help_of("--help")
+
+
+def test_help_all_shows_the_rest(help_of: Callable[..., list[str]]) -> None:
+    """After the essentials, by the dataclass that holds them; inherited fields too."""
+    shown, rest = help_of("--help")[:-1], help_of("--help-all")
+    assert rest[: len(shown)] == shown
+    assert rest[len(shown) :] == [
+        "settings of inner:",
+        "  --lr NUMBER           Learning rate, in two lines. (default: 0.001)",
+        "  --shape {round,square}",
+        "                        Shape. (default: round)",
+        "  --betas NUMBER NUMBER",
+        "                        Betas. (default: 0.5 0.9)",
+        "  --fast, --no-fast     Up to 50 % faster. (default: off)",
+        "",
+        "settings of second:",
+        "  --second.lr NUMBER    Learning rate, in two lines. (default: 0.001)",
+        "  --second.shape {round,square}",
+        "                        Shape. (default: round)",
+        "  --second.betas NUMBER NUMBER",
+        "                        Betas. (default: 0.5 0.9)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        ([], "digits"),
+        (["--preset", "cifar10"], "cifar10"),
+        (["photos", "--preset=cifar10_darts", "--xi", "1"], "cifar10_darts"),
+        (["--presets", "cifar10"], "digits"),
+    ],
+)
+def test_the_preset_is_read_first(argv: list[str], name: str) -> None:
+    assert preset_from_argv(argv, "digits").name == name
+
+
+def test_unknown_presets() -> None:
+    with pytest.raises(ValueError, match="unknown preset 'mnist'"):
+        preset_from_argv(["--preset", "mnist"], "digits")
+    with pytest.raises(ValueError, match="--preset: expected one argument"):
+        preset_from_argv(["--preset"], "digits")
