@@ -33,7 +33,7 @@ __all__ = [
     "wall_time",
 ]
 
-COST_WORDS = {"macs": "multiply-adds", "params": "parameters, counted"}
+COST_WORDS = {"macs": "multiply-adds", "params": "counted parameters"}
 """Headings of what is minimised: at the retraining's size, with a head of 10 classes."""
 
 SCORE_WORDS = dict(zip(SCORES, ("discretised %", "supernet %", "gap"), strict=True))
