@@ -22,11 +22,11 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
+from dasvit.data.image_data import ImageData, data_from_arrays
 
 import dasvit.search.loop
 from benchmarks.search_step import common_arguments, prepare
 from benchmarks.workload import CHANNELS, CLASSES, Cell, search_config
-from dasvit.data.image_data import ImageData, data_from_arrays
 from dasvit.report.events import Event, SearchEpoch
 from dasvit.run.checkpoint import CheckpointWriter
 from dasvit.run.seed import generator
