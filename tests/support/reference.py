@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dasvit.spaces.cell.genotype import Edge, Genotype
 
@@ -320,83 +318,3 @@ def prune(row: Sequence[float], names: Sequence[str], num_ops: int, zero: str) -
             best, chosen = total, list(kept)
     assert chosen is not None
     return chosen
-
-
-# The bilevel step (Algorithm 1, line 13).
-
-Batch = tuple[Tensor, Tensor]
-
-
-def _loss(model: nn.Module, weights: dict[str, Tensor], alpha: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy written out."""
-    logits = functional_call(model, {**weights, "alpha": alpha}, (batch[0],))
-    chosen = logits.gather(1, batch[1][:, None])[:, 0]
-    return (logits.exp().sum(1).log() - chosen).mean()
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: p.detach().clone().requires_grad_()
-        for name, p in model.named_parameters()
-        if name != "alpha"
-    }
-
-
-def hypergradient(
-    model: nn.Module,
-    train_batch: Batch,
-    val_batch: Batch,
-    fairness: Callable[[Tensor], Tensor],
-    xi: float,
-) -> Tensor:
-    """∇_α (L_val + L_fair)(w − ξ∇_w L_train(w, α), α) by differentiating through the step."""
-    weights, alpha = _weights(model), model.alpha.detach().clone().requires_grad_()
-    with sdpa_kernel(SDPBackend.MATH):
-        train_loss = _loss(model, weights, alpha, train_batch)
-        grads = torch.autograd.grad(train_loss, list(weights.values()), create_graph=True)
-        moved = {
-            name: w - xi * g for (name, w), g in zip(weights.items(), grads, strict=True)
-        }  # w' as a function of alpha
-        objective = _loss(model, moved, alpha, val_batch) + fairness(softmax(alpha))
-        return torch.autograd.grad(objective, alpha)[0]
-
-
-def second_order(
-    model: nn.Module,
-    train_batch: Batch,
-    val_batch: Batch,
-    fairness: Callable[[Tensor], Tensor],
-    xi: float,
-    *,
-    radius: float = 0.01,
-    before_pass: Callable[[], None] = lambda: None,
-) -> tuple[Tensor, Tensor]:
-    """DARTS' formula term by term: `∇_α(L_val + L_fair)(w')` and
-    `(∇_α L_train(w⁺) − ∇_α L_train(w⁻)) / 2ε`, ε = radius / ‖∇_{w'}L_val‖.
-
-    Args:
-        before_pass: called ahead of every forward pass.
-    """
-    weights, alpha = _weights(model), model.alpha.detach().clone().requires_grad_()
-    before_pass()
-    grads = torch.autograd.grad(_loss(model, weights, alpha, train_batch), list(weights.values()))
-    moved = {
-        name: (w - xi * g).detach().requires_grad_()
-        for (name, w), g in zip(weights.items(), grads, strict=True)
-    }
-    before_pass()
-    val_loss = _loss(model, moved, alpha, val_batch)
-    direct, *vector = torch.autograd.grad(
-        val_loss + fairness(softmax(alpha)), [alpha, *moved.values()]
-    )
-    norm = math.sqrt(sum(float((v**2).sum()) for v in vector))
-    epsilon = radius / norm
-    sides = []
-    for sign in (1, -1):
-        shifted = {
-            name: (w + sign * epsilon * v).detach()
-            for (name, w), v in zip(weights.items(), vector, strict=True)
-        }
-        before_pass()
-        sides.append(torch.autograd.grad(_loss(model, shifted, alpha, train_batch), alpha)[0])
-    return direct, (sides[0] - sides[1]) / (2 * epsilon)
