@@ -9,10 +9,15 @@ from support.search_runs import Run, Searched, watched
 import dasvit.search.loop
 
 
+def make_quick(patch: pytest.MonkeyPatch) -> None:
+    """128 training images, two steps per epoch, and no check before, which would take longer."""
+    runs.few_images(patch, dasvit.search.loop)
+    patch.setattr(dasvit.search.loop, "check_search", lambda config: None)
+
+
 @pytest.fixture
 def few_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """128 training images, two steps an epoch."""
-    runs.few_images(monkeypatch, dasvit.search.loop)
+    make_quick(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -24,7 +29,7 @@ def searched_once(tmp_path_factory: pytest.TempPathFactory) -> Searched:
         key = repr(sorted(settings.items()))
         if key not in found:
             with pytest.MonkeyPatch.context() as patch:
-                runs.few_images(patch, dasvit.search.loop)
+                make_quick(patch)
                 folder = tmp_path_factory.mktemp("shared")
                 found[key] = watched(runs.search_config(**settings), folder)
         return found[key]
