@@ -8,8 +8,7 @@ import pytest
 import torch
 from support import runs
 from support.cli_calls import call, succeed, workdir  # noqa: F401
-from support.retrain_runs import few_retrained, genotype_path  # noqa: F401
-from support.trained_runs import own, trained_encoder  # noqa: F401
+from support.retrain_runs import few_retrained, genotype_path, own, trained_encoder  # noqa: F401
 from torch import Tensor, nn
 
 import dasvit.search.loop
