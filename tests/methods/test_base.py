@@ -44,7 +44,7 @@ def test_a_search_imports_the_plugin_that_holds_its_method(
     """As in a process that has not seen it; and tells it how much of the search is done. (The same
     by command line: tests/cli.)"""
     method = BetaDARTS(weight=7.0, stage_epochs=2, stage_layers=(1,))
-    config = search_config(method=method, plugins=("support.plugin_method",))
+    config = search_config().replaced(method=method, plugins=("support.plugin_method",))
     penalty, told = BetaDARTS.penalty, []
 
     def spy(self: BetaDARTS, *args: Any) -> torch.Tensor:
@@ -53,7 +53,7 @@ def test_a_search_imports_the_plugin_that_holds_its_method(
 
     monkeypatch.setattr(BetaDARTS, "penalty", spy)
     search(config, tmp_path)
-    # Checked without data; then two steps per epoch, and what the epoch's record shows.
+    # In each epoch two steps, and its record.
     assert told == [0.0, 0.25, 0.5, 0.5, 0.75, 1.0]
     known = dasvit.methods.base._METHODS
     monkeypatch.setattr(
