@@ -16,6 +16,7 @@ from support.tape import Tape
 from torch import Tensor
 from torch.testing import assert_close
 
+import dasvit.search.loop
 from dasvit.methods import DARTS, DASViT, get_method, method_names
 from dasvit.methods.base import Choice, LogUniform, Uniform
 from dasvit.run.settings import config_from_dict, config_to_dict
@@ -228,9 +229,10 @@ def test_second_order_on_the_methods_own_route(
 
 
 def test_a_killed_search_ends_as_if_it_had_not_been(
-    kind: type[DARTS], tmp_path: Path, few_searched: None, monkeypatch: pytest.MonkeyPatch
+    kind: type[DARTS], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a genotype of the space that says which method found it; in second order."""
+    runs.few_images(monkeypatch, dasvit.search.loop)
     config = runs.search_config(
         operations=OPERATIONS, stage_layers=(1, 2), stage_ops=(6, 3), dim=8, xi=0.05
     )

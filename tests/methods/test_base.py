@@ -9,9 +9,10 @@ import pytest
 import support
 import torch
 from support.plugin_method import BetaDARTS
-from support.runs import search_config
+from support.runs import few_images, search_config
 
 import dasvit.methods.base
+import dasvit.search.loop
 from dasvit.methods import DARTS, DASViT, get_method, method_names, register_method
 from dasvit.run.settings import SettingError, config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
@@ -39,10 +40,11 @@ def test_methods_have_names() -> None:
 
 
 def test_a_search_imports_the_plugin_that_holds_its_method(
-    tmp_path: Path, few_searched: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a process that has not seen it; and tells it how much of the search is done. (The same
     by command line: tests/cli.)"""
+    few_images(monkeypatch, dasvit.search.loop)
     method = BetaDARTS(weight=7.0, stage_epochs=2, stage_layers=(1,))
     config = search_config().replaced(method=method, plugins=("support.plugin_method",))
     penalty, told = BetaDARTS.penalty, []
