@@ -11,6 +11,7 @@ import pytest
 import support.plugin_method  # noqa: F401  registers betadarts and shaken
 import torch
 from support import reference, runs
+from support.hypergradient import hypergradient, second_order
 from support.search_runs import assert_same_run
 from support.tape import Tape
 from torch import Tensor
@@ -201,9 +202,9 @@ def test_second_order_is_the_exact_hypergradient(
     model, batches = make_model(kind(), fused=fused, route=Route()), (make_batch(4), make_batch(4))
     model.t.fill_(0.5)
     noise = model.noise()
-    first = reference.hypergradient(model, *batches, 0.0, noise)
+    first = hypergradient(model, *batches, 0.0, noise)
     assert_close(arch_gradient(model, *batches, noise=noise, xi=0.0).gradients, first)
-    exact = reference.hypergradient(model, *batches, XI, noise)
+    exact = hypergradient(model, *batches, XI, noise)
     found = arch_gradient(model, *batches, noise=noise, xi=XI)
     for gradient, wanted, cheap in zip(found.gradients, exact, first, strict=True):
         assert cheap.abs().max() > 1e-3 and (wanted - cheap).norm() > 1e-3
@@ -219,7 +220,7 @@ def test_second_order_on_the_methods_own_route(
     model, batches = make_model(kind()), (make_batch(4), make_batch(4))
     model.t.fill_(0.5)
     noise = model.noise()
-    direct, product = reference.second_order(model, *batches, XI, noise)
+    direct, product = second_order(model, *batches, XI, noise)
     wanted = [d - XI * p for d, p in zip(direct, product, strict=True)]
     found = arch_gradient(model, *batches, noise=noise, xi=XI)
     assert_close(found.gradients, wanted, rtol=1e-7, atol=1e-10)
