@@ -193,6 +193,7 @@ def check_same_settings(saved: dict[str, Any], current: dict[str, Any], where: s
     Raises:
         ValueError: naming each setting that differs, saved and current.
     """
+    saved, current = _flat(saved), _flat(current)
     differences = [
         f"{key}: {saved.get(key)!r} there, {current.get(key)!r} now"
         for key in sorted(set(saved) | set(current))
@@ -203,3 +204,15 @@ def check_same_settings(saved: dict[str, Any], current: dict[str, Any], where: s
             f"{where} holds a run with other settings ({'; '.join(differences)}); "
             "continue it with its own settings or choose another folder"
         )
+
+
+def _flat(settings: dict[str, Any], part: str = "") -> dict[str, Any]:
+    """Settings by their own names, whichever part they belong to; a part's name goes by the part:
+    `{"method": {"name": "darts", "xi": 0}}` is `{"method": "darts", "xi": 0}`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, name)
+        else:
+            flat[part if part and name == "name" else name] = value
+    return flat

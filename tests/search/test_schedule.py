@@ -159,7 +159,9 @@ def test_every_hook_of_a_method_is_called(tmp_path: Path) -> None:
         assert all(torch.equal(call.tensors["factor"], factors[-1]) for call in calls)
     assert len({tuple(factor.flatten().tolist()) for factor in factors}) == 8
     in_steps = {i for start in draws for i in range(start, start + 6)}
-    evaluated = [call for i, call in enumerate(Noisy.calls) if i not in in_steps and not call.tensors]
+    evaluated = [
+        call for i, call in enumerate(Noisy.calls) if i not in in_steps and not call.tensors
+    ]
     assert {call.t for call in evaluated} >= {0.25, 0.5, 0.75, 1.0}
 
     first, last = found.stages

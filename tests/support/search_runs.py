@@ -56,9 +56,7 @@ def make_model(
     """A stage's model of two layers on grey images, random in all parameters: no bias is zero and
     no gain is one. The weights of MSA lie above the fairness bounds, those of MLP below."""
     layers = config.stages[0].num_layers
-    model = build_model(
-        config, edge_ops, num_layers=layers, in_channels=1, num_classes=num_classes
-    )
+    model = build_model(config, edge_ops, num_layers=layers, in_channels=1, num_classes=num_classes)
     with torch.no_grad():
         for p in model.weight_parameters():
             p.add_(0.2 * torch.randn_like(p))
