@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dasvit.run.files import read_json, write_atomic
-from dasvit.run.settings import with_defaults
+from dasvit.run.settings import differences, with_defaults
 
 __all__ = ["SkippedImagesWarning", "check_folder", "note_skipped", "open_folder", "read_settings"]
 
@@ -55,14 +55,9 @@ def check_folder(
         if not resume:
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
         saved = with_defaults(read_settings(folder, kind), defaults)
-        differences = [
-            f"{key}: {saved.get(key)!r} there, {settings.get(key)!r} now"
-            for key in sorted(saved.keys() | settings.keys())
-            if saved.get(key) != settings.get(key)
-        ]
-        if differences:
+        if others := differences(saved, settings):
             raise ValueError(
-                f"{folder} holds a run with other settings ({'; '.join(differences)}); "
+                f"{folder} holds a run with other settings ({'; '.join(others)}); "
                 "continue it with its own settings or choose another folder"
             )
     elif folder.is_dir():
