@@ -109,7 +109,7 @@ def test_bad_input_is_one_line(
         raise AssertionError("training began")
 
     monkeypatch.setattr(dasvit.search.step, "weight_gradient", never)
-    monkeypatch.setattr("dasvit.training.epochs.Training.epoch", never)
+    monkeypatch.setattr("dasvit.training.loop.Training.epoch", never)
     start = {"SEARCH": SEARCH, "VIT": VIT}
     first, *rest = words.split()
     done = call(*start.get(first, [first]), *rest)
