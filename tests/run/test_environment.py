@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import dasvit
-from dasvit.run.environment import environment, resolve_device
+from dasvit.run.environment import check_compiler, environment, resolve_device
 
 
 def test_devices_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +83,36 @@ def test_commit_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_no_git_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert environment()["git_commit"] is None
+
+
+@pytest.mark.parametrize(
+    ("device", "variable", "there", "message"),
+    [
+        ("cpu", "CXX", "", r"a compiler \(g\+\+ or clang\+\+\).* name it in CXX"),
+        ("cuda", "CC", "", r"a compiler \(gcc or clang\).* name it in CC"),
+        ("cpu", "CXX", "no-such-compiler", r"a compiler \(no-such-compiler\)"),
+    ],
+)
+def test_a_missing_compiler_is_found_before_the_first_step(
+    device: str,
+    variable: str,
+    there: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setenv(variable, there)
+    with pytest.raises(ValueError, match=message):
+        check_compiler(torch.device(device))
+    (tmp_path / "my-compiler").write_text("")
+    (tmp_path / "my-compiler").chmod(0o755)
+    monkeypatch.setenv(variable, "my-compiler")
+    check_compiler(torch.device(device))
+
+
+def test_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install triton"):
+        check_compiler(torch.device("cuda"))

@@ -1,17 +1,16 @@
 """Searching with compiled encoders: the same function, few graphs, nothing that falls back."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import torch
 from support.runs import retrain_config, search_config
-from support.search_runs import make_batch, make_model, model_config, run
+from support.search_runs import Searched, make_batch, make_model, model_config
 from torch._dynamo.utils import counters
 
-from dasvit.run.environment import check_compiler
 from dasvit.search.architect import arch_gradient, weight_gradient
 from dasvit.search.loop import search
 from dasvit.spaces.cell.supernet import SuperNet
@@ -20,7 +19,7 @@ from dasvit.training.loop import retrain
 # PyTorch's own, while it captures; it is not shown unless warnings are errors, as in these tests.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 
-NAMES = ("identity", "msa_h2", "mlp_r2")
+SMALL = {"operations": ("identity", "msa_h2", "mlp_r2"), "num_nodes": 1}
 MOST_GRAPHS = 8
 """PyTorch computes a function as it is, slower, beyond so many graphs."""
 
@@ -41,85 +40,48 @@ def captured_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SuperNet, "compile_encoders", method)
 
 
-@pytest.mark.parametrize("settings", [{}, {"recompute": True}, {"fused": False}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"recompute": True}, {"fused": False}], ids=str)
 @pytest.mark.parametrize("xi", [0.0, 0.01])
 @pytest.mark.usefixtures("double", "captured_only")
-def test_compiled_encoders_have_the_same_gradients(xi: float, settings: dict[str, bool]) -> None:
-    values = {"stage_layers": (4,), "token_ratio": 0.5, "fused": True} | settings
-    config = model_config(num_nodes=1, operations=NAMES, stage_ops=(3,), **values)
-    plain, compiled = (make_model(config) for _ in range(2))
+def test_compiled_encoders_have_the_same_gradients(xi: float, changes: dict) -> None:
+    values = {"stage_layers": (4,), "stage_ops": (3,), "token_ratio": 0.5, "fused": True}
+    plain, compiled = (make_model(model_config(**SMALL | values | changes)) for _ in range(2))
     compiled.load_state_dict(plain.state_dict())
     compiled.supernet.compile_encoders()
-    train, val = make_batch(), make_batch()
-    found = [arch_gradient(m, train, val, noise={}, xi=xi) for m in (plain, compiled)]
-    torch.testing.assert_close(found[1].gradients, found[0].gradients)
-    torch.testing.assert_close(found[1].val_loss, found[0].val_loss)
-    weights = [weight_gradient(m, train, {}) for m in (plain, compiled)]
-    torch.testing.assert_close(weights[1], weights[0])
+    train, val = make_batch(3), make_batch(3)
+    first, second = (
+        [arch_gradient(m, train, val, noise={}, xi=xi), weight_gradient(m, train, {})]
+        for m in (plain, compiled)
+    )
+    torch.testing.assert_close(second[0].gradients, first[0].gradients)
+    torch.testing.assert_close(second[0].val_loss, first[0].val_loss)
+    torch.testing.assert_close(second[1], first[1])
     assert not counters["graph_break"]
     # Four layers, and no graph for one of its own.
     assert 0 < counters["stats"]["unique_graphs"] <= MOST_GRAPHS
 
 
-@pytest.mark.usefixtures("few_searched", "captured_only")
-def test_a_search_with_compiled_encoders_is_the_same_search(tmp_path: Path) -> None:
-    results = []
-    for compiled in (False, True):
-        config = search_config(
-            compile=compiled, alpha_init_std=1.0, operations=NAMES, stage_ops=(3, 3, 2), num_nodes=1
-        )
-        results.append(run(config, tmp_path / str(compiled)))
-    plain, compiled_run = results
-    assert compiled_run.result.genotype == plain.result.genotype
-    losses = [[e.train_loss for e in found.epochs] for found in results]
+@pytest.mark.usefixtures("captured_only")
+def test_a_search_with_compiled_encoders_is_the_same_search(searched_once: Searched) -> None:
+    settings = {**SMALL, "alpha_init_std": 1.0, "stage_ops": (3, 3, 2)}
+    plain, compiled = (searched_once(**settings, compile=on) for on in (False, True))
+    assert compiled.result.genotype == plain.result.genotype
+    losses = [[e.train_loss for e in found.epochs] for found in (plain, compiled)]
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
+    assert counters["stats"]["unique_graphs"] > 0
     assert not counters["graph_break"]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_generated_kernels_compute_the_same() -> None:
-    values = {"num_nodes": 1, "stage_layers": (1,), "fused": True}
-    config = model_config(operations=NAMES, stage_ops=(3,), **values)
-    models = [make_model(config) for _ in range(2)]
-    models[1].load_state_dict(models[0].state_dict())
-    models[1].supernet.compile_encoders()
-    batch = make_batch()
-    gradients = [weight_gradient(m, batch, {})[0] for m in models]
+    values = {"stage_layers": (1,), "stage_ops": (3,), "fused": True}
+    plain, compiled = (make_model(model_config(**SMALL | values)) for _ in range(2))
+    compiled.load_state_dict(plain.state_dict())
+    compiled.supernet.compile_encoders()
+    batch = make_batch(3)
+    gradients = [weight_gradient(m, batch, {})[0] for m in (plain, compiled)]
     torch.testing.assert_close(gradients[1], gradients[0])
     assert counters["stats"]["unique_graphs"] == 1
-
-
-@pytest.mark.parametrize(
-    ("device", "variable", "there", "message"),
-    [
-        ("cpu", "CXX", "", r"a compiler \(g\+\+ or clang\+\+\).* name it in CXX"),
-        ("cuda", "CC", "", r"a compiler \(gcc or clang\).* name it in CC"),
-        ("cpu", "CXX", "no-such-compiler", r"a compiler \(no-such-compiler\)"),
-    ],
-)
-def test_a_missing_compiler_is_found_before_the_first_step(
-    device: str,
-    variable: str,
-    there: str,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    monkeypatch.setenv(variable, there)
-    with pytest.raises(ValueError, match=message):
-        check_compiler(torch.device(device))
-    (tmp_path / "my-compiler").write_text("")
-    (tmp_path / "my-compiler").chmod(0o755)
-    monkeypatch.setenv(variable, "my-compiler")
-    check_compiler(torch.device(device))
-
-
-def test_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match="pip install triton"):
-        check_compiler(torch.device("cuda"))
 
 
 def test_without_a_compiler_nothing_begins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -131,11 +131,12 @@ def test_killed_at_the_end_of_a_stage_or_of_the_run(
     moment: str, searched_once: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = {"stage's end": StageEnd, "result": SearchResult}.get(moment, type(None))
-    with monkeypatch.context() as patch, pytest.raises(CrashError):
+    report = runs.crash_at(lambda event: isinstance(event, kind))
+    with monkeypatch.context() as patch:
         if moment == "before the result":  # the genotype is there
             patch.setattr(dasvit.search.loop, "save_result", save_nothing)
-        report = runs.crash_at(lambda event: isinstance(event, kind))
-        search(search_config(), tmp_path, report=report)
+        with pytest.raises(CrashError):
+            search(search_config(), tmp_path, report=report)
     assert (tmp_path / "result.json").exists() == (moment == "result")
     again = run(search_config(), tmp_path, resume=True)
     assert_same_run(tmp_path, searched_once().folder)
@@ -180,39 +181,12 @@ def test_sigkill_within_an_epoch_and_resume_from_the_command_line(
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     python = [sys.executable, "-m", "dasvit", "search"]
     settings = [
-        "--operations",
-        "identity",
-        "msa_h2",
-        "mlp_r0.5",
-        "--stage-layers",
-        "1",
-        "2",
-        "--stage-ops",
-        "3",
-        "2",
-        "--stage-epochs",
-        "3",
-        "--augment",
-        "none",
-        "--dim",
-        "12",
-        "--patch-size",
-        "4",
-        "--batch-size",
-        "128",
-        "--weight-lr",
-        "3e-3",
-        "--alpha-lr",
-        "3e-2",
-        "--num-nodes",
-        "1",
-        "--dropout",
-        "0.1",
-        "--device",
-        "cpu",
+        *("--operations", "identity", "msa_h2", "mlp_r0.5", "--num-nodes", "1", "--dim", "12"),
+        *("--stage-layers", "1", "2", "--stage-ops", "3", "2", "--stage-epochs", "3"),
+        *("--patch-size", "4", "--augment", "none", "--dropout", "0.1", "--alpha-lr", "3e-2"),
     ]
     process = subprocess.Popen(
-        [*python, *settings, "--out", str(folder)],
+        [*python, *settings, "--device", "cpu", "--out", str(folder)],
         cwd=tmp_path,
         env=env,
         stdout=subprocess.DEVNULL,

@@ -106,14 +106,8 @@ def test_every_step_draws_anew(searched_once: Searched) -> None:
     assert len({step.draws.numpy().tobytes() for step in draws}) == len(draws)
 
 
-FAIRNESS = {
-    "skip_weight": 0.7,
-    "type_weight": 1.3,
-    "gamma_min": 0.37,
-    "gamma_max": 0.38,
-    "zeta1": 2.0,
-    "zeta2": 3.0,
-}
+BOUNDS = {"gamma_min": 0.37, "gamma_max": 0.38, "zeta1": 2.0, "zeta2": 3.0}
+FAIRNESS = BOUNDS | {"skip_weight": 0.7, "type_weight": 1.3}
 
 
 @pytest.mark.usefixtures("few_searched")
