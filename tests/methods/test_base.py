@@ -1,6 +1,7 @@
 """Methods by name, from this package and from plugins; and the settings that are refused."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import support
 import torch
+from support.cli_calls import SEARCH
 from support.plugin_method import BetaDARTS
 from support.runs import few_images, search_config
 
@@ -17,6 +19,7 @@ from dasvit.methods import DARTS, DASViT, get_method, method_names, register_met
 from dasvit.run.settings import SettingError, config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
 from dasvit.search.loop import check_search, load_search_config, search
+from dasvit.spaces.cell.genotype import Genotype
 
 
 def test_methods_have_names() -> None:
@@ -39,11 +42,25 @@ def test_methods_have_names() -> None:
         register_method(Nameless)
 
 
-def test_a_search_imports_the_plugin_that_holds_its_method(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def forget_plugins(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From now on this process has not seen the plugin."""
+
+    def forget() -> None:
+        own = {name: get_method(name) for name in ("darts", "dasvit")}
+        monkeypatch.setattr(dasvit.methods.base, "_METHODS", own)
+        monkeypatch.setattr(
+            support, "plugin_method", support.plugin_method
+        )  # what comes back after
+        monkeypatch.delitem(sys.modules, "support.plugin_method")
+
+    return forget
+
+
+def test_a_search_tells_its_method_how_much_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forget_plugins: Callable[[], None]
 ) -> None:
-    """As in a process that has not seen it; and tells it how much of the search is done. (The same
-    by command line: tests/cli.)"""
+    """And its folder says where the method is."""
     few_images(monkeypatch, dasvit.search.loop)
     method = BetaDARTS(weight=7.0, stage_epochs=2, stage_layers=(1,))
     config = search_config().replaced(method=method, plugins=("support.plugin_method",))
@@ -57,12 +74,7 @@ def test_a_search_imports_the_plugin_that_holds_its_method(
     search(config, tmp_path)
     # In each epoch two steps, and its record.
     assert told == [0.0, 0.25, 0.5, 0.5, 0.75, 1.0]
-    known = dasvit.methods.base._METHODS
-    monkeypatch.setattr(
-        dasvit.methods.base, "_METHODS", {name: known[name] for name in ("darts", "dasvit")}
-    )
-    monkeypatch.setattr(support, "plugin_method", sys.modules["support.plugin_method"])  # after us
-    monkeypatch.delitem(sys.modules, "support.plugin_method")
+    forget_plugins()
     with pytest.raises(ValueError, match="unknown method 'betadarts'"):
         config_from_dict(SearchConfig, config_to_dict(config))
     found = load_search_config(tmp_path)
@@ -70,6 +82,19 @@ def test_a_search_imports_the_plugin_that_holds_its_method(
     assert type(found.method) is get_method("betadarts") is not BetaDARTS
     with pytest.raises(ValueError, match="plugins: cannot import 'no_such_module'"):
         check_search(replace(config, plugins=("no_such_module",)))
+
+
+def test_the_command_line_finds_a_method_in_a_plugin(
+    succeed: Callable[..., str], workdir: Path, forget_plugins: Callable[[], None]
+) -> None:
+    """And its settings by their names."""
+    forget_plugins()
+    own = ("--plugins", "support.plugin_method", "--method", "betadarts", "--weight", "7")
+    succeed(*SEARCH, *own, "--out", "found")
+    method = load_search_config(workdir / "found").method
+    assert (method.name, method.weight, method.stage_layers) == ("betadarts", 7.0, (1, 1))
+    assert Genotype.load(workdir / "found" / "genotype.json").operations
+    assert "--weight" in succeed("search", *own[:4], "--help-all")
 
 
 @pytest.mark.parametrize(
