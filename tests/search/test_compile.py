@@ -1,7 +1,7 @@
 """Searching with compiled encoders: the same function, few graphs, nothing that falls back."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partialmethod
 from pathlib import Path
 
