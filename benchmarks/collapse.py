@@ -8,8 +8,6 @@ Writes OUT.json (every epoch's shares, the scores, machine, versions, commit), O
 
 import dataclasses
 import json
-import statistics
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -18,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 
-from dasvit.commands.arguments import parse
 from dasvit.presets import get_preset
-from dasvit.report.events import Event, SearchEpoch
-from dasvit.report.plots import operation_shares, save_figure, share_figure
+from dasvit.report.plots import operation_shares, share_figure
+from dasvit.report.record import read_trace
+from dasvit.report.statistics import spread
+from dasvit.report.style import save_figure
 from dasvit.run.environment import environment
 from dasvit.run.files import write_atomic
 from dasvit.search.loop import search
@@ -35,7 +35,7 @@ class Args:
     """Search digits with both settings and draw the shares by epoch."""
 
     seeds: int = 4
-    """Seeds a setting: 0, 1, …"""
+    """Seeds per setting: 0, 1, …"""
     processes: int = 2
     """Searches at a time, one thread each."""
     out: Path = Path("docs/results/collapse")
@@ -45,21 +45,16 @@ class Args:
 def run(preset: str, seed: int) -> dict[str, Any]:
     """One search; its shares by epoch and its scores."""
     torch.set_num_threads(1)
-    epochs: list[SearchEpoch] = []
-
-    def keep(event: Event) -> None:
-        if isinstance(event, SearchEpoch):
-            epochs.append(event)
-
     config = dataclasses.replace(get_preset(preset).search, seed=seed)
     with tempfile.TemporaryDirectory() as folder:
-        result = search(config, folder, report=keep)
+        result = search(config, folder)
+        trace = read_trace(Path(folder) / "alpha.jsonl")
     print(f"{preset} seed {seed}: {result.seconds:.0f} s, {result.genotype}", flush=True)
     return {
         "preset": preset,
         "seed": seed,
-        **operation_shares(epochs),
-        "val_accuracy": [epoch.val_accuracy for epoch in epochs],
+        **operation_shares(trace),
+        "val_accuracy": [row["val_accuracy"] for row in trace],
         "supernet_accuracy": result.supernet_accuracy,
         "discretised_accuracy": result.discretised_accuracy,
         "seconds": result.seconds,
@@ -85,16 +80,12 @@ def main(args: Args) -> None:
     }
     stages = get_preset("digits").search
     starts = [stages.stage_epochs * i for i in range(1, len(stages.stage_layers))]
-    save_figure(
-        share_figure(by_setting, stage_starts=starts, title="Digits: mean weight over the edges"),
-        args.out,
-    )
+    figure = share_figure(by_setting, stage_starts=starts, title="Digits: mean weight of all edges")
+    save_figure(figure, args.out)
     for title, group in by_setting.items():
-        for score in ("supernet_accuracy", "discretised_accuracy", "seconds"):
-            values = [r[score] for r in group]
-            spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-            print(f"{title}: {score} {statistics.mean(values):.3f} ± {spread:.3f}")
+        for score in ("supernet_accuracy", "discretised_accuracy"):
+            print(f"{title}: {score} {spread(r[score] for r in group).percent} %")
 
 
 if __name__ == "__main__":
-    main(parse(Args, sys.argv[1:]))
+    main(tyro.cli(Args))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from dasvit.costs.live_memory import LiveMemory
+from dasvit.costs import LiveMemory
 
 __all__ = [
     "OUT_OF_MEMORY",

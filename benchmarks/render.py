@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.command import run_command
 from benchmarks.facts import memory_of, read_results
-from dasvit.report.encoder import FAINT, FONT, INK
-from dasvit.report.plots import save_figure
+from dasvit.report.style import FAINT, FONT, INK, save_figure
 from dasvit.run.files import write_atomic
 
 __all__ = ["figure", "markdown"]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.table1_results import Run, Scores
-from dasvit.costs.complexity import Complexity, complexity
+from dasvit.costs import Complexity, complexity
 from dasvit.data.config import DataConfig
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES
 from dasvit.training.config import RetrainConfig

@@ -14,7 +14,7 @@ from dasvit.run.files import read_json
 from dasvit.run.settings import config_to_dict
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES, Genotype
 from dasvit.training.config import RetrainConfig
-from dasvit.training.trained import RETRAIN_KIND, load_retrain_config
+from dasvit.training.model_folder import RETRAIN_KIND, load_retrain_config
 
 __all__ = ["Run", "Scores", "find_runs", "group_runs"]
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from dasvit.spaces.cell.prune import first_stage_ops, prune
 from torch import Tensor, nn
 
 from benchmarks.flops import Passes, count_passes, step_flops
@@ -21,7 +22,6 @@ from dasvit.search.config import SearchConfig
 from dasvit.search.cuda_graph import WARM_UP
 from dasvit.search.step import BilevelStep, build_supernet
 from dasvit.spaces.cell.fused import FusedCell
-from dasvit.spaces.cell.prune import first_stage_ops, prune
 from dasvit.spaces.cell.supernet import SuperNet
 from dasvit.spaces.cell.tokens import num_selected
 

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dasvit.data.config import DataConfig
+from dasvit.methods import DASViT
 from dasvit.search.config import SearchConfig
+from dasvit.spaces import CellSpace
 from dasvit.training.config import RetrainConfig
 
-__all__ = ["PAPER_PRESET", "PRESETS", "Preset", "get_preset", "modern", "plain_darts"]
+__all__ = ["PAPER_PRESET", "PRESETS", "Preset", "get_preset", "modern"]
 
 PAPER_PRESET = "cifar10"
 
@@ -27,68 +29,13 @@ class Preset:
     needs_gpu: bool = False
 
 
-def plain_darts(search: SearchConfig) -> SearchConfig:
-    """Plain DARTS by the same code (Figures 1-3): all tokens, no fairness term, one stage.
-
-    Depth is the first stage's, which DASViT starts from and plain DARTS stays at; the number of
-    epochs in all is the same.
-    """
-    return replace(
-        search,
-        token_ratio=1.0,
-        skip_weight=0.0,
-        type_weight=0.0,
-        stage_layers=search.stage_layers[:1],
-        stage_ops=search.stage_ops[:1],
-        stage_epochs=search.total_epochs,
-    )
-
-
 def digits() -> Preset:
     """The embedded digits on one CPU core: small, and it really learns.
 
     `python -m dasvit search --preset digits`: 13 s of one CPU core; the supernet reached
     74.9 ± 8.4 % validation accuracy (seeds 0 to 7, docs/results/collapse.json).
     """
-    data = DataConfig(dataset="digits", image_size=8, augment="none")
-    return Preset(
-        name="digits",
-        search=SearchConfig(
-            data=data,
-            operations=(
-                "zero",
-                "identity",
-                "msa_h2",
-                "msa_h3",
-                "msa_h4",
-                "mlp_r0.5",
-                "mlp_r3",
-                "mlp_r4",
-            ),
-            dim=48,
-            patch_size=2,
-            stage_layers=(2, 3, 4),
-            stage_epochs=2,
-            batch_size=18,
-            weight_lr=6e-3,
-            # Stages of two epochs are too short to anneal in each of them.
-            lr_span="search",
-            alpha_lr=3e-3,
-            grad_clip=1.0,
-        ),
-        retrain=RetrainConfig(
-            data=data,
-            dim=72,
-            depth=6,
-            patch_size=2,
-            vit_heads=3,
-            epochs=8,
-            warmup_epochs=1,
-            batch_size=32,
-            lr=2e-3,
-            grad_clip=1.0,
-        ),
-    )
+    return Preset(name="digits", search=SearchConfig(), retrain=RetrainConfig())
 
 
 def fashion_mnist() -> Preset:
@@ -98,13 +45,8 @@ def fashion_mnist() -> Preset:
     small = digits()
     return Preset(
         name="fashion_mnist",
-        search=replace(
-            small.search,
-            data=data,
-            patch_size=7,
-            stage_epochs=1,
-            batch_size=64,
-            lr_span="stage",
+        search=small.search.replaced(
+            data=data, patch_size=7, stage_epochs=1, batch_size=64, lr_span="stage"
         ),
         retrain=replace(
             small.retrain,
@@ -117,18 +59,43 @@ def fashion_mnist() -> Preset:
     )
 
 
+def _paper(name: str, dataset: str, num_workers: int) -> Preset:
+    """The settings of Section III and IV-A; where the paper is silent, docs/fidelity.md."""
+    data = DataConfig(dataset=dataset, image_size=224, augment="crop_flip", num_workers=num_workers)
+    return Preset(
+        name=name,
+        search=SearchConfig(
+            data=data,
+            space=CellSpace(),
+            method=DASViT(),
+            batch_size=64,
+            weight_lr=1e-3,
+            lr_span="stage",
+            grad_clip=0.0,
+        ),
+        retrain=RetrainConfig(
+            data=data,
+            model=f"dasvit_{dataset}",
+            dim=768,
+            depth=12,
+            patch_size=16,
+            vit_heads=12,
+            epochs=500,
+            warmup_epochs=20,
+            batch_size=128,
+            lr=1e-3,
+            grad_clip=0.0,
+        ),
+        needs_gpu=True,
+    )
+
+
 def cifar10() -> Preset:
     """The paper's setting: search on CIFAR-10 at 224 × 224, retrain 500 epochs. One GPU.
 
     `python -m dasvit search --preset cifar10 --data-dir DIR --device cuda`. Not run.
     """
-    data = DataConfig(dataset="cifar10", image_size=224, augment="crop_flip")
-    return Preset(
-        name="cifar10",
-        search=SearchConfig(data=data),
-        retrain=RetrainConfig(data=data, model="dasvit_cifar10"),
-        needs_gpu=True,
-    )
+    return _paper("cifar10", "cifar10", 2)
 
 
 def imagenet100() -> Preset:
@@ -136,33 +103,7 @@ def imagenet100() -> Preset:
 
     `python -m dasvit search --preset imagenet100 --data-dir DIR --device cuda`. Not run.
     """
-    data = DataConfig(dataset="imagenet100", image_size=224, augment="crop_flip", num_workers=8)
-    return Preset(
-        name="imagenet100",
-        search=SearchConfig(data=data),
-        retrain=RetrainConfig(data=data, model="dasvit_imagenet100"),
-        needs_gpu=True,
-    )
-
-
-def _darts(base: Callable[[], Preset]) -> Preset:
-    preset = base()
-    return replace(preset, name=f"{preset.name}_darts", search=plain_darts(preset.search))
-
-
-def digits_darts() -> Preset:
-    """`digits` searched by plain DARTS."""
-    return _darts(digits)
-
-
-def cifar10_darts() -> Preset:
-    """`cifar10` searched by plain DARTS. Not run."""
-    return _darts(cifar10)
-
-
-def imagenet100_darts() -> Preset:
-    """`imagenet100` searched by plain DARTS. Not run."""
-    return _darts(imagenet100)
+    return _paper("imagenet100", "imagenet100", 8)
 
 
 def modern(retrain: RetrainConfig) -> RetrainConfig:
@@ -205,13 +146,10 @@ PRESETS: dict[str, Callable[[], Preset]] = {
     f.__name__: f
     for f in (
         digits,
-        digits_darts,
         fashion_mnist,
         cifar10,
-        cifar10_darts,
         cifar10_modern,
         imagenet100,
-        imagenet100_darts,
         imagenet100_modern,
     )
 }

@@ -11,7 +11,7 @@ from tune.folder import ResultFolder
 from tune.leaderboard import table
 from tune.outcome import Outcome
 from tune.plan import Plan
-from tune.space import GAMMA_FRACTION, against_plain_darts
+from tune.space import against_baseline
 
 __all__ = ["print_end", "print_machine", "print_plan", "print_results"]
 
@@ -20,17 +20,16 @@ SHOWN_ROWS = 8
 
 def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[str]) -> None:
     search, retrain = plan.search, plan.retrain
-    names = ("gamma_max" if name == GAMMA_FRACTION else name for name in space)
     drawn = counted(plan.num_random, "random encoder") if plan.num_random else ""
     if plan.num_searches:
         print(
             f"preset {preset}: search on {search.data.dataset}, "
             f"{counted(plan.num_configs, 'configuration')} × {counted(plan.seeds, 'seed')} = "
             f"{counted(plan.num_searches, 'trial')} of {search.total_epochs} epochs, over "
-            f"{', '.join(names)}"
+            f"{', '.join(space)}"
         )
-        if against := against_plain_darts(search, plan.fixed):
-            given = ", ".join(f"{name} = {getattr(search, name):g}" for name in against)
+        if against := against_baseline(search, plan.fixed):
+            given = ", ".join(f"{name} = {search.setting(name):g}" for name in against)
             print(f"plain DARTS, the baseline, is not among them: {given} is given")
         if plan.scheduler == "asha":
             print(

@@ -8,7 +8,7 @@ from typing import Any
 from dasvit.report.events import RetrainResult, SearchResult
 from dasvit.report.record import load_retrain_result, load_search_result
 from dasvit.run.files import read_json, write_atomic
-from dasvit.search.config import OUTER_SETTINGS, SearchConfig
+from dasvit.search.config import SearchConfig
 from dasvit.training.config import RetrainConfig
 from tune.cluster import Demand
 from tune.trials import ERROR_FILE, STOP_FILE, TIMES_FILE, StoppedTrial, read_stop
@@ -84,7 +84,7 @@ class Job:
             "epochs": epochs,
             "total_epochs": self.config.total_epochs,
             "score": score,
-            "settings": {name: getattr(self.config, name) for name in OUTER_SETTINGS},
+            "settings": self.config.outer_settings,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(self.folder / STOP_FILE, json.dumps(values, indent=2) + "\n")

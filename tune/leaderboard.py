@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from dasvit.costs.complexity import format_count
+from dasvit.costs import format_count
 from dasvit.report.events import edge_name
 from dasvit.report.progress import duration
 from tune.aggregate import (
@@ -19,7 +19,6 @@ from tune.aggregate import (
     seed_count,
 )
 from tune.outcome import VIT, Outcome
-from tune.space import is_plain_darts
 from tune.trials import RetrainTrial, SearchTrial
 from tune.worth import check_rows, gain_sentence, score_sentence
 
@@ -200,7 +199,7 @@ def markdown(
         "Each with its mean over its finished seeds ± the sample standard deviation (n - 1) over "
         "them; a single seed has no ±. *Seeds*: that the mean is over, and how many were asked "
         "for; one that failed is in no mean. *Genotypes*: what its seeds derived, by the names "
-        "above, with their number where it is more than one." + darts_sentence(configs),
+        "above, with their number where it is more than one." + darts_sentence(outcome, configs),
         "",
         *_markdown_table(config_rows(outcome, configs)),
         "",
@@ -218,14 +217,14 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-def darts_sentence(configs: Sequence[ConfigSummary]) -> str:
+def darts_sentence(outcome: Outcome, configs: Sequence[ConfigSummary]) -> str:
     """Which configuration is the baseline, after a space; or that none is."""
-    found = [str(c.config_index) for c in configs if is_plain_darts(c.settings)]
+    found = [str(c.config_index) for c in configs if outcome.method.is_baseline(c.settings)]
     if not configs:
         return ""
     if not found:
         return " None of those with a score is plain DARTS: this table has no such baseline."
-    return f" Configuration {found[0]} is plain DARTS in first order: all tokens, no fairness."
+    return f" Configuration {found[0]} is plain DARTS in first order."
 
 
 def _check(outcome: Outcome) -> list[str]:

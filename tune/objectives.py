@@ -51,7 +51,7 @@ def cost(genotype: "Genotype", retrain: RetrainConfig) -> dict[str, int]:
 
 def vit_cost(retrain: RetrainConfig) -> dict[str, int]:
     """`cost` of the plain ViT."""
-    from dasvit.costs.complexity import complexity
+    from dasvit.costs import complexity
     from dasvit.training.networks import VIT, model_on_meta
 
     config = dataclasses.replace(retrain, model=VIT)
@@ -64,7 +64,7 @@ def vit_cost(retrain: RetrainConfig) -> dict[str, int]:
 def _cost(nodes: Any, image_size: int, patch_size: int, dim: int, depth: int) -> tuple[int, int]:
     import torch
 
-    from dasvit.costs.complexity import complexity
+    from dasvit.costs import complexity
     from dasvit.spaces.cell.genotype import Genotype
     from dasvit.spaces.cell.network import DASViT
 

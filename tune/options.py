@@ -14,7 +14,6 @@ from dasvit.search.config import SearchConfig
 from dasvit.training.config import RetrainConfig
 from tune.objectives import ACCURACY, parse_objectives
 from tune.plan import Plan, Scheduler, Strategy
-from tune.space import OUTER_NAMES, make_room
 
 __all__ = ["SweepOptions", "parse_options"]
 
@@ -31,15 +30,26 @@ class SweepOptions:
     """
 
     essentials: ClassVar[tuple[str, ...]] = (
-        *("preset", "dataset", "data_dir", "image_size", "num_samples", "seeds", "search"),
+        *(
+            "preset",
+            "method",
+            "dataset",
+            "data_dir",
+            "image_size",
+            "num_samples",
+            "seeds",
+            "search",
+        ),
         *("retrain_top", "random_baseline", "retrain_seeds", "storage_path", "name", "resume"),
         *("fresh", "address", "max_concurrent_trials", "gpus_per_trial", "cpus_per_trial"),
         *("dim", "stage_epochs", "token_ratio", "retrain.dim", "retrain.depth", "retrain.epochs"),
     )
 
     preset: Annotated[str, Arg(metavar="NAME")] = "digits"
-    """Where all settings start: digits, fashion_mnist, cifar10 or imagenet100; with _darts searched
-    by plain DARTS, with _modern retrained by today's recipe."""
+    """Where all settings start: digits, fashion_mnist, cifar10 or imagenet100;
+    with _modern retrained by today's recipe."""
+    method: Annotated[str, Arg(metavar="NAME")] = "dasvit"
+    """How to search: dasvit, darts, or one that a module of --plugins registers."""
     strategy: Annotated[Strategy, Arg(flag="search")] = "gradient"
     """gradient searches by the alphas; random draws num_samples encoders uniformly from the same
     space and retrains them all: what a search has to beat."""
@@ -97,8 +107,8 @@ class SweepOptions:
     GPUs of a trial; they share every batch."""
 
     search: SearchConfig
-    """Settings of the search. The sweep varies token_ratio, gamma_min, gamma_max, zeta1, zeta2,
-    skip_weight, type_weight and xi; one that is given here stays as given."""
+    """Settings of the search. The sweep varies those that its method names; one that is given
+    here stays as given."""
     retrain: Annotated[RetrainConfig, Arg(prefix="retrain.")]
     """Settings of the retraining."""
 
@@ -257,9 +267,9 @@ def parse_options(argv: Sequence[str], prog: str = "python tune/run_search.py") 
             "--retrain.model: the sweep itself chooses what to retrain (--retrain-top); to train "
             "one model, use `python -m dasvit retrain --model`"
         )
-    search = make_room(
-        preset.search, **{name: _number(argv, name) for name in ("gamma_min", "gamma_max")}
-    )
+    numbers = {name: _number(argv, name) for name in preset.search.method.tied}
+    method = preset.search.method.make_room({n: v for n, v in numbers.items() if v is not None})
+    search = dataclasses.replace(preset.search, method=method)
     default = SweepOptions(preset=preset.name, search=search, retrain=preset.retrain)
     options = parse(SweepOptions, argv, default=default, prog=prog)
     if "retrain_top" in given and options.retrain_top > options.num_trials:
@@ -276,8 +286,8 @@ def parse_options(argv: Sequence[str], prog: str = "python tune/run_search.py") 
     retrain = dataclasses.replace(options.retrain, data=retrain_data)
     if "plugins" in given and "retrain.plugins" not in given:
         retrain = dataclasses.replace(retrain, plugins=search.plugins)
-    fixed = tuple(n for n in OUTER_NAMES if n in given | _fixed_by_preset(preset.name))
-    return dataclasses.replace(options, search=search, retrain=retrain, fixed=_inert(search, fixed))
+    fixed = tuple(name for name in search.method.outer if name in given)
+    return dataclasses.replace(options, search=search, retrain=retrain, fixed=fixed)
 
 
 _SAME_DATA = ("dataset", "data_dir", "download", "test_fraction", "in_memory", "num_workers")
@@ -293,20 +303,6 @@ def _check_held_out(search: DataConfig, retrain: DataConfig) -> None:
             f"{retrain.test_fraction:g} split the same images differently: the search would choose "
             "by images of the test set; give both the same"
         )
-
-
-def _fixed_by_preset(name: str) -> set[str]:
-    # What makes a search plain DARTS must not be varied, or it is none.
-    darts = {"token_ratio", "skip_weight", "type_weight"}
-    return darts if name.endswith("_darts") else set()
-
-
-def _inert(search: SearchConfig, fixed: tuple[str, ...]) -> tuple[str, ...]:
-    """`fixed` with the settings of L2 (Eq. 18) if its weight stays 0: they have no effect."""
-    if "type_weight" in fixed and search.type_weight == 0:
-        inert = {"gamma_min", "gamma_max", "zeta1", "zeta2"}
-        return tuple(n for n in OUTER_NAMES if n in inert | set(fixed))
-    return fixed
 
 
 def _given(argv: Sequence[str]) -> set[str]:

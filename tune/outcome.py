@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from dasvit.methods import DARTS
 from dasvit.spaces.cell.genotype import Genotype
 from tune.aggregate import (
     ConfigSummary,
@@ -28,6 +29,7 @@ class Outcome:
         dataset, retrain_dataset: searched and retrained on.
         metric: that ranks.
         operations: candidates of the search.
+        method: of the search.
         edges_per_node: that its derivation keeps.
         search, retrained: finished trials.
         not_searched, not_retrained: the others.
@@ -47,6 +49,7 @@ class Outcome:
     retrain_dataset: str
     metric: str
     operations: tuple[str, ...]
+    method: DARTS = field(default_factory=DARTS)
     edges_per_node: int = 2
     search: tuple[SearchTrial, ...] = ()
     not_searched: tuple[Failure, ...] = ()

@@ -13,11 +13,10 @@ from ray.tune.search import sample
 
 from dasvit.run.files import first_line
 from dasvit.search.config import SearchConfig
-from tune.space import GAMMA_FRACTION, OUTER_NAMES, to_search_config
+from tune.space import to_search_config
 
 __all__ = ["check_space", "identify_space", "load_space"]
 
-_KNOWN = (*OUTER_NAMES, GAMMA_FRACTION)
 _FORM = "FILE.py:function"
 
 
@@ -57,9 +56,9 @@ def load_space(where: str, search: SearchConfig, *, fixed: Collection[str]) -> d
         raise ValueError(
             f"--space {where}: returned {type(space).__name__}, not a dictionary of Tune domains"
         )
-    space = {name: domain for name, domain in space.items() if name not in fixed}
-    if "gamma_max" in fixed:
-        space.pop(GAMMA_FRACTION, None)
+    ours = [search.method.outer_space(weight_lr=search.weight_lr, fixed=f) for f in ((), fixed)]
+    gone = set(fixed) | (ours[0].keys() - ours[1].keys())
+    space = {name: domain for name, domain in space.items() if name not in gone}
     check_space(space, search, where=where)
     return space
 
@@ -88,34 +87,27 @@ def _parts(where: str) -> tuple[Path, str]:
 def check_space(space: dict[str, Any], search: SearchConfig, *, where: str) -> None:
     """Refuse a space of which some draw could not run.
 
-    Every end of every domain must give a `SearchConfig`; gamma_min with gamma_max or
-    gamma_fraction in every combination.
+    Every end of every domain must give a `SearchConfig`; of settings that bound each other, in
+    every combination.
 
     Raises:
         ValueError: an empty space, a name that is no outer setting, a value that is no domain, or
             an end that a search refuses; one line that names it.
     """
+    method = search.method
+    known = tuple(method.as_draw())
     if not space:
         raise ValueError(
-            f"--space {where}: nothing is left to vary; known names: {', '.join(_KNOWN)}"
+            f"--space {where}: nothing is left to vary; known names: {', '.join(known)}"
         )
     for name in space:
-        if name not in _KNOWN:
+        if name not in known:
             raise ValueError(
                 f"--space {where}: {name!r} is not a setting that a sweep varies; known: "
-                f"{', '.join(_KNOWN)}"
+                f"{', '.join(known)}"
             )
-    if {"gamma_max", GAMMA_FRACTION} <= set(space):
-        raise ValueError(f"--space {where}: give gamma_max or {GAMMA_FRACTION}, not both")
     ends = {name: _ends(name, domain, where) for name, domain in space.items()}
-    if GAMMA_FRACTION in ends:
-        low, high = min(ends[GAMMA_FRACTION]), max(ends[GAMMA_FRACTION])
-        if not 0 < low <= high <= 1:
-            raise ValueError(
-                f"--space {where}: {GAMMA_FRACTION} must lie in (0, 1], but its domain reaches "
-                f"from {low:g} to {high:g}"
-            )
-    together = [n for n in ("gamma_min", "gamma_max", GAMMA_FRACTION) if n in ends]
+    together = [name for name in method.tied if name in ends]
     draws = [
         dict(zip(together, values, strict=True))
         for values in itertools.product(*(ends[name] for name in together))

@@ -16,7 +16,6 @@ from tune.page_figures import pareto_front, scatter_figure, shares, skip_figure
 from tune.page_parts import Html, bar, code, document, picture, prose, section, table
 from tune.plan import Plan
 from tune.reproduce import retrain_command, search_command
-from tune.space import is_plain_darts
 from tune.worth import check_rows, gain_sentence, score_sentence
 
 __all__ = ["write_page"]
@@ -210,7 +209,7 @@ def _settings(outcome: Outcome, configs: Sequence[ConfigSummary]) -> Html:
             f"{len(configs)}."
         )
         part = Html("")
-    note = prose(leaderboard.darts_sentence(configs))
+    note = prose(leaderboard.darts_sentence(outcome, configs))
     return section(
         "settings", "Settings", words, part, note, table(leaderboard.config_rows(outcome, configs))
     )
@@ -247,7 +246,7 @@ def _skips(plan: Plan, outcome: Outcome, folder: ResultFolder) -> list[Html]:
     for trial in outcome.search:
         rows = read_trace(folder.search_dir / trial.name / "alpha.jsonl")
         if rows:
-            name = "plain DARTS" if is_plain_darts(trial.settings) else "searches"
+            name = "plain DARTS" if outcome.method.is_baseline(trial.settings) else "searches"
             groups.setdefault(name, []).append(shares(rows))
     if not groups:
         return []

@@ -114,7 +114,7 @@ def _check(plan: Plan) -> None:
     check_retrain(dataclasses.replace(plan.retrain, model=VIT))
     plan.random_genotypes()
     with torch.device("meta"):
-        for name in plan.search.operations:
+        for name in plan.search.space.operations:
             try:
                 build_operation(name, plan.retrain.dim)
             except ValueError as error:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from dasvit.run.plugins import load_plugins
 from dasvit.run.settings import config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
 from dasvit.training.config import RetrainConfig
@@ -151,6 +152,7 @@ class Plan:
         from dasvit.training.networks import VIT
 
         try:
+            load_plugins(values["search"].get("plugins", ()))  # they may hold its method
             return cls(
                 **values
                 | {
@@ -177,4 +179,4 @@ def _starts(search: SearchConfig, retrain: RetrainConfig) -> dict[str, Any]:
 def _random_genotypes(search: SearchConfig, count: int) -> "tuple[Genotype, ...]":
     from dasvit.spaces.cell.sample import distinct_random_genotypes
 
-    return distinct_random_genotypes(search, count, seed=search.seed)
+    return distinct_random_genotypes(search.space, count, seed=search.seed)

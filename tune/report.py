@@ -19,7 +19,7 @@ def rebuild(root: Path) -> Path:
         ValueError: no sweep there, one that is being run, or one without a finished trial.
     """
     from dasvit.commands.arguments import preset_from_argv
-    from dasvit.spaces.cell.operations import load_plugins
+    from dasvit.run.plugins import load_plugins
     from tune.folder import ResultFolder
     from tune.gather import gather
     from tune.plan import Plan

@@ -9,8 +9,9 @@ from typing import Any
 
 from dasvit.report.events import edge_name
 from dasvit.report.plots import save_encoder
-from dasvit.run.files import write_atomic
+from dasvit.run.files import replace_folder, write_atomic
 from dasvit.spaces.cell.genotype import Genotype
+from dasvit.training.model_folder import MODEL_DIR
 from tune.aggregate import (
     ConfigSummary,
     EdgeVote,
@@ -184,16 +185,12 @@ def _copy_best(outcome: Outcome, folder: ResultFolder) -> None:
         shutil.rmtree(folder.best_dir, ignore_errors=True)
         return
     source = folder.retrain_dir / retrain_dirname(best.model, best.seed)
-    fresh = folder.root / ".best.tmp"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    for path in ("config.json", "genotype.json", "model.json", "model.safetensors", "result.json"):
-        if (source / path).exists():
-            shutil.copyfile(source / path, fresh / path)
-    if (source / "model").is_dir():
-        shutil.copytree(source / "model", fresh / "model")
-    genotype = Genotype.load(source / "genotype.json")
-    save_encoder(genotype, fresh / "encoder", f"{outcome.name}: best encoder")
-    old: Path = folder.best_dir
-    shutil.rmtree(old, ignore_errors=True)
-    fresh.rename(old)
+
+    def fill(fresh: Path) -> None:
+        for name in ("config.json", "genotype.json", "result.json"):
+            shutil.copyfile(source / name, fresh / name)
+        shutil.copytree(source / MODEL_DIR, fresh / MODEL_DIR)
+        genotype = Genotype.load(source / "genotype.json")
+        save_encoder(genotype, fresh / "encoder", f"{outcome.name}: best encoder")
+
+    replace_folder(folder.best_dir, fill)

@@ -159,9 +159,7 @@ def _costs(
         return {}
     if setup.costs_at is None:
         return {}
-    from dasvit.spaces.cell.operations import (
-        load_plugins,  # these import the networks: a driver seldom needs them
-    )
+    from dasvit.run.plugins import load_plugins
     from tune.objectives import cost
 
     load_plugins(setup.search.plugins)

@@ -31,7 +31,7 @@ def work(loop_config: dict[str, Any]) -> None:
         with lasting_imports():
             import torch
 
-            from dasvit.report.tensorboard import tensorboard_report
+            from dasvit.report.tensorboard import TensorBoardReport
             from dasvit.search.loop import search
             from dasvit.training.loop import retrain
 
@@ -40,7 +40,7 @@ def work(loop_config: dict[str, Any]) -> None:
         report, device = _nobody, job.demand.device
         first = job.demand.workers == 1 or train.get_context().get_world_rank() == 0
         if first:
-            report = tensorboard_report(job.folder, config_to_dict(job.config))
+            report = TensorBoardReport(job.folder, config_to_dict(job.config))
         if job.demand.workers > 1 and job.demand.gpus:
             device = str(train.torch.get_device())
         options: dict[str, Any] = {"report": report, "resume": True, "device": device}

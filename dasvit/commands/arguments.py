@@ -15,13 +15,15 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 from typing import get_type_hints as hints_of
 
+from dasvit.methods import get_method, method_names
 from dasvit.presets import Preset, get_preset
+from dasvit.run.plugins import load_plugins
 
 __all__ = ["Arg", "drop_output", "nearest", "parse", "preset_from_argv"]
 
@@ -99,16 +101,24 @@ def parse(
 
 
 def preset_from_argv(argv: Sequence[str], default: str) -> Preset:
-    """The preset that `--preset` names: its values are the defaults of all other options.
-
-    What else decides which options there are is read here, before they are.
+    """The preset that `--preset` names, searched by the method that `--method` names: its values
+    are the defaults of all other options, and the method says which of them there are.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a module of `--plugins` that cannot be imported.
     """
     parser = _Parser(allow_abbrev=False, add_help=False)
     parser.add_argument("--preset", default=default)
-    return get_preset(parser.parse_known_args(argv)[0].preset)
+    parser.add_argument("--method")
+    parser.add_argument("--plugins", nargs="*", default=())
+    given, _ = parser.parse_known_args([word for word in argv if word not in _HELP])
+    preset = get_preset(given.preset)
+    if given.method is None:
+        return preset
+    if given.method not in method_names():
+        load_plugins(given.plugins)  # one of them may register it
+    method = get_method(given.method).like(preset.search.method)
+    return replace(preset, search=replace(preset.search, method=method))
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from dasvit.training.config import RetrainConfig
 if TYPE_CHECKING:
     import torch
 
-    from dasvit.costs.latency import Latency
+    from dasvit.costs import Latency
 
 __all__ = ["Args", "run"]
 
@@ -58,10 +58,10 @@ class Args:
 
 def run(args: Args) -> None:
     """Print all costs, as text or as JSON."""
-    from dasvit.costs.complexity import check_num_params, complexity, torch_macs
-    from dasvit.costs.footprint import footprint
+    from dasvit.commands.fvcore_count import fvcore_macs
+    from dasvit.costs import check_num_params, complexity, footprint
     from dasvit.run.environment import resolve_device
-    from dasvit.spaces.cell.operations import load_plugins
+    from dasvit.run.plugins import load_plugins
     from dasvit.training.networks import model_on_meta
 
     config = args.retrain
@@ -71,7 +71,7 @@ def run(args: Args) -> None:
     check_num_params(sum(p.numel() for p in model.parameters()))
     image = (args.in_channels, config.data.image_size, config.data.image_size)
     found, memory = complexity(model, image), footprint(model, image)
-    second = torch_macs(model, image)
+    second = fvcore_macs(model, image)
     timed = _timed(args, device) if args.latency else None
     if args.json:
         values: dict[str, Any] = {
@@ -80,17 +80,18 @@ def run(args: Args) -> None:
             "num_classes": args.num_classes,
             **dataclasses.asdict(found),
             "macs_total": found.macs_total,
-            "macs_torch": second,
+            "macs_fvcore": second,
             "bytes": dataclasses.asdict(memory),
             "latency": timed and dataclasses.asdict(timed) | {"throughput": timed.throughput},
         }
         print(json.dumps(values))
         return
-    difference = second / found.macs_total - 1 if found.macs_total else 0.0
-    same = abs(difference) <= NOTABLE
-    agrees = "the same within 1 %" if same else f"DIFFERS by {difference:+.1%}"
     print(f"{config.model}: {found}")
-    print(f"PyTorch's own count of the multiply-adds: {agrees}")
+    if second is not None:
+        difference = second / found.macs_total - 1 if found.macs_total else 0.0
+        same = abs(difference) <= NOTABLE
+        agrees = "the same within 1 %" if same else f"DIFFERS by {difference:+.1%}"
+        print(f"fvcore's count of the multiply-adds: {agrees}")
     print(f"memory, fp32: {memory}")
     if timed:
         print(f"latency, {timed}")
@@ -99,7 +100,7 @@ def run(args: Args) -> None:
 def _timed(args: Args, device: "torch.device") -> "Latency":
     import torch
 
-    from dasvit.costs.latency import latency
+    from dasvit.costs import latency
     from dasvit.training.networks import build_model
 
     size = args.retrain.data.image_size

@@ -28,9 +28,11 @@ class Args:
 
 def run(args: Args) -> None:
     """Draw, and print the encoder as a formula."""
-    from dasvit.report.plots import save_encoder
+    from dasvit.report.encoder import encoder_figure
+    from dasvit.report.style import save_figure
+    from dasvit.run.plugins import load_plugins
     from dasvit.spaces.cell.network import resolve_genotype
-    from dasvit.spaces.cell.operations import check_operation, load_plugins
+    from dasvit.spaces.cell.operations import check_operation
 
     load_plugins(args.plugins)
     path = Path(args.genotype)
@@ -40,7 +42,7 @@ def run(args: Args) -> None:
     stem = Path(args.out)
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        png, svg = save_encoder(genotype, stem, args.title)
+        png, svg = save_figure(encoder_figure(genotype, args.title), stem)
     except OSError as error:
         raise ValueError(f"cannot write {stem} ({error}); choose another --out") from None
     print(f"{genotype}\n{png}\n{svg}")

@@ -25,7 +25,7 @@ class Args:
 
 def run(args: Args) -> None:
     """Print top-1 and top-5 accuracy."""
-    from dasvit.training.trained import evaluate
+    from dasvit.training.loop import evaluate
 
     top1, top5 = evaluate(args.folder, device=args.device, data_dir=args.data_dir)
     print(f"test accuracy: top-1 {100 * top1:.2f} %, top-5 {100 * top5:.2f} %")

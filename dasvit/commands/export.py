@@ -18,9 +18,9 @@ class Args:
 
     folder: Annotated[str, Arg(positional=True, metavar="FOLDER")]
     """Folder of a finished retraining, a sweep's best/, or a model folder."""
-    to: Literal["onnx", "safetensors", "torch-export", "torchscript"]
-    """onnx; safetensors (the folder that timm and the Hugging Face Hub load); torch-export (.pt2);
-    torchscript."""
+    to: Literal["onnx", "safetensors", "torch-export"]
+    """onnx; safetensors (the folder that timm and the Hugging Face Hub load); torch-export
+    (.pt2)."""
     out: Annotated[str | None, Arg(metavar="PATH")] = None
     """File, or folder for safetensors (default: beside FOLDER, under its name)."""
     force: bool = False
@@ -34,7 +34,7 @@ class Args:
 def run(args: Args) -> None:
     """Export, and say how far the logits are from the network's."""
     from dasvit.deploy.export import export
-    from dasvit.spaces.cell.operations import load_plugins
+    from dasvit.run.plugins import load_plugins
 
     load_plugins(args.plugins)
     done = export(args.folder, args.to, args.out, force=args.force, tolerance=args.tolerance)

@@ -75,7 +75,7 @@ def run(args: Args) -> None:
         memory_table,
         parse_bytes,
     )
-    from dasvit.report.plots import save_figure
+    from dasvit.report.style import save_figure
     from dasvit.search.loop import check_supernet
     from dasvit.search.memory import largest_half, what_fits
 
@@ -93,7 +93,7 @@ def run(args: Args) -> None:
         ]
         print(json.dumps({"batch_size": config.batch_size, "plans": values, "fits": dict(fits)}))
     else:
-        recomputed = ", recomputed" if config.recompute else ""
+        recomputed = ", recomputed" if config.space.recompute else ""
         print(f"planned peak memory, batch {config.batch_size}, {config.precision}{recomputed}")
         print(format_table(rows))
         for flags, batch in fits:
@@ -120,7 +120,7 @@ def _check(args: Args) -> None:
 
     config, device = args.search, resolve_device(args.device)
     rows: list[tuple[int, int, int | None]] = []
-    for stage in range(len(config.stage_ops)):
+    for stage in range(len(config.stages)):
         _told(f"stage {stage + 1} on {device}")
         measured = measure_stage(config, stage, device)
         rows.append((stage, plan_stage(config, stage).peak, measured))

@@ -8,9 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dasvit.presets import plain_darts
-from dasvit.report.encoder import FAINT, FONT, INK
-from dasvit.report.plots import CURVES
+from dasvit.methods import DARTS, DASViT
+from dasvit.report.style import FAINT, new_figure
 from dasvit.run.settings import SettingError
 from dasvit.search.config import SearchConfig
 from dasvit.search.memory import StagePlan, plan_search
@@ -55,12 +54,15 @@ def memory_table(config: SearchConfig, progress: Callable[[str], None]) -> list[
         One row per λ and order: token_ratio, order, and one `StagePlan` per stage.
     """
     # Any ξ > 0: its value does not change the memory.
-    orders = {1: 0.0, 2: config.xi or config.weight_lr}
+    orders = {1: 0.0, 2: config.method.xi or config.weight_lr}
+    selects = hasattr(config.method, "token_ratio")
+    ratios = config.method.route().token_ratio, *(RATIOS if selects else ())
     rows = []
-    for ratio in dict.fromkeys((config.token_ratio, *RATIOS)):
+    for ratio in dict.fromkeys(ratios):
         for order, xi in orders.items():
             progress(f"planning λ = {ratio:g}, order {order}")
-            stages = plan_search(replace(config, token_ratio=ratio, xi=xi))
+            changes = {"xi": xi} | ({"token_ratio": ratio} if selects else {})
+            stages = plan_search(config.replaced(**changes))
             rows.append({"token_ratio": ratio, "order": order, "stages": stages})
     return rows
 
@@ -81,15 +83,16 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def figure_1(config: SearchConfig, batches: Sequence[int] = BATCHES) -> dict[str, list[float]]:
     """The most GiB of any stage by batch: plain DARTS, its operations one by one or fused as ours
     are, and DASViT at λ = 1 and 0.5, first order."""
-    config = replace(config, xi=0.0)
-    darts, half = plain_darts(config), replace(config, token_ratio=0.5)
+    first = replace(config, method=DASViT.like(config.method)).replaced(xi=0.0)
+    darts = replace(first, method=DARTS.like(first.method))
+    half = first.replaced(token_ratio=0.5)
     ways = {
-        "plain DARTS, operation by operation": replace(darts, fused=False),
+        "plain DARTS, operation by operation": darts.replaced(fused=False),
         "plain DARTS, fused": darts,
-        "DASViT, λ = 1": replace(config, token_ratio=1.0),
+        "DASViT, λ = 1": first.replaced(token_ratio=1.0),
         "DASViT, λ = 0.5": half,
-        "DASViT, λ = 0.5, bf16, recomputed": replace(
-            half, precision="bf16", recompute=True, fused=True
+        "DASViT, λ = 0.5, bf16, recomputed": half.replaced(
+            precision="bf16", recompute=True, fused=True
         ),
     }
 
@@ -108,20 +111,16 @@ def memory_figure(
     title: str | None = None,
 ) -> Figure:
     """Memory (GiB) against batch size, one line per way, and the budget as a dashed line."""
-    figure = Figure(figsize=(7.2, 4.2), dpi=120, facecolor="white", layout="constrained")
+    figure = new_figure(7.2, 4.2, title)
     axes = figure.subplots()
-    for i, (name, values) in enumerate(series.items()):
-        axes.plot(batches, values, marker="o", color=CURVES[i % len(CURVES)], label=name)
-    axes.axhline(budget, color=FAINT, linestyle=(0, (4, 3)), zorder=0)
+    for name, values in series.items():
+        axes.plot(batches, values, marker="o", label=name)
+    axes.axhline(budget, color=FAINT, linestyle="--", zorder=0)
     axes.annotate(f"{budget:g} GiB", (batches[0], budget), (0, 4), textcoords="offset points")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xticks(list(batches), [str(batch) for batch in batches])
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("batch size", family=FONT, color=INK)
-    axes.set_ylabel("planned peak memory (GiB)", family=FONT, color=INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, prop={"family": FONT, "size": 9})
-    if title:
-        figure.suptitle(title, family=FONT, color=INK)
+    axes.set(xlabel="batch size", ylabel="planned peak memory (GiB)")
+    axes.legend()
     return figure

@@ -40,10 +40,9 @@ class Args:
 def run(args: Args) -> None:
     """Print or write the predictions."""
     from dasvit.deploy.predict import Prediction, Unreadable, find_images, predict, to_csv
-    from dasvit.run.environment import resolve_device
     from dasvit.run.files import write_atomic
-    from dasvit.spaces.cell.operations import load_plugins
-    from dasvit.training.trained import open_trained
+    from dasvit.run.plugins import load_plugins
+    from dasvit.training.model_folder import load
 
     paths = find_images(args.images)
     out = Path(args.out) if args.out is not None else None
@@ -52,13 +51,11 @@ def run(args: Args) -> None:
     if out is not None and not out.parent.is_dir():
         raise ValueError(f"there is no folder {out.parent}; make it, or choose another --out")
     load_plugins(args.plugins)
-    trained = open_trained(args.model, resolve_device(args.device))
+    trained = load(args.model, args.device)
     as_csv = out is not None or any(Path(image).is_dir() for image in args.images)
     rows: list[Prediction] = []
     skipped = 0
-    for row in predict(
-        trained.model, trained.facts, paths, batch_size=args.batch_size, top_k=args.top_k
-    ):
+    for row in predict(trained, paths, batch_size=args.batch_size, top_k=args.top_k):
         if isinstance(row, Unreadable):
             skipped += 1
             print(f"skipped: {row.reason}", file=sys.stderr)

@@ -40,11 +40,11 @@ def run(args: Args) -> None:
     """Train, alone or as one of the processes that torchrun started."""
     from dasvit.report.events import tee
     from dasvit.report.progress import ProgressReport
-    from dasvit.report.tensorboard import tensorboard_report
+    from dasvit.report.tensorboard import TensorBoardReport
     from dasvit.run.distributed import current_processes, launched_by_torchrun
     from dasvit.run.environment import resolve_device
     from dasvit.training.loop import check_retrain, retrain
-    from dasvit.training.trained import load_retrain_config
+    from dasvit.training.model_folder import load_retrain_config
 
     config = load_retrain_config(args.resume) if args.resume else args.retrain
     path = Path(config.model)
@@ -58,7 +58,7 @@ def run(args: Args) -> None:
         first = current_processes().first
         if first:
             print(f"training {config.model} on {device}, results in {out}", flush=True)
-        report = tee(tensorboard_report(out, settings), ProgressReport())
+        report = tee(TensorBoardReport(out, settings), ProgressReport())
         with interruptible("retrain", out):
             retrain(
                 config,
@@ -68,4 +68,4 @@ def run(args: Args) -> None:
                 device=str(device),
             )
     if first:
-        print(f"weights: {out / 'model.safetensors'}")
+        print(f"model: {out / 'model'}")

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from dasvit.commands.arguments import Arg
 from dasvit.commands.console import interruptible
 from dasvit.presets import PRESETS, get_preset
-from dasvit.search.config import OUTER_SETTINGS, SearchConfig
+from dasvit.search.config import SearchConfig
 
 __all__ = ["Args", "run"]
 
@@ -23,15 +23,27 @@ class Args:
     """
 
     essentials: ClassVar[tuple[str, ...]] = (
-        *("preset", "dataset", "data_dir", "image_size", "augment", "out", "resume", "device"),
+        *(
+            "preset",
+            "method",
+            "dataset",
+            "data_dir",
+            "image_size",
+            "augment",
+            "out",
+            "resume",
+            "device",
+        ),
         *("seed", "operations", "dim", "patch_size", "stage_layers", "stage_ops", "stage_epochs"),
         *("batch_size", "weight_lr", "token_ratio", "xi"),
     )
 
     search: SearchConfig
     preset: Annotated[str, Arg(metavar="NAME")] = "digits"
-    """Where the settings start: digits, fashion_mnist, cifar10 or imagenet100; with _darts searched
-    by plain DARTS, with _modern retrained by today's recipe."""
+    """Where the settings start: digits, fashion_mnist, cifar10 or imagenet100;
+    with _modern retrained by today's recipe."""
+    method: Annotated[str, Arg(metavar="NAME")] = "dasvit"
+    """How to search: dasvit, darts, or one that a module of --plugins registers."""
     out: Annotated[str | None, Arg(metavar="FOLDER")] = None
     """Folder for the results (default: runs/search-PRESET-seedN)."""
     resume: Annotated[str | None, Arg(metavar="FOLDER")] = None
@@ -42,10 +54,11 @@ class Args:
 
 def run(args: Args) -> None:
     """Search, draw the encoder, and say what trains it."""
+    from dasvit.report.encoder import encoder_figure
     from dasvit.report.events import tee
-    from dasvit.report.plots import save_encoder
     from dasvit.report.progress import ProgressReport
-    from dasvit.report.tensorboard import tensorboard_report
+    from dasvit.report.style import save_figure
+    from dasvit.report.tensorboard import TensorBoardReport
     from dasvit.run.environment import resolve_device
     from dasvit.search.loop import check_search, load_search_config, search
     from dasvit.search.memory import device_memory, shortfall
@@ -54,17 +67,17 @@ def run(args: Args) -> None:
     config = load_search_config(args.resume) if args.resume else args.search
     out = Path(args.resume or args.out or f"runs/search-{args.preset}-seed{config.seed}")
     check_search(config)
-    settings = {name: getattr(config, name) for name in OUTER_SETTINGS}
     device = resolve_device(args.device)
     available = device_memory(device)
     if available and (warning := shortfall(config, available, _told)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     print(f"searching {config.data.dataset} on {device}, results in {out}", flush=True)
-    report = tee(tensorboard_report(out, settings), ProgressReport())
+    report = tee(TensorBoardReport(out, config.outer_settings), ProgressReport())
     resume = args.resume is not None
     with interruptible("search", out):
         search(config, out, report=report, resume=resume, device=args.device)
-    png, svg = save_encoder(Genotype.load(out / "genotype.json"), out / "encoder")
+    genotype = Genotype.load(out / "genotype.json")
+    png, svg = save_figure(encoder_figure(genotype), out / "encoder")
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
     print(f"next: {_retrain_command(args, config, out / 'genotype.json')}")
 
@@ -82,8 +95,8 @@ def _retrain_command(args: Args, config: SearchConfig, genotype: Path) -> str:
         value = getattr(config.data, name)
         if value is not None and value != getattr(usual.data, name):
             words += ["--" + name.replace("_", "-"), str(value)]
-    if config.patch_size != usual.patch_size:
-        words += ["--patch-size", str(config.patch_size)]
+    if config.space.patch_size != usual.patch_size:
+        words += ["--patch-size", str(config.space.patch_size)]
     words += ["--model", str(genotype)]
     return shlex.join([*words, *(("--plugins", *config.plugins) if config.plugins else ())])
 

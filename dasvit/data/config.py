@@ -12,20 +12,20 @@ __all__ = ["DataConfig"]
 class DataConfig:
     """Which images, where they lie, and how they reach the network.
 
-    Defaults are the paper's images, as in the preset `cifar10`. A command line starts from a preset
-    instead, `digits` unless it names another; from Python that start is `dasvit.get_preset(name)`.
+    Defaults are those of the command line, the embedded digits; the paper's are in the preset
+    `cifar10`.
     """
 
-    dataset: str = "cifar10"
+    dataset: str = "digits"
     """Name of the data set: digits (embedded), fashion_mnist, cifar10, cifar100, imagenet100, or
     folder (any images, one folder per class)."""
     data_dir: str | None = None
     """Folder that holds the data set (not needed for digits)."""
     download: bool = False
     """Fetch the data set into `data_dir` if it is not there (torchvision data sets only)."""
-    image_size: Annotated[int, Range("[1, 8192]")] = 224
+    image_size: Annotated[int, Range("[1, 8192]")] = 8
     """Side of the square images in pixels after resizing (paper: 224)."""
-    augment: Literal["none", "shift", "crop_flip", "resized_crop", "rand"] = "crop_flip"
+    augment: Literal["none", "shift", "crop_flip", "resized_crop", "rand"] = "none"
     """Training augmentation: none, shift (random translation by up to an eighth of the side),
     crop_flip (the same and a horizontal flip), resized_crop (8 to 100 % of the area, and a flip),
     rand (crop_flip, then RandAugment)."""

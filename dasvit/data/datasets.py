@@ -4,6 +4,7 @@ import gzip
 import importlib.util
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,8 @@ from torch import Tensor
 from torchvision import datasets as tv
 
 from dasvit.data.config import DataConfig
-from dasvit.data.folder_data import folder_data
-from dasvit.data.image_data import ImageData, data_from_arrays
-from dasvit.data.image_folder import FoundImages, find_images
+from dasvit.data.folder import FoundImages, find_images, folder_data
+from dasvit.data.splits import ImageData, data_from_arrays
 from dasvit.run.files import first_line
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "load_data",
     "num_train_images",
 ]
-
 
 Loader = Callable[[DataConfig, torch.device], ImageData]
 
@@ -123,6 +122,15 @@ def _read_idx(path: Path) -> Tensor:
     return torch.from_numpy(values.copy())
 
 
+def _check_fashion_mnist(config: DataConfig) -> None:
+    root = _folder(config)
+    missing = [f"{name}-ubyte[.gz]" for name in _IDX_FILES if _idx_path(root, name) is None]
+    if missing and not config.download:
+        raise ValueError(
+            f"fashion_mnist: {root} lacks {', '.join(missing)}; check --data-dir, or add --download"
+        )
+
+
 def _load_fashion_mnist(config: DataConfig, device: torch.device) -> ImageData:
     root = _folder(config)
     if config.download:
@@ -132,33 +140,17 @@ def _load_fashion_mnist(config: DataConfig, device: torch.device) -> ImageData:
             raise ValueError(
                 f"fashion_mnist: the download into {root} failed ({first_line(error)})"
             ) from None
-    _check_fashion_mnist(config)
+    _check_fashion_mnist(replace(config, download=False))
     paths = [_idx_path(root, name) for name in _IDX_FILES]
-    x_train, y_train, x_test, y_test = (_read_idx(p) for p in paths if p is not None)
+    x_train, y_train, x_test, y_test = (_read_idx(path) for path in paths if path)
     for x, y in ((x_train, y_train), (x_test, y_test)):
-        if x.dim() != 3 or y.shape != x.shape[:1] or not len(y):
-            raise ValueError(
-                f"fashion_mnist in {root} is corrupt: {len(x)} images, {len(y)} labels"
-            )
-        if y.max() >= 10:
-            raise ValueError(f"fashion_mnist in {root} is corrupt: a label {y.max()} of 0 to 9")
-    return data_from_arrays(
-        config,
-        device,
-        (x_train[:, None], y_train),
-        (x_test[:, None], y_test),
-        tuple(tv.FashionMNIST.classes),
-    )
-
-
-def _check_fashion_mnist(config: DataConfig) -> None:
-    root = _folder(config)
-    missing = [name for name in _IDX_FILES if _idx_path(root, name) is None]
-    if missing and not config.download:
-        raise ValueError(
-            f"fashion_mnist: {root} lacks {', '.join(f'{m}-ubyte[.gz]' for m in missing)}; "
-            "check --data-dir, or add --download"
-        )
+        wrong = f"{len(x)} images, {len(y)} labels"
+        if x.dim() == 3 and y.shape == x.shape[:1] and len(y):
+            wrong = f"a label {y.max()} of 0 to 9" if y.max() >= 10 else ""
+        if wrong:
+            raise ValueError(f"fashion_mnist in {root} is corrupt: {wrong}")
+    parts = (x_train[:, None], y_train), (x_test[:, None], y_test)
+    return data_from_arrays(config, device, *parts, tuple(tv.FashionMNIST.classes))
 
 
 def imagenet100_classes() -> tuple[str, ...]:
@@ -167,65 +159,31 @@ def imagenet100_classes() -> tuple[str, ...]:
     return tuple(sorted(text.split()))
 
 
-def _check_imagenet100(config: DataConfig) -> None:
-    root = _folder(config)
-    for part in ("train", "val"):
-        missing = [c for c in imagenet100_classes() if not (root / part / c).is_dir()]
-        if missing:
-            shown = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
-            raise ValueError(
-                f"imagenet100: {root / part} lacks {len(missing)} of 100 class folders ({shown}); "
-                "data_dir must hold train/<wnid>/ and val/<wnid>/"
-            )
-
-
-def _load_imagenet100(config: DataConfig, device: torch.device) -> ImageData:
-    root = _folder(config)
-    _check_imagenet100(config)
-    found = find_images(
-        root,
-        classes=imagenet100_classes(),
-        test_fraction=config.test_fraction,
-        test_folders=("val",),  # ImageNet's test images have no labels
-    )
-    return folder_data(found, config, device)
+def _find(config: DataConfig) -> FoundImages:
+    if config.download:
+        raise ValueError(f"download: {config.dataset} cannot be fetched; leave --download away")
+    classes = imagenet100_classes() if config.dataset == "imagenet100" else ()
+    return find_images(_folder(config), test_fraction=config.test_fraction, classes=classes)
 
 
 def _load_folder(config: DataConfig, device: torch.device) -> ImageData:
-    return folder_data(_found(config), config, device)
+    return folder_data(_find(config), config, device)
 
 
-def _found(config: DataConfig) -> FoundImages:
-    if config.download:
-        raise ValueError("download: the data set folder is your own images; leave --download away")
-    return find_images(_folder(config), test_fraction=config.test_fraction)
-
-
-def _check_nothing(config: DataConfig) -> None:
-    pass
-
-
-def _check_archive(config: DataConfig) -> None:
-    _folder(config)
-
-
-def _check_folder(config: DataConfig) -> None:
-    _found(config)
-
-
-_LOADERS: dict[str, tuple[Loader, Callable[[DataConfig], None]]] = {
-    "digits": (_load_digits, _check_nothing),
-    "fashion_mnist": (_load_fashion_mnist, _check_fashion_mnist),
-    "cifar10": (_load_cifar, _check_archive),
-    "cifar100": (_load_cifar, _check_archive),
-    "imagenet100": (_load_imagenet100, _check_imagenet100),
-    "folder": (_load_folder, _check_folder),
+_SETS: dict[str, tuple[Callable[[DataConfig], Any], Loader]] = {
+    "digits": (lambda config: None, _load_digits),
+    "fashion_mnist": (_check_fashion_mnist, _load_fashion_mnist),
+    "cifar10": (_folder, _load_cifar),
+    "cifar100": (_folder, _load_cifar),
+    "imagenet100": (_find, _load_folder),
+    "folder": (_find, _load_folder),
 }
+"""How each data set is checked without reading its images, and how it is read."""
 
 
 def dataset_names() -> tuple[str, ...]:
     """The data sets known by name."""
-    return tuple(_LOADERS)
+    return tuple(_SETS)
 
 
 def num_train_images(dataset: str) -> int | None:
@@ -241,11 +199,11 @@ def check_data(config: DataConfig) -> None:
     Raises:
         ValueError: an unknown data set, or a folder that is missing or lacks files.
     """
-    if config.dataset not in _LOADERS:
+    if config.dataset not in _SETS:
         raise ValueError(
             f"unknown data set {config.dataset!r}; known: {', '.join(dataset_names())}"
         )
-    _LOADERS[config.dataset][1](config)
+    _SETS[config.dataset][0](config)
 
 
 def load_data(config: DataConfig, device: torch.device) -> ImageData:
@@ -255,4 +213,4 @@ def load_data(config: DataConfig, device: torch.device) -> ImageData:
         ValueError: as `check_data`, or files that are corrupt.
     """
     check_data(config)
-    return _LOADERS[config.dataset][0](config, device)
+    return _SETS[config.dataset][1](config, device)

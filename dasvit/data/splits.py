@@ -1,42 +1,66 @@
 """Lists of labelled images that yield batches on the device; same seeds, same batches.
 
-Small ones live on the device as one uint8 tensor and are augmented there in batches. Large ones
-stream from files (`dasvit.data.stream`). Both draw order and augmentation from the seed they are given,
-so that a restart repeats them.
+Small ones live on the device as one uint8 tensor, large ones stream from files through worker
+processes. Order and augmentation are drawn from the seed alone, so that a restart repeats them.
 """
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dasvit.data.augment import augment_batch
+from dasvit.data.augment import Draws, augment, draw_augmentation
 from dasvit.data.batch import Batch, send
 from dasvit.data.config import DataConfig
 from dasvit.run.seed import derive_seed, generator
 
-__all__ = ["ALONE", "Share", "Split", "TensorSplit", "endless", "split_half", "training_batches"]
+__all__ = [
+    "ALONE",
+    "ImageData",
+    "Plan",
+    "Share",
+    "Split",
+    "TensorSplit",
+    "data_from_arrays",
+    "endless",
+    "split_half",
+]
 
 Share = tuple[int, int]
 """Rank and number of processes that share each batch."""
 ALONE: Share = (0, 1)
+Plan = list[tuple[Tensor, Draws]]
+"""Numbers of each batch's images, and what they drew."""
 
 
-class Split(Protocol):
-    """A list of labelled images."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split(ABC):
+    """A list of labelled images.
 
+    Attributes:
+        mean, std: per channel, of images in [0, 1]; batches are normalised by them.
+        config: image size, augmentation, workers.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    config: DataConfig
+
+    @abstractmethod
     def __len__(self) -> int: ...
 
-    def subset(self, index: Tensor) -> "Split":
+    @abstractmethod
+    def subset(self, index: Tensor) -> Self:
         """The images at `index`, in that order."""
-        ...
 
-    def normalised_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "Split":
+    def normalised_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Self:
         """The same images under another normalisation."""
-        ...
+        return replace(self, mean=mean, std=std)
 
     def batches(
         self, batch_size: int, *, seed: int | None = None, share: Share = ALONE
@@ -52,85 +76,73 @@ class Split(Protocol):
             share: (rank, processes): every process gets its rows of the same batches, rank r those
                 numbered r, r + processes, …; together they are the whole batches.
         """
-        ...
+        rank, processes = share
+        rows = slice(rank, None, processes)
+        plan = [
+            (index[rows], {name: drawn[rows] for name, drawn in draws.items()})
+            for index, draws in self._plan(batch_size, seed)
+            if len(index) > rank  # a last batch may be smaller than the number of processes
+        ]
+        std = torch.tensor(self.std).view(1, -1, 1, 1)
+        scale, shift = 1 / (255 * std), torch.tensor(self.mean).view(1, -1, 1, 1) / std
+        size = (self.config.image_size,) * 2
+        for pixels, labels in self._read(plan):
+            if pixels.device != scale.device:
+                scale, shift = send(scale, pixels.device), send(shift, pixels.device)
+            images = pixels.float()
+            if images.shape[-2:] != size:
+                images = F.interpolate(images, size, mode="bilinear", antialias=True)
+            yield images * scale - shift, labels
+
+    def _plan(self, batch_size: int, seed: int | None) -> Plan:
+        if seed is None:
+            return [(index, {}) for index in torch.arange(len(self)).split(batch_size)]
+        draw = generator(seed)
+        full = min(batch_size, len(self))
+        batches = torch.randperm(len(self), generator=draw).split(batch_size)
+        return [
+            (index, draw_augmentation(self.config.augment, full, self._side, draw))
+            for index in batches
+            if len(index) == full
+        ]
+
+    @property
+    @abstractmethod
+    def _side(self) -> int:
+        """Of the images that are augmented, in pixels."""
+
+    @abstractmethod
+    def _read(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented images in uint8, and labels, on the device."""
 
 
-class TensorSplit:
-    """Images that live on the device as one uint8 tensor.
+@dataclass(frozen=True, eq=False)
+class TensorSplit(Split):
+    """Images that live on the device as one tensor, and are enlarged batch by batch.
 
-    Args:
+    Attributes:
         images: (N, channels, height, width), uint8.
         labels: (N,), int64.
-        mean: per channel. std: per channel.
-        config: image size and augmentation.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        config: DataConfig,
-    ) -> None:
-        self.images, self.labels = images, labels
-        self._mean, self._std = mean, std
-        self._config = config
-        shape = (1, -1, 1, 1)
-        self._scale = 1 / (255 * torch.tensor(std, device=images.device).view(shape))
-        self._shift = torch.tensor(mean, device=images.device).view(shape) / torch.tensor(
-            std, device=images.device
-        ).view(shape)
+    images: Tensor
+    labels: Tensor
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, index: Tensor) -> "TensorSplit":
+    def subset(self, index: Tensor) -> Self:
         index = index.to(self.images.device)
-        return TensorSplit(
-            self.images[index],
-            self.labels[index],
-            mean=self._mean,
-            std=self._std,
-            config=self._config,
-        )
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
-    def normalised_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> "TensorSplit":
-        return TensorSplit(self.images, self.labels, mean=mean, std=std, config=self._config)
+    @property
+    def _side(self) -> int:
+        return self.images.shape[-1]
 
-    def batches(
-        self, batch_size: int, *, seed: int | None = None, share: Share = ALONE
-    ) -> Iterator[Batch]:
-        rank, processes = share
-        rows = slice(rank, None, processes)
-        if seed is None:
-            for images, labels in zip(
-                self.images.split(batch_size), self.labels.split(batch_size), strict=True
-            ):
-                if len(labels[rows]):
-                    yield self._finish(images[rows]), labels[rows]
-            return
-        draw = generator(seed)
-        order = send(torch.randperm(len(self), generator=draw), self.images.device)
-        for index in training_batches(order, batch_size):
-            # All of a batch is augmented, on uint8, so that the draws are those of one process.
-            images = augment_batch(self.images[index], self._config.augment, draw)
-            yield self._finish(images[rows]), self.labels[index[rows]]
-
-    def _finish(self, images: Tensor) -> Tensor:
-        size = self._config.image_size
-        out = images.float()
-        if images.shape[-2:] != (size, size):
-            out = F.interpolate(out, (size, size), mode="bilinear", antialias=True)
-        return out * self._scale - self._shift
-
-
-def training_batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """An order in pieces; an incomplete last one goes, unless it is the only one."""
-    for index in order.split(batch_size):
-        if len(index) == min(batch_size, len(order)):
-            yield index
+    def _read(self, plan: Plan) -> Iterator[tuple[Tensor, Tensor]]:
+        for index, draws in plan:
+            index = send(index, self.images.device)
+            yield augment(self.images[index], draws), self.labels[index]
 
 
 def split_half(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -156,3 +168,61 @@ def endless(split: Split, batch_size: int, *seed: int | str) -> Iterator[Batch]:
     """Batches without end, shuffled anew in every pass."""
     for round_number in itertools.count():
         yield from split.batches(batch_size, seed=derive_seed(*seed, round_number))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageData:
+    """A data set ready for use.
+
+    Attributes:
+        train: the full training set. test: looked at once, at the end of retraining.
+        class_names: in the order of the labels.
+        in_channels: 1 for grey images, 3 for RGB.
+        mean: per channel, on images in [0, 1]. std: likewise.
+        skipped: paths of images that could not be read and are left out.
+    """
+
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    in_channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a continued run must find again, plain values. The test set has no part in it."""
+        return {"training images": len(self.train), "classes": len(self.class_names)}
+
+
+def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel, of values in [0, 1]; from how often each value occurs."""
+    counts = torch.stack([x.flatten().bincount(minlength=256) for x in images.unbind(1)]).double()
+    values, total = torch.arange(256).double() / 255, counts.sum(1, keepdim=True)
+    mean = (counts * values).sum(1, keepdim=True) / total
+    square = (counts * (values - mean).square()).sum(1, keepdim=True) / (total - 1)
+    std = square.sqrt().clamp(min=1 / 255)
+    return tuple(mean.flatten().float().tolist()), tuple(std.flatten().float().tolist())
+
+
+def data_from_arrays(
+    config: DataConfig,
+    device: torch.device,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    class_names: tuple[str, ...],
+    skipped: tuple[str, ...] = (),
+) -> ImageData:
+    """Images (N, channels, height, width) as uint8 and labels (N,) that live on the device,
+    normalised by the training images' mean and deviation."""
+    mean, std = _statistics(train[0])
+    held, held_out = (
+        TensorSplit(x.to(device), y.long().to(device), mean=mean, std=std, config=config)
+        for x, y in (train, test)
+    )
+    return ImageData(held, held_out, class_names, train[0].shape[1], mean, std, skipped)

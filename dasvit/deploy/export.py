@@ -13,17 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dasvit.run.files import first_line, write_atomic
+from dasvit.run.files import check_free_space, first_line, replace_folder, write_atomic
 from dasvit.run.seed import generator
-from dasvit.training.model_card import model_card
-from dasvit.training.model_folder import (
-    ModelFacts,
-    check_room,
-    load_model_folder,
-    replace_folder,
-    save_model_folder,
-)
-from dasvit.training.trained import Trained, open_trained
+from dasvit.training.model_folder import FILES, ModelFacts, Trained, find_model_folder, load
 
 __all__ = ["FORMATS", "TOLERANCE", "Exported", "export", "metadata"]
 
@@ -31,7 +23,6 @@ FORMATS = {
     "onnx": ".onnx",
     "safetensors": "-safetensors",
     "torch-export": ".pt2",
-    "torchscript": ".torchscript.pt",
 }
 """What can be written, and how its name ends."""
 TOLERANCE = 1e-5
@@ -108,16 +99,14 @@ def export(
         raise ValueError(f"there is no folder {path.parent}; make it, or choose another --out")
     if to == "onnx":
         _check_onnx()
-    trained = open_trained(folder, torch.device("cpu"))
+    trained = load(folder)
     weights = sum(t.nbytes for t in trained.model.state_dict().values())
-    check_room(path, int(1.1 * weights) + 2**20)
+    check_free_space(path, int(1.1 * weights) + 2**20)
     if to == "safetensors":
-        difference, largest = _write_folder(trained, path, tolerance)
-        size = sum(file.stat().st_size for file in path.iterdir())
-        return Exported(path, size, difference, largest)
+        return _copy_folder(trained, find_model_folder(folder), path, tolerance)
     content, run = _WRITERS[to](trained.model, trained.facts)
     difference, largest = _compare(trained, run, to, tolerance)
-    check_room(path, len(content))
+    check_free_space(path, len(content))
     try:
         write_atomic(path, content)
     except OSError as error:
@@ -127,12 +116,26 @@ def export(
 
 def _check_replaceable(path: Path, folder: Path) -> None:
     """--force replaces a model folder, never anything else and never the source."""
-    known = {"model.safetensors", "config.json", "genotype.json", "README.md"}
-    foreign = sorted(p.name for p in path.iterdir() if p.name not in known) if path.is_dir() else []
+    foreign = sorted(p.name for p in path.iterdir() if p.name not in FILES) if path.is_dir() else []
     inside = path.resolve() in (folder.resolve(), *folder.resolve().parents)
     if not path.is_dir() or foreign or inside:
         what = f"holds {foreign[0]}" if foreign else "is no model folder of an earlier export"
         raise ValueError(f"{path} {what}; choose another --out")
+
+
+def _copy_folder(trained: Trained, source: Path, path: Path, tolerance: float) -> Exported:
+    """The model folder itself, loaded again before it takes its place."""
+    found: list[Exported] = []
+
+    def fill(fresh: Path) -> None:
+        for file in filter(Path.is_file, (source / name for name in FILES)):
+            shutil.copyfile(file, fresh / file.name)
+        differences = _compare(trained, load(fresh).model, "safetensors", tolerance)
+        size = sum(file.stat().st_size for file in fresh.iterdir())
+        found.append(Exported(path, size, *differences))
+
+    replace_folder(path, fill)
+    return found[0]
 
 
 def _compare(trained: Trained, run: Run, to: str, tolerance: float) -> tuple[float, float]:
@@ -226,24 +229,10 @@ def _write_torch_export(model: nn.Module, facts: ModelFacts) -> tuple[bytes, Run
     return buffer.getvalue(), torch.export.load(buffer).module()
 
 
-def _write_torchscript(model: nn.Module, facts: ModelFacts) -> tuple[bytes, Run]:
-    def trace() -> Any:
-        return torch.jit.trace(model, _example(facts), check_trace=False)
-
-    traced = _refusing("torchscript", trace)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(traced, buffer, _extra_files={"dasvit.json": json.dumps(metadata(facts))})
-        buffer.seek(0)
-        return buffer.getvalue(), torch.jit.load(buffer)
-
-
 def _refusing(to: str, make: Callable[[], Any]) -> Any:
     """The converter's result; its many kinds of errors become one line."""
     try:
-        # TorchScript is deprecated, its tracer warns of every check of a size, and the ONNX
-        # exporter of what it does inside; what counts is the comparison that follows.
+        # The ONNX exporter warns of what it does inside; the comparison that follows counts.
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             return make()
@@ -257,23 +246,4 @@ def _refusing(to: str, make: Callable[[], Any]) -> Any:
 _WRITERS: dict[str, Callable[[nn.Module, ModelFacts], tuple[bytes, Run]]] = {
     "onnx": _write_onnx,
     "torch-export": _write_torch_export,
-    "torchscript": _write_torchscript,
 }
-
-
-def _write_folder(trained: Trained, path: Path, tolerance: float) -> tuple[float, float]:
-    """A model folder, loaded again by timm before it takes its place."""
-    found: list[tuple[float, float]] = []
-
-    def fill(fresh: Path) -> None:
-        inner = fresh / "model"
-        card = model_card(trained.facts, trained.config, trained.result)
-        save_model_folder(inner, trained.model, trained.facts, card)
-        again, _ = load_model_folder(inner)
-        found.append(_compare(trained, again, "safetensors", tolerance))
-        for file in inner.iterdir():
-            shutil.move(file, fresh / file.name)
-        inner.rmdir()
-
-    replace_folder(path, fill)
-    return found[0]

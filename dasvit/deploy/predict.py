@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from dasvit.data.image_folder import open_image
-from dasvit.data.pixels import square_pixels
+from dasvit.data.images import open_image, square_pixels
 from dasvit.run.files import first_line
-from dasvit.training.model_folder import ModelFacts
+from dasvit.training.model_folder import ModelFacts, Trained
 
 __all__ = [
     "Prediction",
@@ -31,7 +30,7 @@ class Prediction:
     """The likeliest classes of one image, best first.
 
     Attributes:
-        probabilities: softmax over all classes, a ratio each.
+        probabilities: softmax over all classes, one ratio per class.
     """
 
     path: Path
@@ -93,8 +92,7 @@ def read_image(path: Path, facts: ModelFacts) -> Tensor:
 
 @torch.no_grad()
 def predict(
-    model: nn.Module,
-    facts: ModelFacts,
+    trained: Trained,
     paths: Sequence[Path],
     *,
     batch_size: int = 64,
@@ -103,7 +101,7 @@ def predict(
     """A prediction for every image, in order, on the model's device.
 
     Args:
-        top_k: how many classes an image; no more than there are.
+        top_k: classes per image; no more than there are.
 
     Raises:
         ValueError: a batch size or `top_k` below 1.
@@ -113,6 +111,7 @@ def predict(
             f"batch_size and top_k must be positive, but got (batch_size={batch_size}, "
             f"top_k={top_k})"
         )
+    model, facts = trained.model, trained.facts
     device = next(model.parameters()).device
     count = min(top_k, len(facts.class_names))
     for start in range(0, len(paths), batch_size):

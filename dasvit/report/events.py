@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.genotype import Genotype, edge_list, source_name
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "tee",
 ]
 
-EdgeOps = tuple[tuple[str, ...], ...]
 Rows = tuple[tuple[float, ...], ...]
 
 
@@ -42,12 +42,12 @@ class SearchEpoch:
         train_loss: mean cross-entropy of the weight passes.
         train_accuracy: of the weight passes (ratio).
         val_loss: mean cross-entropy of the alpha passes (nan while the alphas are frozen).
-        fair_loss: L_fair at the end of the epoch (Eq. 19).
+        penalty: what the method adds to the validation loss, at the end of the epoch.
         val_accuracy: the supernet's, on the whole validation half (ratio); nan in epochs without
             evaluation.
         weights: softmax(alpha), a row an edge.
         edge_ops: the candidates of each row.
-        type_totals: total weight by operation type, averaged over edges (Eq. 17).
+        figures: the method's own numbers, by the tag that TensorBoard shows.
         weight_lr: learning rate of the weights in the last step.
         seconds: wall time of this epoch.
     """
@@ -59,11 +59,11 @@ class SearchEpoch:
     train_loss: float
     train_accuracy: float
     val_loss: float
-    fair_loss: float
+    penalty: float
     val_accuracy: float
     weights: Rows
     edge_ops: EdgeOps
-    type_totals: dict[str, float]
+    figures: dict[str, float]
     weight_lr: float
     seconds: float
 
@@ -190,13 +190,13 @@ def scalars(event: Event) -> dict[str, float]:
         return {
             "loss/train": event.train_loss,
             "loss/val": event.val_loss,
-            "loss/fair": event.fair_loss,
+            "loss/penalty": event.penalty,
             "accuracy/train": event.train_accuracy,
             "accuracy/val": event.val_accuracy,
             "alpha/skip_share": operation_share(event.weights, event.edge_ops, "identity"),
             "alpha/zero_share": operation_share(event.weights, event.edge_ops, "zero"),
             "alpha/entropy": mean_entropy(event.weights),
-            **{f"type/{kind}": total for kind, total in event.type_totals.items()},
+            **event.figures,
             "stage/num_layers": event.num_layers,
             "stage/num_ops": len(event.edge_ops[0]),
             "time/epoch_seconds": event.seconds,

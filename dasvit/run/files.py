@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,7 @@ __all__ = [
     "first_line",
     "read_json",
     "remove_unfinished",
+    "replace_folder",
     "write_atomic",
 ]
 
@@ -39,6 +40,30 @@ def atomic_file(path: str | Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder under a temporary name, then put it in place of what is there.
+
+    Raises:
+        ValueError: it cannot be written; what was there is left as it was.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
+    try:
+        fresh.mkdir(parents=True)
+        fill(fresh)
+        for file in filter(Path.is_file, fresh.rglob("*")):
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        if path.exists():
+            path.rename(old)
+        fresh.rename(path)
+    except OSError as error:
+        raise ValueError(f"cannot write {path} ({error}); free some disk or rights") from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_unfinished(path: Path) -> None:

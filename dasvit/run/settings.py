@@ -1,7 +1,6 @@
 """What all settings have in common: checks of their values, and the way to JSON and back."""
 
 import dataclasses
-import json
 import math
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -33,7 +32,7 @@ def require(condition: bool, message: str) -> None:
 
 
 class Range:
-    """The numbers that a setting takes, declared with its type: `Annotated[float, Range("(0, 1]")]`.
+    """The numbers that a setting takes, declared with its type, `Annotated[int, Range("[1, 9]")]`.
 
     Args:
         interval: as in mathematics, "[1, 1000]" or "(0, inf)".
@@ -62,19 +61,26 @@ def check_settings(config: Any) -> None:
     Raises:
         SettingError: naming the first field that is not.
     """
-    for name, hint in _hints(type(config)).items():
-        value = getattr(config, name)
-        extras: tuple[Any, ...] = getattr(hint, "__metadata__", ())
-        kind = get_args(hint)[0] if extras else hint
-        bounds = next((extra for extra in extras if isinstance(extra, Range)), None)
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        kind, bounds = _unwrapped(_hints(type(config))[f.name])
         if get_origin(kind) is Literal:
             *most, last = map(str, get_args(kind))
             choices = f"{', '.join(most)} or {last}" if most else last
-            require(value in get_args(kind), f"{name} must be {choices}, but got {value!r}")
-        for part in value if get_origin(kind) is tuple else (value,):
-            element = get_args(kind)[0] if get_origin(kind) is tuple else kind
-            if element in (int, float):
-                _check_number(name, part, element, bounds)
+            require(value in get_args(kind), f"{f.name} must be {choices}, but got {value!r}")
+        several = get_origin(kind) is tuple
+        if several:
+            kind, bounds = _unwrapped(get_args(kind)[0])
+        for part in value if several else (value,):
+            if kind in (int, float):
+                _check_number(f.name, part, kind, bounds)
+
+
+def _unwrapped(hint: Any) -> tuple[Any, Range | None]:
+    """`Annotated[float, Range(...)]` as its two parts."""
+    extras: tuple[Any, ...] = getattr(hint, "__metadata__", ())
+    bounds = next((extra for extra in extras if isinstance(extra, Range)), None)
+    return get_args(hint)[0] if extras else hint, bounds
 
 
 @cache
@@ -99,8 +105,15 @@ def _check_number(name: str, value: Any, kind: type, bounds: Range | None) -> No
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A JSON-ready dictionary of a configuration."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+    """A JSON-ready dictionary of a configuration; where a part has a name ("dasvit", "cell"), that
+    comes first."""
+    values: dict[str, Any] = {"name": config.name} if hasattr(type(config), "name") else {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            value = config_to_dict(value)
+        values[f.name] = list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def with_defaults(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -115,20 +128,26 @@ def with_defaults(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, 
 
 
 def config_from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
-    """The inverse of `config_to_dict`.
+    """The inverse of `config_to_dict`. A part whose class has a method `named` is of the class that
+    it gives for the part's name.
 
     Raises:
         ValueError: a key that is no setting, or a value that fails the checks.
     """
-    hints = get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    require(not unknown, f"unknown settings {unknown} for {kind.__name__}")
+    hints, known = _hints(kind), {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     prepared: dict[str, Any] = {}
     for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
+        part: Any = hints.get(name)
+        if dataclasses.is_dataclass(part):
             require(isinstance(value, dict), f"{name} must be an object: {value!r}")
-            value = config_from_dict(hints[name], value)
+            if hasattr(part, "name"):
+                value = dict(value)
+                called = value.pop("name", part.name)
+                part = part.named(called) if hasattr(part, "named") else part
+            value = config_from_dict(part, value)
         prepared[name] = tuple(value) if isinstance(value, list) else value
+    unknown = sorted(set(values) - known)
+    require(not unknown, f"unknown settings {unknown} for {kind.__name__}")
     try:
         return kind(**prepared)
     except TypeError as error:  # text for a number, null for a list

@@ -5,9 +5,9 @@ the alpha passes without weight gradients run with the weights frozen, the weigh
 operation weights.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,27 +16,25 @@ from torch import Tensor, nn
 
 from dasvit.data.batch import Batch
 from dasvit.run.seed import present_draws, same_draws
-from dasvit.spaces.cell.supernet import SuperNet
+from dasvit.search.model import Noise, SearchModel
 
-__all__ = ["AlphaGradient", "alpha_gradient", "weight_gradient"]
-
-Fairness = Callable[[Float[Tensor, "edges ops"]], Float[Tensor, ""]]
+__all__ = ["ArchGradient", "arch_gradient", "weight_gradient"]
 
 
 @dataclass(frozen=True, slots=True)
-class AlphaGradient:
-    """∇_α of the upper-level objective and the losses seen on the way (all on the device).
+class ArchGradient:
+    """The gradient of the upper-level objective and the losses seen on the way (all on the device).
 
     Attributes:
-        gradient: (edges, ops).
+        gradients: one per architecture parameter, in the order of `arch_parameters`.
         val_loss: cross-entropy on the validation batch (at w' if ξ > 0).
-        fair_loss: L_fair (Eq. 19).
+        penalty: what the method added to it.
         logits: of the validation batch, (batch, classes), detached.
     """
 
-    gradient: Float[Tensor, "edges ops"]
+    gradients: list[Tensor]
     val_loss: Float[Tensor, ""]
-    fair_loss: Float[Tensor, ""]
+    penalty: Float[Tensor, ""]
     logits: Float[Tensor, "batch classes"]
 
 
@@ -45,26 +43,21 @@ def _filled(grads: tuple[Tensor | None, ...], params: Sequence[Tensor]) -> list[
 
 
 def weight_gradient(
-    model: SuperNet, batch: Batch
+    model: SearchModel, batch: Batch, noise: Noise
 ) -> tuple[list[Tensor], Float[Tensor, ""], Float[Tensor, "batch classes"]]:
     """∇_w L_train in the order of `weight_parameters`, the loss, and the logits (detached)."""
     images, labels = batch
-    logits = model(images, model.operation_weights().detach())
+    logits = model(images, model.train_weights(noise).detach())
     loss = F.cross_entropy(logits, labels)
     params = model.weight_parameters()
     grads = torch.autograd.grad(loss, params, allow_unused=True)
     return _filled(grads, params), loss.detach(), logits.detach()
 
 
-def alpha_gradient(
-    model: SuperNet,
-    train_batch: Batch,
-    val_batch: Batch,
-    *,
-    fairness: Fairness,
-    xi: float,
-) -> AlphaGradient:
-    """∇_α (L_val + L_fair)(w − ξ∇_w L_train(w, α), α) (Algorithm 1, line 13).
+def arch_gradient(
+    model: SearchModel, train_batch: Batch, val_batch: Batch, *, noise: Noise, xi: float
+) -> ArchGradient:
+    """∇_α (L_val + penalty)(w − ξ∇_w L_train(w, α), α) (Algorithm 1, line 13).
 
     ξ = 0 is the first-order gradient at w. ξ > 0 adds DARTS' second-order term
     `− ξ ∇²_{α,w} L_train · ∇_{w'} L_val`, the product by central differences with
@@ -72,27 +65,27 @@ def alpha_gradient(
     back from a copy, bit for bit.
 
     Args:
-        model: the supernet; its weights and alphas are as before on return.
+        model: its weights and architecture parameters are as before on return.
         train_batch: images and labels of the weight half (used if ξ > 0).
         val_batch: images and labels of the alpha half.
-        fairness: L_fair as a function of softmax(alpha).
+        noise: the method's draw for this step.
         xi: ξ ≥ 0.
     """
-    device = model.alpha.device
     if xi == 0:
         with _frozen(model.weight_parameters()):
-            return _gradient_at(model, val_batch, fairness, [])[0]
+            return _gradient_at(model, val_batch, noise, [])[0]
+    device = model.device
     draws = present_draws(device)
 
     params: list[Tensor] = [*model.weight_parameters()]
     saved = [p.detach().clone() for p in params]
-    train_grads, _, _ = weight_gradient(model, train_batch)
+    train_grads, _, _ = weight_gradient(model, train_batch, noise)
     try:
         with torch.no_grad():
             torch._foreach_add_(params, train_grads, alpha=-xi)  # w' = w − ξ∇_w L_train
         del train_grads
         with same_draws(draws, device):
-            first, vector = _gradient_at(model, val_batch, fairness, params)
+            first, vector = _gradient_at(model, val_batch, noise, params)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(vector)))
         epsilon = 0.01 / norm
         sides = []
@@ -101,43 +94,47 @@ def alpha_gradient(
                 torch._foreach_copy_(params, saved)
                 torch._foreach_add_(params, torch._foreach_mul(vector, sign * epsilon))
             with same_draws(draws, device):
-                sides.append(_train_gradient_of_alpha(model, train_batch))
+                sides.append(_train_gradient_of_arch(model, train_batch, noise))
     finally:
         with torch.no_grad():
             torch._foreach_copy_(params, saved)
-    product = (sides[0] - sides[1]) / (2 * epsilon)
-    # A zero vector has no direction: its product is zero, where 0.01 / 0 would give nan.
-    product = torch.where(norm > 0, product, torch.zeros_like(product))
-    return AlphaGradient(
-        first.gradient - xi * product, first.val_loss, first.fair_loss, first.logits
-    )
+    gradients = []
+    for gradient, above, below in zip(first.gradients, *sides, strict=True):
+        product = (above - below) / (2 * epsilon)
+        # A zero vector has no direction: its product is zero, where 0.01 / 0 would give nan.
+        gradients.append(gradient - xi * torch.where(norm > 0, product, torch.zeros_like(product)))
+    return replace(first, gradients=gradients)
 
 
 def _gradient_at(
-    model: SuperNet, val_batch: Batch, fairness: Fairness, params: Sequence[Tensor]
-) -> tuple[AlphaGradient, list[Tensor]]:
-    """∇_α (L_val + L_fair) at the model's present weights, and ∇_w L_val for `params`."""
+    model: SearchModel, val_batch: Batch, noise: Noise, params: Sequence[Tensor]
+) -> tuple[ArchGradient, list[Tensor]]:
+    """∇_α (L_val + penalty) at the model's present weights, and ∇_w L_val for `params`."""
     images, labels = val_batch
-    weights = model.operation_weights()
+    weights = model.weights(noise)
     logits = model(images, weights)
     val_loss = F.cross_entropy(logits, labels)
-    fair_loss = fairness(weights)
-    # L_fair has no part in ∇_w: it depends on alpha only.
-    grads = torch.autograd.grad(val_loss + fair_loss, [model.alpha, *params], allow_unused=True)
-    alpha_grad, *weight_grads = _filled(grads, [model.alpha, *params])
-    result = AlphaGradient(alpha_grad, val_loss.detach(), fair_loss.detach(), logits.detach())
-    return result, weight_grads
+    penalty = model.penalty(weights)
+    if penalty is None:
+        penalty = torch.zeros_like(val_loss)
+    # The penalty has no part in ∇_w: it depends on the architecture parameters only.
+    arch = model.arch_parameters()
+    grads = torch.autograd.grad(val_loss + penalty, [*arch, *params], allow_unused=True)
+    found = _filled(grads, [*arch, *params])
+    result = ArchGradient(found[: len(arch)], val_loss.detach(), penalty.detach(), logits.detach())
+    return result, found[len(arch) :]
 
 
-def _train_gradient_of_alpha(model: SuperNet, batch: Batch) -> Float[Tensor, "edges ops"]:
+def _train_gradient_of_arch(model: SearchModel, batch: Batch, noise: Noise) -> list[Tensor]:
     """∇_α L_train at the model's present weights, for the finite difference; no weight gradients.
 
     Always in fp32: the difference of two gradients at w ± εv is of the size of bfloat16's rounding.
     """
     images, labels = batch
-    with _frozen(model.weight_parameters()), model.in_precision("fp32"):
-        loss = F.cross_entropy(model(images), labels)
-        return torch.autograd.grad(loss, model.alpha)[0]
+    with _frozen(model.weight_parameters()), model.supernet.in_precision("fp32"):
+        loss = F.cross_entropy(model(images, model.train_weights(noise)), labels)
+        arch = model.arch_parameters()
+        return _filled(torch.autograd.grad(loss, arch, allow_unused=True), arch)
 
 
 @contextmanager

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Int
+from torch import Tensor
 
-from dasvit.costs.complexity import check_num_params
-from dasvit.data.batch import EVAL_BATCH
+from dasvit.costs import check_num_params
 from dasvit.data.datasets import ImageData, check_data, load_data
 from dasvit.data.splits import Split, endless, split_half
 from dasvit.report.events import (
-    EdgeOps,
     Report,
     Rows,
     SearchEpoch,
@@ -31,31 +30,20 @@ from dasvit.run.checkpoint import CheckpointWriter, is_due, restore
 from dasvit.run.environment import check_compiler, check_cuda_graph, resolve_device
 from dasvit.run.files import first_line
 from dasvit.run.folder import check_folder, note_skipped, open_folder, read_settings
-from dasvit.run.seed import (
-    derive_seed,
-    get_rng_state,
-    seed_everything,
-    set_rng_state,
-)
+from dasvit.run.plugins import load_plugins
+from dasvit.run.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
 from dasvit.run.settings import config_from_dict, config_to_dict
-from dasvit.search.config import OUTER_SETTINGS, SearchConfig
-from dasvit.search.step import BilevelStep, build_supernet
-from dasvit.spaces.cell.derive import derive
+from dasvit.search.config import SearchConfig
+from dasvit.search.model import build_model
+from dasvit.search.score import accuracy
+from dasvit.search.step import BilevelStep
+from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.genotype import Genotype
-from dasvit.spaces.cell.inherit import derived_network, inherit_weights
-from dasvit.spaces.cell.operations import check_draws_nothing, check_shape_preserving, load_plugins
-from dasvit.spaces.cell.prune import first_stage_ops, prune
-from dasvit.training.optim import all_finite, cosine_lr
+from dasvit.training.recipe import all_finite, make_schedule
 
-__all__ = [
-    "accuracy",
-    "check_search",
-    "check_supernet",
-    "load_search_config",
-    "search",
-]
+__all__ = ["check_search", "check_supernet", "load_search_config", "search"]
 
-KIND = "dasvit/search/1"
+KIND = "dasvit/search/2"
 
 
 def search(
@@ -68,8 +56,8 @@ def search(
 ) -> SearchResult:
     """Run Algorithm 1 and derive the encoder.
 
-    Writes into `out_dir`: config.json, checkpoint.pt (every `checkpoint_epochs`), alpha.jsonl (a
-    line an epoch), genotype.json and result.json.
+    Writes into `out_dir`: config.json, checkpoint.pt (every `checkpoint_epochs`), alpha.jsonl (one
+    line per epoch), genotype.json and result.json.
 
     Args:
         config: what to compute.
@@ -92,7 +80,7 @@ def search(
         check_cuda_graph(where)
     out_dir = Path(out_dir)
     settings = config_to_dict(config)
-    defaults = config_to_dict(SearchConfig())
+    defaults = config_to_dict(SearchConfig(method=type(config.method)()))
     check_folder(out_dir, KIND, settings, defaults=defaults, resume=resume)
     if resume and (out_dir / "result.json").exists():
         return load_search_result(out_dir / "result.json")
@@ -115,7 +103,7 @@ def search(
                 # After the report: a crash between the two repeats the epoch, and loses nothing.
                 if is_due(run.epoch, config.checkpoint_epochs, run.stage_end):
                     checkpoints.save({**run.state_dict(), "data": data.facts})
-            kept = run.next_candidates()
+            kept = run.pruned()
             report(run.stage_report(kept))
             if kept is None:
                 break
@@ -145,23 +133,19 @@ def check_supernet(config: SearchConfig) -> None:
         ValueError: one line with the value and the remedy.
     """
     load_plugins(config.plugins)
-    for name in config.operations:
-        check_shape_preserving(name, config.dim)
-        if config.compile or config.cuda_graph:
-            check_draws_nothing(name, config.dim)
-    edge_ops = first_stage_ops(config.operations, config.num_nodes)
+    config.space.check(draws_nothing=config.compile or config.cuda_graph)
     size = config.data.image_size
     try:
         with torch.device("meta"), torch.no_grad():
-            model = build_supernet(config, edge_ops, num_layers=1, in_channels=3, num_classes=2)
+            model = build_model(config, num_layers=1, in_channels=3, num_classes=2)
             model(torch.empty(2, 3, size, size))
     except RuntimeError as error:  # too large to count, or a registered operation's shapes
         raise ValueError(
-            f"the operations do not run at dim={config.dim} ({first_line(error)})"
+            f"the operations do not run at dim={config.space.dim} ({first_line(error)})"
         ) from None
-    layer = sum(p.numel() for p in model.cells[0].parameters())
+    layer = sum(p.numel() for p in model.supernet.cells[0].parameters())
     total = sum(p.numel() for p in model.parameters())
-    check_num_params(total + layer * (max(config.stage_layers) - 1))
+    check_num_params(total + layer * (max(s.num_layers for s in config.stages) - 1))
 
 
 def load_search_config(out_dir: str | Path) -> SearchConfig:
@@ -170,11 +154,13 @@ def load_search_config(out_dir: str | Path) -> SearchConfig:
     Raises:
         ValueError: the folder holds no search.
     """
-    return config_from_dict(SearchConfig, read_settings(out_dir, KIND))
+    settings = read_settings(out_dir, KIND)
+    load_plugins(settings.get("plugins", ()))  # they may hold its method
+    return config_from_dict(SearchConfig, settings)
 
 
 class _Run:
-    """The state of Algorithm 1: supernet, both optimisers, and where in the schedule it is."""
+    """The state of Algorithm 1: model, both optimisers, and where in the schedule it is."""
 
     def __init__(self, config: SearchConfig, data: ImageData, device: torch.device) -> None:
         self.config, self.device = config, device
@@ -182,39 +168,48 @@ class _Run:
         self.epoch = 0
         self.stage = 0
         self.seconds = 0.0
-        self._enter(0, first_stage_ops(config.operations, config.num_nodes))
+        self._enter(0, None)
 
-    def _enter(self, stage: int, edge_ops: EdgeOps) -> None:
-        """Algorithm 1, lines 4-5: a fresh supernet and fresh optimisers for a stage."""
+    def _enter(self, stage: int, edge_ops: EdgeOps | None) -> None:
+        """Algorithm 1, lines 4-5: a fresh model and fresh optimisers for a stage."""
         seed_everything(derive_seed(self.config.seed, "stage", stage))
-        self.stage, self.edge_ops = stage, edge_ops
-        self.model = build_supernet(
+        self.stage = stage
+        self.model = build_model(
             self.config,
             edge_ops,
-            num_layers=self.config.stage_layers[stage],
+            num_layers=self.config.stages[stage].num_layers,
             in_channels=self._in_channels,
             num_classes=self._num_classes,
         ).to(self.device)
         if self.config.compile:
-            self.model.compile_encoders()
+            self.model.supernet.compile_encoders()
         self.step = BilevelStep(self.config, self.model)
+
+    @property
+    def edge_ops(self) -> EdgeOps:
+        """The candidates of the present stage."""
+        return self.model.candidates.edge_ops
+
+    @property
+    def stage_start(self) -> int:
+        """The first epoch of the present stage."""
+        return sum(stage.epochs for stage in self.config.stages[: self.stage])
 
     @property
     def stage_end(self) -> int:
         """The first epoch after the present stage."""
-        return (self.stage + 1) * self.config.stage_epochs
+        return self.stage_start + self.config.stages[self.stage].epochs
 
     def train_epoch(self, train: Split, val: Split) -> SearchEpoch:
         """Algorithm 1, lines 10-16: alpha then weights on every batch of the weight half."""
         started = time.perf_counter()
         config, model = self.config, self.model
         model.train()
-        in_stage = self.epoch - self.stage * config.stage_epochs
         steps = max(1, len(train) // config.batch_size)
         by_stage = config.lr_span == "stage"
-        epochs_before = in_stage if by_stage else self.epoch
-        epochs_in_all = config.stage_epochs if by_stage else config.total_epochs
-        search_alpha = in_stage >= config.alpha_freeze_epochs
+        epochs_before = self.epoch - self.stage_start if by_stage else self.epoch
+        epochs_in_all = self.stage_end - self.stage_start if by_stage else config.total_epochs
+        search_alpha = not config.method.frozen(self.epoch - self.stage_start)
         val_batches = endless(val, config.batch_size, config.seed, "alpha order", self.epoch)
         train_batches = train.batches(
             config.batch_size, seed=derive_seed(config.seed, "weight order", self.epoch)
@@ -222,20 +217,23 @@ class _Run:
         # Sums stay on the device: nothing waits for a value before the epoch ends.
         train_loss, val_loss, correct = (torch.zeros((), device=self.device) for _ in range(3))
         count = seen = 0
+        schedule = make_schedule(self.step.weight_optimizer, steps=epochs_in_all * steps)
         lr = config.weight_lr
         for batch in train_batches:
             val_batch = next(val_batches) if search_alpha else None
-            lr = cosine_lr(
-                epochs_before * steps + count, epochs_in_all * steps, lr=config.weight_lr
-            )
-            loss, logits, found = self.step(batch, val_batch, weight_lr=lr)
+            schedule.step_update(epochs_before * steps + count)
+            lr = self.step.weight_optimizer.param_groups[0]["lr"]
+            done = (self.epoch + count / steps) / config.total_epochs
+            loss, logits, found = self.step(batch, val_batch, weight_lr=lr, t=done)
             if found is not None:
                 val_loss += found.val_loss
             train_loss += loss
             correct += (logits.argmax(dim=1) == batch[1]).sum()
             count += 1
             seen += len(batch[1])
-        evaluates = is_due(self.epoch + 1, config.eval_epochs, self.stage_end)
+        self.epoch += 1
+        self._show_progress()
+        evaluates = is_due(self.epoch, config.eval_epochs, self.stage_end)
         val_accuracy = accuracy(model, val) if evaluates else math.nan
         record = self._record(
             train_loss=train_loss.item() / count,
@@ -245,63 +243,71 @@ class _Run:
             weight_lr=lr,
             seconds=time.perf_counter() - started,
         )
-        self.epoch += 1
         self.seconds += record.seconds
         return record
 
+    def _show_progress(self) -> None:
+        """Tell the method how much of the search is done."""
+        self.model.t.fill_(self.epoch / self.config.total_epochs)
+
     def _record(self, *, val_loss: float, train_loss: float, **values: float) -> SearchEpoch:
-        weights = self.model.operation_weights().detach()
+        epoch = self.epoch - 1  # the one that has just ended
+        weights = self.model.weights().detach()
         finite = math.isfinite(train_loss) and all_finite(list(self.model.parameters()))
         if not finite:
-            kept = "; the last checkpoint is kept" if self.epoch else ""
+            kept = "; the last checkpoint is kept" if epoch else ""
             raise FloatingPointError(
-                f"the loss or the weights are not finite in epoch {self.epoch} (loss "
+                f"the loss or the weights are not finite in epoch {epoch} (loss "
                 f"{train_loss}){kept}. Try a smaller weight_lr, or grad_clip"
             )
+        penalty = self.model.penalty(weights)
         return SearchEpoch(
-            epoch=self.epoch,
+            epoch=epoch,
             total_epochs=self.config.total_epochs,
             stage=self.stage,
-            num_layers=self.model.num_layers,
+            num_layers=self.model.supernet.num_layers,
             train_loss=train_loss,
             val_loss=val_loss,
-            fair_loss=self.step.fairness(weights).item(),
+            penalty=0.0 if penalty is None else penalty.item(),
             weights=_rows(weights),
             edge_ops=self.edge_ops,
-            type_totals=self.step.type_totals(weights),
+            figures=self.model.figures(weights),
             **values,
         )
 
-    def next_candidates(self) -> tuple[EdgeOps, Tensor] | None:
+    def pruned(self) -> tuple[EdgeOps, Int[Tensor, "edges kept"]] | None:
         """Algorithm 1, lines 17-18: what the next stage keeps; None after the last stage."""
-        if self.stage + 1 == len(self.config.stage_ops):
+        config = self.config
+        if self.stage + 1 == len(config.stages):
             return None
-        return prune(
-            self.model.alpha.detach(),
+        return config.space.prune(
+            self.model.scores(),
             self.edge_ops,
-            self.config.stage_ops[self.stage + 1],
-            zero=self.config.prune_zero,
+            config.stages[self.stage + 1].num_ops,
+            zero=config.method.prune_zero,
         )
 
     def enter_next_stage(self) -> None:
         """Algorithm 1, lines 4-8, from the second stage on."""
-        kept = self.next_candidates()
+        kept = self.pruned()
         assert kept is not None, "the last stage has no next"
-        edge_ops, alpha = kept
-        old = self.model
+        edge_ops, columns = kept
+        method, old = self.config.method, self.model
         del self.step  # optimisers' states and a captured step: not held beside the next stage's
         self._enter(self.stage + 1, edge_ops)
-        if self.config.inherit_weights != "fresh":
-            inherit_weights(old, self.model, order=self.config.inherit_weights)
-        if self.config.inherit_alpha == "carry":
-            with torch.no_grad():
-                self.model.alpha.copy_(alpha)
+        if method.inherit_weights != "fresh":
+            order = method.inherit_weights
+            self.config.space.inherit(old.supernet, self.model.supernet, order=order)
+        with torch.no_grad():
+            for name, value in method.carried(old.named_arch(), columns).items():
+                self.model.arch[name].copy_(value)
+        self._show_progress()
 
-    def stage_report(self, kept: tuple[EdgeOps, Tensor] | None) -> StageEnd:
+    def stage_report(self, kept: tuple[EdgeOps, Int[Tensor, "edges kept"]] | None) -> StageEnd:
         return StageEnd(
             epoch=self.epoch - 1,
             stage=self.stage,
-            weights=_rows(self.model.operation_weights().detach()),
+            weights=_rows(self.model.weights().detach()),
             edge_ops=self.edge_ops,
             kept=None if kept is None else kept[0],
             genotype=self.derive(),
@@ -309,12 +315,10 @@ class _Run:
 
     def derive(self) -> Genotype:
         """Algorithm 1, line 21."""
-        return derive(
-            self.model.alpha,
+        return self.config.space.derive(
+            self.model.scores(),
             self.edge_ops,
-            num_nodes=self.config.num_nodes,
-            edges_per_node=self.config.edges_per_node,
-            provenance={
+            {
                 "seed": self.config.seed,
                 "epoch": self.epoch,
                 "alpha_trace": "alpha.jsonl",
@@ -325,15 +329,16 @@ class _Run:
     def finish(self, val: Split) -> SearchResult:
         """Derive, and score the supernet and the derived network on the validation half."""
         genotype = self.derive()
-        weights = _rows(self.model.operation_weights().detach())
+        derived = self.config.space.network(self.model.supernet, genotype)
+        weights = _rows(self.model.weights().detach())
         return SearchResult(
             genotype=genotype,
             supernet_accuracy=accuracy(self.model, val),
-            discretised_accuracy=accuracy(derived_network(self.model, genotype), val),
+            discretised_accuracy=accuracy(derived, val),
             skip_share=operation_share(weights, self.edge_ops, "identity"),
             zero_share=operation_share(weights, self.edge_ops, "zero"),
             seconds=self.seconds,
-            settings={name: getattr(self.config, name) for name in OUTER_SETTINGS},
+            settings=self.config.outer_settings,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -347,7 +352,7 @@ class _Run:
             "edge_ops": [list(names) for names in self.edge_ops],
             "model": self.model.state_dict(),
             "weight_optimizer": self.step.weight_optimizer.state_dict(),
-            "alpha_optimizer": self.step.alpha_optimizer.state_dict(),
+            "arch_optimizer": self.step.arch_optimizer.state_dict(),
             "rng": get_rng_state(self.device),
         }
 
@@ -355,24 +360,11 @@ class _Run:
         self._enter(state["stage"], tuple(tuple(names) for names in state["edge_ops"]))
         self.epoch, self.seconds = state["epoch"], state["seconds"]
         self.model.load_state_dict(state["model"])
+        self._show_progress()
         self.step.weight_optimizer.load_state_dict(state["weight_optimizer"])
-        self.step.alpha_optimizer.load_state_dict(state["alpha_optimizer"])
+        self.step.arch_optimizer.load_state_dict(state["arch_optimizer"])
         set_rng_state(state["rng"], self.device)
 
 
 def _rows(weights: Tensor) -> Rows:
     return tuple(tuple(row) for row in weights.tolist())
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, split: Split) -> float:
-    """Top-1 accuracy on a split (ratio). The model's mode is as before on return."""
-    training = model.training
-    model.eval()
-    correct = torch.zeros((), device=next(model.parameters()).device)
-    # Not compiled anew for batches of these sizes.
-    with torch.compiler.set_stance("force_eager"):
-        for images, labels in split.batches(EVAL_BATCH):
-            correct += (model(images).argmax(dim=1) == labels).sum()
-    model.train(training)
-    return correct.item() / len(split)

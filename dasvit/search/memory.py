@@ -17,21 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dasvit.costs.live_memory import LiveMemory
+from dasvit.costs import LiveMemory
 from dasvit.data.batch import EVAL_BATCH
 from dasvit.data.datasets import num_train_images
-from dasvit.methods.losses import forget_fake_masks
 from dasvit.search.config import SearchConfig
-from dasvit.search.step import BilevelStep, build_supernet
-from dasvit.spaces.cell.genotype import edge_list
-from dasvit.spaces.cell.operations import build_operation
-from dasvit.spaces.cell.supernet import SuperNet
+from dasvit.search.model import SearchModel, build_model
+from dasvit.search.step import BilevelStep
+from dasvit.spaces.cell.candidates import forget_fake_masks
 
 __all__ = [
     "RESERVE",
     "StagePlan",
     "device_memory",
-    "heaviest_operations",
     "largest_batch",
     "largest_half",
     "measure_stage",
@@ -117,26 +114,12 @@ def peak_of(make: Callable[[], Callable[[], object]], *, block: int = BLOCK) -> 
         forget_fake_masks()
 
 
-def heaviest_operations(config: SearchConfig, count: int) -> tuple[str, ...]:
-    """The `count` candidates with the most parameters, in the order of `config.operations`.
-
-    Which of them a later stage keeps is not known before the search; these take the most memory.
-    """
-    with torch.device("meta"):
-        sizes = {
-            name: sum(p.numel() for p in build_operation(name, config.dim).parameters())
-            for name in config.operations
-        }
-    kept = sorted(config.operations, key=lambda name: -sizes[name])[:count]
-    return tuple(name for name in config.operations if name in kept)
-
-
-def _stage_supernet(config: SearchConfig, stage: int) -> SuperNet:
-    names = heaviest_operations(config, config.stage_ops[stage])
-    return build_supernet(
+def _stage_model(config: SearchConfig, stage: int) -> SearchModel:
+    one = config.stages[stage]
+    return build_model(
         config,
-        tuple(names for _ in edge_list(config.num_nodes)),
-        num_layers=config.stage_layers[stage],
+        config.space.heaviest(one.num_ops),
+        num_layers=one.num_layers,
         in_channels=CHANNELS,
         num_classes=CLASSES,
     )
@@ -160,7 +143,7 @@ def _without_values(model: nn.Module) -> None:
             held.update({k: replaced(v) for k, v in held.items() if v is not None})
 
 
-def _evaluation(config: SearchConfig, model: SuperNet) -> Callable[[], object]:
+def _evaluation(config: SearchConfig, model: SearchModel) -> Callable[[], object]:
     """A batch of evaluation on the default device, of empty images."""
     size = config.data.image_size
     model.eval()
@@ -172,7 +155,7 @@ def _evaluation(config: SearchConfig, model: SuperNet) -> Callable[[], object]:
     return evaluate
 
 
-def _step(config: SearchConfig, model: SuperNet) -> Callable[[], object]:
+def _step(config: SearchConfig, model: SearchModel) -> Callable[[], object]:
     """A step on the default device, of empty images; the optimisers' states exist."""
     step = BilevelStep(config, model)
     size = config.data.image_size
@@ -183,7 +166,7 @@ def _step(config: SearchConfig, model: SuperNet) -> Callable[[], object]:
         )
         for _ in range(2)
     ]
-    for optimizer in (step.weight_optimizer, step.alpha_optimizer):
+    for optimizer in (step.weight_optimizer, step.arch_optimizer):
         for group in optimizer.param_groups:
             for param in group["params"]:
                 param.grad = torch.zeros_like(param)
@@ -193,7 +176,7 @@ def _step(config: SearchConfig, model: SuperNet) -> Callable[[], object]:
 
 
 def plan_stage(config: SearchConfig, stage: int) -> StagePlan:
-    """The plan of one stage's step: first or second order as `config.xi` says."""
+    """The plan of one stage's step: first or second order as the method's ξ says."""
     # Launched one by one the same memory is planned in a third of the time.
     plain = replace(config, compile=False, cuda_graph=False)
     resident, peak = _peak_of_stage(plain, stage, _step)
@@ -205,17 +188,19 @@ def plan_stage(config: SearchConfig, stage: int) -> StagePlan:
 
 
 def _peak_of_stage(
-    config: SearchConfig, stage: int, work: Callable[[SearchConfig, SuperNet], Callable[[], object]]
+    config: SearchConfig,
+    stage: int,
+    work: Callable[[SearchConfig, SearchModel], Callable[[], object]],
 ) -> tuple[int, int]:
     with torch.device("meta"):
-        model = _stage_supernet(config, stage)
+        model = _stage_model(config, stage)
 
     # A user's modules may hold tensors in other places too.
     known = all(type(m).__module__.partition(".")[0] in _KNOWN for m in model.modules())
 
     def make() -> Callable[[], object]:
         if not known:
-            return work(config, _stage_supernet(config, stage))
+            return work(config, _stage_model(config, stage))
         _without_values(model)
         return work(config, model)
 
@@ -227,7 +212,7 @@ def measure_stage(config: SearchConfig, stage: int, device: torch.device) -> int
     on a GPU, elsewhere by what operations return. None if the device has too little memory."""
     if device.type != "cuda":
         with torch.random.fork_rng(devices=[]), LiveMemory(BLOCK) as memory:
-            step = _step(config, _stage_supernet(config, stage))
+            step = _step(config, _stage_model(config, stage))
             step()
             memory.peak = memory.live
             step()
@@ -237,7 +222,7 @@ def measure_stage(config: SearchConfig, stage: int, device: torch.device) -> int
     before = torch.cuda.memory_allocated(device)
     try:
         with torch.device(device):
-            step = _step(config, _stage_supernet(config, stage))
+            step = _step(config, _stage_model(config, stage))
         step()  # PyTorch's libraries are ready
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -250,7 +235,7 @@ def measure_stage(config: SearchConfig, stage: int, device: torch.device) -> int
 
 def plan_search(config: SearchConfig) -> list[StagePlan]:
     """The plan of every stage."""
-    return [plan_stage(config, stage) for stage in range(len(config.stage_ops))]
+    return [plan_stage(config, stage) for stage in range(len(config.stages))]
 
 
 def largest_batch(config: SearchConfig, budget: int, most: int = _MOST) -> int:
@@ -265,7 +250,7 @@ def largest_batch(config: SearchConfig, budget: int, most: int = _MOST) -> int:
     def peak(batch: int, stage: int) -> int:
         return plan_stage(replace(config, batch_size=batch), stage).peak
 
-    stages = range(len(config.stage_ops))
+    stages = range(len(config.stages))
     few = [min(batch, most) for batch in _FEW]
     low, high = ({stage: peak(batch, stage) for stage in stages} for batch in few)
     if max(low.values()) > budget:
@@ -340,9 +325,9 @@ def what_fits(
     """
     most = largest_half(config) or _MOST
     ways = {"": config, "--precision bf16": replace(config, precision="bf16")}
-    if config.dropout == 0:
-        both = replace(config, precision="bf16", fused=True, recompute=True)
-        fused = "" if config.fused else " --fused"
+    if config.space.dropout == 0:
+        both = config.replaced(precision="bf16", fused=True, recompute=True)
+        fused = "" if config.space.fused else " --fused"
         ways[f"--precision bf16 --recompute{fused}"] = both
     found = []
     for flags, changed in ways.items():

@@ -155,22 +155,17 @@ class AutoFormerBlock(nn.Module):
 class AutoFormer(VisionTransformer):
     """A ViT of timm's with a number of heads and an MLP ratio for each layer.
 
-    Arguments have timm's names; all else behaves as timm's ViT does.
-
     Args:
-        img_size: side of the images in pixels, or (height, width).
-        patch_size: side of a patch in pixels.
-        in_chans: 1 for grey images, 3 for RGB.
-        num_classes: outputs of the head; 0 for none.
-        global_pool: "avg" (mean of the patch tokens, as the authors train it) or "token" (CLS).
         embed_dim: embedding dimension C.
         num_heads: heads of each layer; their count is the depth.
         mlp_ratio: hidden width over C of each layer.
         head_dim: width of a head.
         max_distance: largest relative distance in patches.
-        drop_rate: dropout before the head.
+        global_pool: "avg" (mean of the patch tokens, as the authors train it) or "token" (CLS).
         proj_drop_rate: dropout inside the layers.
         drop_path_rate: stochastic depth of the last layer; linear from 0 at the first.
+        options: timm's, with its meaning: `img_size`, `patch_size`, `in_chans`, `num_classes`,
+            `drop_rate`.
 
     Raises:
         ValueError: not as many ratios as heads.
@@ -179,38 +174,29 @@ class AutoFormer(VisionTransformer):
     def __init__(
         self,
         *,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         embed_dim: int = 576,
         num_heads: Sequence[int] = BASE_HEADS,
         mlp_ratio: Sequence[float] = BASE_MLP_RATIOS,
         head_dim: int = 64,
         max_distance: int = 14,
-        drop_rate: float = 0.0,
+        global_pool: Any = "avg",
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        **options: Any,
     ) -> None:
         if len(num_heads) != len(mlp_ratio):
             raise ValueError(
                 f"num_heads and mlp_ratio must name as many layers, but got {len(num_heads)} and "
                 f"{len(mlp_ratio)}"
             )
-        pool: Any = global_pool
         super().__init__(
-            img_size=img_size,
-            patch_size=patch_size,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=pool,
             embed_dim=embed_dim,
             depth=0,
             num_heads=1,
             norm_layer=nn.LayerNorm,
             fc_norm=False,
-            drop_rate=drop_rate,
+            global_pool=global_pool,
+            **options,
         )
         depth = len(num_heads)
         self.blocks = nn.Sequential(
@@ -235,7 +221,11 @@ class AutoFormer(VisionTransformer):
         self.blocks.apply(init_weights_vit_timm)
         trunc_normal_(self.cls_token, std=0.02)
         self.feature_info = [
-            {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": patch_size}
+            {
+                "module": f"blocks.{i}",
+                "num_chs": embed_dim,
+                "reduction": self.patch_embed.patch_size[0],
+            }
             for i in range(depth)
         ]
 

@@ -1,15 +1,14 @@
-"""A model folder: weights, config, genotype, class names and card, as timm and the Hub lay it out.
+"""A trained model in its folder: weights, config, genotype, class names and card.
 
-`timm.create_model("local-dir:PATH", pretrained=True)` loads it (after `import dasvit.spaces.cell.network`,
-which registers the derived networks), and so does the Hugging Face Hub once it is uploaded.
+It is the folder that timm and the Hugging Face Hub load, and the only form in which a trained
+network is kept: `timm.create_model("local-dir:PATH", pretrained=True)`, after
+`import dasvit.training.networks`, which registers the networks that timm does not have. A
+retraining and a sweep's best/ hold it as `model/`.
 """
 
 import copy
-import json
+import importlib.metadata
 import math
-import os
-import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,25 +16,36 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
-from torch import Tensor, nn
+from timm.models import save_for_hf
+from torch import nn
 
-from dasvit.run.files import first_line, read_json, write_atomic
+import dasvit
+from dasvit.report.events import RetrainResult
+from dasvit.run.environment import resolve_device
+from dasvit.run.files import first_line, read_json, replace_folder, write_atomic
+from dasvit.run.folder import read_settings
+from dasvit.run.plugins import load_plugins
+from dasvit.run.settings import config_from_dict
 from dasvit.spaces.cell.genotype import Genotype
-from dasvit.spaces.cell.network import DASViT
-from dasvit.training.networks import VIT
+from dasvit.training.config import RetrainConfig
 
 __all__ = [
+    "FILES",
+    "MODEL_DIR",
+    "RETRAIN_KIND",
     "ModelFacts",
-    "check_room",
-    "describe",
-    "is_model_folder",
-    "load_model_folder",
-    "load_weights",
-    "replace_folder",
+    "Trained",
+    "find_model_folder",
+    "load",
+    "load_retrain_config",
+    "model_card",
     "save_model_folder",
-    "tensors_of",
 ]
 
+RETRAIN_KIND = "dasvit/retrain/1"
+"""What a retraining writes into its folder's config.json."""
+MODEL_DIR = "model"
+"""The model folder inside a retraining's."""
 MODEL_ARGS = frozenset(
     {
         *("depth", "embed_dim", "genotype", "img_size", "in_chans", "num_classes", "num_heads"),
@@ -47,6 +57,8 @@ MODEL_ARGS = frozenset(
 files that the folder names, or the network."""
 
 WEIGHTS, CONFIG, GENOTYPE, CARD = "model.safetensors", "config.json", "genotype.json", "README.md"
+FILES = (WEIGHTS, CONFIG, GENOTYPE, CARD)
+"""What a model folder may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,7 @@ class ModelFacts:
     Attributes:
         architecture: timm's name of it.
         model_args: further arguments of `timm.create_model`, JSON-ready.
-        class_names: one a class, in the order of the logits.
+        class_names: one per class, in the order of the logits.
         in_channels: 1 for grey images, 3 for RGB.
         image_size: side in pixels; the shorter side of an image is resized to it (bilinear,
             antialiased) and the middle cut out, as in training.
@@ -72,247 +84,258 @@ class ModelFacts:
     std: tuple[float, ...]
 
 
-def describe(
-    model: nn.Module,
-    name: str,
-    *,
-    class_names: tuple[str, ...],
-    in_channels: int,
-    image_size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> ModelFacts:
-    """The facts of a network that `build_model` made under a name.
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained network in evaluation mode, and what is known of it."""
 
-    Args:
-        name: `RetrainConfig.model`; a derived network is known without it.
-    """
-    args: dict[str, Any] = {"in_chans": in_channels, "num_classes": len(class_names)}
-    sized = args | {"img_size": image_size}
-    architecture = name
-    if isinstance(model, DASViT):
-        architecture = "dasvit"
-        args = sized | {
-            "genotype": _published(model.genotype),
-            "patch_size": model.embedding.patches.patch_size[0],
-            "embed_dim": model.embed_dim,
-            "depth": len(model.cells),
-            "token_ratio": model.token_ratio,
-            "token_where": model.token_where,
-        }
-    elif name == VIT:
-        architecture = "vit_base_patch16_224"
-        vit: Any = model
-        args = sized | {
-            "patch_size": vit.patch_embed.patch_size[0],
-            "embed_dim": vit.embed_dim,
-            "depth": len(vit.blocks),
-            "num_heads": vit.blocks[0].attn.num_heads,
-        }
-    elif timm.get_pretrained_cfg_value(name, "fixed_input_size") or hasattr(model, "patch_embed"):
-        args = sized
-    return ModelFacts(architecture, args, class_names, in_channels, image_size, mean, std)
+    model: nn.Module
+    facts: ModelFacts
 
 
-def _published(genotype: Genotype) -> dict[str, Any]:
-    """A genotype without the place of the data on the disk of who searched."""
-    values = copy.deepcopy(genotype.to_dict())
-    settings = (values.get("provenance") or {}).get("settings", {})
-    if isinstance(data := settings.get("data"), dict):
-        data.pop("data_dir", None)
-    return values
-
-
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a network, on the CPU and without shared storage."""
-    return {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-
-
-def check_room(path: Path, size: int) -> None:
-    """Raise ValueError unless `size` bytes fit on the disk that will hold `path`."""
-    folder = path if path.is_dir() else path.parent
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise ValueError(
-            f"{path} needs {size / 2**20:.1f} MiB, but only {free / 2**20:.1f} MiB are free on "
-            f"the disk of {folder}; free some, or choose another disk"
-        )
-
-
-def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder under a temporary name, then put it in place of what is there.
+def load_retrain_config(run_dir: str | Path) -> RetrainConfig:
+    """The configuration of the retraining in a folder.
 
     Raises:
-        ValueError: it cannot be written; what was there is left as it was.
+        ValueError: the folder holds no retraining.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old.tmp")
-    try:
-        fresh.mkdir(parents=True)
-        fill(fresh)
-        if path.exists():
-            path.rename(old)
-        fresh.rename(path)
-    except OSError as error:
-        raise ValueError(f"cannot write {path} ({error}); free some disk or rights") from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+    return config_from_dict(RetrainConfig, read_settings(run_dir, RETRAIN_KIND))
 
 
-def save_model_folder(
-    path: str | Path,
-    model: nn.Module,
-    facts: ModelFacts,
-    card: str,
-    *,
-    weights: Path | None = None,
-) -> None:
+# --- Writing
+
+
+def save_model_folder(path: Path, model: nn.Module, facts: ModelFacts, card: str) -> None:
     """Write a model folder whole, in place of an earlier one.
 
     Args:
+        model: made by `timm.create_model`. Its weights come out in PyTorch's usual memory format.
         card: the text of README.md.
-        weights: the same weights as a safetensors file nearby, linked instead of written twice
-            where the file system can.
 
     Raises:
         ValueError: it cannot be written.
     """
-    path = Path(path)
+    args = copy.deepcopy(facts.model_args)
+    # Where the data lie on the disk of who searched is nobody else's business.
+    settings = (args.get("genotype", {}).get("provenance") or {}).get("settings", {})
+    if isinstance(data := settings.get("data"), dict):
+        data.pop("data_dir", None)
+    known = timm.get_pretrained_cfg(facts.architecture)
+    source = known.to_dict() if known else {}
+    kept = ("first_conv", "classifier", "fixed_input_size", "pool_size")
+    pretrained_cfg = {key: source[key] for key in kept if source.get(key) is not None} | {
+        "num_classes": len(facts.class_names),
+        "input_size": [facts.in_channels, facts.image_size, facts.image_size],
+        # The middle square of the image, as in training.
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "interpolation": "bilinear",
+        "mean": list(facts.mean),
+        "std": list(facts.std),
+    }
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
     def fill(folder: Path) -> None:
-        if weights is None or not _linked(weights, folder / WEIGHTS):
-            write_atomic(
-                folder / WEIGHTS,
-                safetensors.torch.save(tensors_of(model), metadata={"format": "pt"}),
+        config = {"label_names": list(facts.class_names), "pretrained_cfg": pretrained_cfg}
+        try:
+            save_for_hf(
+                model, str(folder), model_config=config, model_args=args, safe_serialization=True
             )
-        config = json.dumps(_config(facts), indent=2)
-        write_atomic(folder / CONFIG, config + "\n")
-        if "genotype" in facts.model_args:
-            Genotype.from_dict(facts.model_args["genotype"]).save(folder / GENOTYPE)
+        except safetensors.SafetensorError as error:
+            raise OSError(str(error)) from None
+        if "genotype" in args:
+            Genotype.from_dict(args["genotype"]).save(folder / GENOTYPE)
         write_atomic(folder / CARD, card)
 
     replace_folder(path, fill)
 
 
-def _linked(source: Path, target: Path) -> bool:
-    try:
-        os.link(source, target)
-    except OSError:
-        return False
-    return True
+# --- Reading
 
 
-def _config(facts: ModelFacts) -> dict[str, Any]:
-    known = timm.get_pretrained_cfg(facts.architecture)
-    source = known.to_dict() if known else {}
-    kept = ("first_conv", "classifier", "fixed_input_size", "pool_size")
-    return {
-        "architecture": facts.architecture,
-        "num_classes": len(facts.class_names),
-        "label_names": list(facts.class_names),
-        "model_args": facts.model_args,
-        "pretrained_cfg": {key: source[key] for key in kept if source.get(key) is not None}
-        | {
-            "num_classes": len(facts.class_names),
-            "input_size": [facts.in_channels, facts.image_size, facts.image_size],
-            # The middle square of the image, as in training.
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "interpolation": "bilinear",
-            "mean": list(facts.mean),
-            "std": list(facts.std),
-        },
-    }
-
-
-def is_model_folder(path: Path) -> bool:
-    """Whether a folder's config.json names an architecture."""
-    if not (path / CONFIG).is_file():
-        return False
-    values = read_json(path / CONFIG, "model folder")
-    return isinstance(values, dict) and "architecture" in values
-
-
-def load_model_folder(
-    path: str | Path, device: torch.device | None = None
-) -> tuple[nn.Module, ModelFacts]:
-    """The network of a model folder in evaluation mode, and its facts.
+def find_model_folder(folder: str | Path) -> Path:
+    """The model folder that a folder is, or that it holds as `model/`.
 
     Raises:
-        ValueError: naming what is missing or does not fit.
+        ValueError: neither.
     """
-    path = Path(path)
-    facts = _facts(read_json(path / CONFIG, "model folder"), path / CONFIG)
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}; give a retraining's or a model's")
+    for path in (folder, folder / MODEL_DIR):
+        if (path / CONFIG).is_file():
+            values = read_json(path / CONFIG, "model folder")
+            if isinstance(values, dict) and "architecture" in values:
+                return path
+    raise ValueError(
+        f"{folder} holds no model; give the folder of a finished retraining, a sweep's best/, or a "
+        "model folder"
+    )
+
+
+def load(folder: str | Path, device: str | torch.device = "cpu") -> Trained:
+    """A trained network, ready to predict.
+
+    A model folder can be anybody's: its config gives sizes and shares, and no code of its own runs.
+    For a retraining's folder the modules are imported that it named as `plugins`.
+
+    Args:
+        folder: a retraining's, a sweep's best/, or a model folder.
+        device: "cpu", "cuda", "cuda:1", or "auto".
+
+    Raises:
+        ValueError: the folder holds no model, or one whose files do not fit each other.
+    """
+    where = resolve_device(str(device))
+    path = find_model_folder(folder)
+    if path != Path(folder):
+        load_plugins(load_retrain_config(folder).plugins)
+    facts = _read_facts(path / CONFIG)
     try:
         model = timm.create_model(facts.architecture, **facts.model_args)
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as e:
         raise ValueError(f"{path / CONFIG} describes no network ({first_line(e)})") from None
-    load_weights(model, path / WEIGHTS, CONFIG)
-    return model.to(device or torch.device("cpu")).eval(), facts
-
-
-def load_weights(model: nn.Module, path: Path, config: str) -> None:
-    """Load a safetensors file into a network.
-
-    Raises:
-        ValueError: the file is missing, truncated, or of another network than `config` says.
-    """
     try:
-        model.load_state_dict(safetensors.torch.load_file(path))
+        model.load_state_dict(safetensors.torch.load_file(path / WEIGHTS))
     except FileNotFoundError:
-        raise ValueError(f"there are no weights {path}; is the retraining finished?") from None
-    except (safetensors.SafetensorError, RuntimeError, OSError) as error:
+        raise ValueError(f"there are no weights {path / WEIGHTS}") from None
+    except (safetensors.SafetensorError, RuntimeError, OSError) as e:
         raise ValueError(
-            f"{path} does not fit its {config} or is truncated ({first_line(error)})"
+            f"{path / WEIGHTS} does not fit its {CONFIG} or is truncated ({first_line(e)})"
         ) from None
+    return Trained(model.to(where).eval(), facts)
 
 
-def _facts(values: Any, path: Path) -> ModelFacts:
+def _read_facts(path: Path) -> ModelFacts:
+    values: Any = read_json(path, "model folder")
     try:
         cfg = values["pretrained_cfg"]
         name, args = values["architecture"], values["model_args"]
-        channels, height, width = cfg["input_size"]
+        size = channels, height, width = cfg["input_size"]
         mean, std = (tuple(float(x) for x in cfg[key]) for key in ("mean", "std"))
-    except (KeyError, TypeError, ValueError) as error:
+        names = values.get("label_names") or cfg.get("label_names")
+        classes = values.get("num_classes", cfg.get("num_classes"))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} lacks what a model folder needs ({type(error).__name__}: "
             f"{first_line(error)}); write it with: python -m dasvit export RUN --to safetensors"
         ) from None
-    names = values.get("label_names") or cfg.get("label_names")
-    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
-        raise ValueError(f"{path} has no class names; give label_names, one name a class")
-    classes = values.get("num_classes", cfg.get("num_classes"))
-    if len(names) != classes:
-        raise ValueError(f"{path} has {len(names)} label_names for {classes} classes")
-    if not isinstance(name, str) or not isinstance(args, dict) or not timm.is_model(name):
-        raise ValueError(f"{path}: architecture {name!r} is no network that timm knows")
-    foreign = sorted(set(map(str, args)) - MODEL_ARGS)
-    if foreign:
-        raise ValueError(
-            f"{path}: model_args has {', '.join(foreign)}, which a folder may not give; known: "
-            f"{', '.join(sorted(MODEL_ARGS))}"
-        )
-    if not isinstance(args.get("genotype", {}), dict):
-        raise ValueError(
-            f"{path}: the genotype in model_args must be an object, not a name or file"
-        )
-    if channels not in (1, 3) or height != width or not isinstance(height, int) or height < 1:
-        raise ValueError(
-            f"{path} has input_size {cfg['input_size']}; it must be [1 or 3, side, side]"
-        )
-    sides = args.get("img_size", height)
-    if sides not in (height, [height, height]):
-        raise ValueError(
-            f"{path} has input_size {cfg['input_size']} for a network of img_size {sides}; give "
-            "both the same"
-        )
+
+    def check(condition: bool, message: str) -> None:
+        if not condition:
+            raise ValueError(f"{path}{message}")
+
+    named = isinstance(names, list) and bool(names) and all(isinstance(n, str) for n in names)
+    check(named, " has no class names; give label_names, one name per class")
+    check(len(names) == classes, f" has {len(names)} label_names for {classes} classes")
+    known = isinstance(name, str) and isinstance(args, dict) and timm.is_model(name)
+    check(known, f": architecture {name!r} is no network that timm knows")
+    foreign = ", ".join(sorted(set(map(str, args)) - MODEL_ARGS))
+    check(
+        not foreign,
+        f": model_args has {foreign}, which a folder may not give; known: "
+        f"{', '.join(sorted(MODEL_ARGS))}",
+    )
+    check(
+        isinstance(args.get("genotype", {}), dict),
+        ": the genotype in model_args must be an object, not a name or file",
+    )
+    square = channels in (1, 3) and height == width and isinstance(height, int) and height > 0
+    check(square, f" has input_size {size}; it must be [1 or 3, side, side]")
+    side = args.get("img_size", height)
+    check(
+        side in (height, [height, height]),
+        f" has input_size {size} for a network of img_size {side}; give both the same",
+    )
     finite = all(math.isfinite(value) for value in (*mean, *std))
-    if not (finite and len(mean) == len(std) == channels and min(std) > 0):
-        raise ValueError(
-            f"{path} has mean {list(mean)} and std {list(std)}; it needs {channels} finite "
-            f"{'number' if channels == 1 else 'numbers'} of each, std above 0"
-        )
+    check(
+        finite and len(mean) == len(std) == channels and min(std) > 0,
+        f" has mean {list(mean)} and std {list(std)}; it needs as many finite numbers of each as "
+        f"there are channels ({channels}), std above 0",
+    )
     return ModelFacts(name, args, tuple(names), channels, height, mean, std)
+
+
+# --- The card
+
+_CARD = """\
+---
+library_name: timm
+pipeline_tag: image-classification
+tags:
+- image-classification
+- timm
+- dasvit
+---
+
+# {name}
+
+An image classifier{found}
+
+## Measured
+
+One run; the test set was looked at once.
+
+| | |
+| --- | --- |
+{rows}
+
+## Images
+
+As {colour}, the shorter side resized to {size} (bilinear, antialiased), the middle {size} × {size}
+cut out, scaled to [0, 1], less the mean {mean}, over the standard deviation {std}.
+
+{classes} classes: {names}
+
+## Use
+
+```python
+import timm
+{imports}
+model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True).eval()
+```
+
+```bash
+python -m dasvit predict --model PATH_OF_THIS_FOLDER{flags} IMAGE
+```
+"""
+_FOUND = """\
+, its encoder found by differentiable architecture search (DASViT).
+
+```text
+{encoder}
+```"""
+
+
+def model_card(facts: ModelFacts, config: RetrainConfig, result: RetrainResult) -> str:
+    """README.md of a model folder, in the Hugging Face Hub's form: what the network is, how it was
+    trained, and what was measured."""
+    genotype, plugins, names = facts.model_args.get("genotype"), config.plugins, facts.class_names
+    encoder = str(Genotype.from_dict(genotype)).replace("; ", "\n") if genotype else ""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "timm")]
+    rows = {
+        "test top-1 accuracy": f"{100 * result.test_top1:.2f} %",
+        "test top-5 accuracy": f"{100 * result.test_top5:.2f} %",
+        "training accuracy, last epoch": f"{100 * result.train_accuracy:.2f} %",
+        "parameters": f"{result.num_params:,}",
+        "training time": f"{result.seconds:.0f} s",
+        "data set": config.data.dataset,
+        "epochs": config.epochs,
+        "seed": config.seed,
+        "written by": ", ".join([f"dasvit {dasvit.__version__}", *versions]),
+    }
+    module = timm.model_entrypoint(facts.architecture).__module__
+    modules = {module: "the architecture"} if module.startswith("dasvit.") else {}
+    modules |= dict.fromkeys(plugins, "operations of its own")
+    return _CARD.format(
+        name=facts.architecture,
+        found=_FOUND.format(encoder=encoder) if encoder else ".",
+        rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
+        colour="grey" if facts.in_channels == 1 else "RGB",
+        size=facts.image_size,
+        mean=", ".join(f"{v:.4f}" for v in facts.mean),
+        std=", ".join(f"{v:.4f}" for v in facts.std),
+        classes=len(names),
+        names=", ".join(names[:20]) + (" …" if len(names) > 20 else ""),
+        imports="".join(f"import {name}  # registers {what}\n" for name, what in modules.items()),
+        flags=f" --plugins {' '.join(plugins)}" if plugins else "",
+    )

@@ -1,4 +1,7 @@
-"""Networks by name: a derived one, the plain ViT, or one of timm's, AutoFormer-B among them."""
+"""Networks by name: a derived one, the plain ViT, or one of timm's, AutoFormer-B among them.
+
+Each is a network of timm's register: a name and arguments, with which anyone can build it again.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +14,65 @@ from torch.overrides import TorchFunctionMode
 import dasvit.training.autoformer  # noqa: F401, registers its model with timm
 from dasvit.run.files import first_line
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES
-from dasvit.spaces.cell.network import DASViT, resolve_genotype
+from dasvit.spaces.cell.network import resolve_genotype
 from dasvit.training.config import RetrainConfig
 
-__all__ = ["VIT", "build_model", "model_on_meta"]
+__all__ = ["VIT", "architecture", "build_model", "model_on_meta"]
 
 VIT = "vit"
 """The baseline's name: a plain ViT of the same depth, width and patches."""
+DERIVED = "dasvit"
+"""timm's name of the derived network."""
+
+# What networks of other authors raise where a size does not fit them.
+_MISFIT = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def architecture(
+    config: RetrainConfig, *, in_channels: int, num_classes: int
+) -> tuple[str, dict[str, Any]]:
+    """timm's name of the network that `config.model` names, and the arguments of
+    `timm.create_model` that make it, JSON-ready. Rates of dropout, for training alone, are not
+    among them.
+
+    Raises:
+        ValueError: no such model, or settings that are not for it.
+    """
+    args: dict[str, Any] = {"in_chans": in_channels, "num_classes": num_classes}
+    sized = args | {"img_size": config.data.image_size}
+    scaled = sized | {
+        "patch_size": config.patch_size,
+        "embed_dim": config.dim,
+        "depth": config.depth,
+    }
+    name = config.model
+    if name == VIT:
+        if config.dim % config.vit_heads:
+            raise ValueError(
+                f"vit_heads must divide dim, but got (vit_heads={config.vit_heads}, "
+                f"dim={config.dim})"
+            )
+        return "vit_base_patch16_224", scaled | {"num_heads": config.vit_heads}
+    if name in NAMED_GENOTYPES or name.endswith(".json") or Path(name).exists():
+        genotype = resolve_genotype(name)
+        if set(genotype.operations) == {"zero"}:
+            raise ValueError(
+                f"{name}: all edges are zero, so that nothing reaches the output; it cannot be "
+                "trained"
+            )
+        return DERIVED, scaled | {"genotype": genotype.to_dict()}
+    if not timm.is_model(name):
+        raise ValueError(
+            f"unknown model {name!r}; give {VIT!r}, a shipped genotype "
+            f"({', '.join(NAMED_GENOTYPES)}), a genotype file, or the name of a timm model"
+        )
+    if config.dropout:
+        raise ValueError(
+            f"dropout={config.dropout:g} is of {VIT!r} and of derived networks; {name!r} is built "
+            "as timm defines it: give --dropout 0"
+        )
+    # Convolutional networks take images of any size, and no argument for it.
+    return name, sized if timm.get_pretrained_cfg_value(name, "fixed_input_size") else args
 
 
 def build_model(config: RetrainConfig, *, in_channels: int, num_classes: int) -> nn.Module:
@@ -26,74 +81,15 @@ def build_model(config: RetrainConfig, *, in_channels: int, num_classes: int) ->
     Raises:
         ValueError: no such model, or one that does not fit the width or the images.
     """
-    size = {"img_size": config.data.image_size, "patch_size": config.patch_size}
-    common = {"in_chans": in_channels, "num_classes": num_classes}
-    if config.model == VIT:
-        if config.dim % config.vit_heads:
-            raise ValueError(
-                f"vit_heads must divide dim, but got (vit_heads={config.vit_heads}, "
-                f"dim={config.dim})"
-            )
-        return timm.models.VisionTransformer(
-            **size,
-            **common,
-            embed_dim=config.dim,
-            depth=config.depth,
-            num_heads=config.vit_heads,
-            proj_drop_rate=config.dropout,
-            drop_path_rate=config.drop_path,
-        )
-    is_genotype = config.model in NAMED_GENOTYPES or config.model.endswith(".json")
-    if is_genotype or Path(config.model).exists():
-        genotype = resolve_genotype(config.model)
-        if set(genotype.operations) == {"zero"}:
-            raise ValueError(
-                f"{config.model}: all edges are zero, so that nothing reaches the output; it "
-                "cannot be trained"
-            )
-        try:
-            return DASViT(
-                genotype,
-                **size,
-                **common,
-                embed_dim=config.dim,
-                depth=config.depth,
-                proj_drop_rate=config.dropout,
-                drop_path_rate=config.drop_path,
-            )
-        except ValueError as error:
-            raise ValueError(f"{config.model}: {error}") from None
-    if not timm.is_model(config.model):
-        raise ValueError(
-            f"unknown model {config.model!r}; give {VIT!r}, a shipped genotype "
-            f"({', '.join(NAMED_GENOTYPES)}), a genotype file, or the name of a timm model"
-        )
-    return _build_timm(config, in_channels, num_classes)
-
-
-# What networks of other authors raise where a size does not fit them.
-_MISFIT = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
-
-
-def _build_timm(config: RetrainConfig, in_channels: int, num_classes: int) -> nn.Module:
-    name, size = config.model, config.data.image_size
-    options: dict[str, Any] = {"in_chans": in_channels, "num_classes": num_classes}
-    if config.dropout:
-        raise ValueError(
-            f"dropout={config.dropout:g} is of {VIT!r} and of derived networks; {name!r} is built "
-            "as timm defines it: give --dropout 0"
-        )
-    if config.drop_path:
-        options["drop_path_rate"] = config.drop_path
+    name, args = architecture(config, in_channels=in_channels, num_classes=num_classes)
+    rates = {"proj_drop_rate": config.dropout, "drop_path_rate": config.drop_path}
+    args |= {name: rate for name, rate in rates.items() if rate}
+    size = config.data.image_size
     try:
-        try:
-            model = timm.create_model(name, **options, img_size=size)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-            # Convolutional networks take any size.
-            return timm.create_model(name, **options)
+        model = timm.create_model(name, **args)
     except _MISFIT as error:
+        if name == DERIVED:
+            raise ValueError(f"{config.model}: {first_line(error)}") from None
         if "drop_path_rate" in str(error):
             raise ValueError(
                 f"model {name!r} has no stochastic depth; give --drop-path 0"

@@ -1,9 +1,9 @@
 """What a training is made of besides the network: optimiser, schedule, mixing of images, average.
 
-All of them are timm's; the paper's recipe takes AdamW and the schedule alone.
+All of them are timm's. Search and retraining share the optimiser, the schedule and the clipping.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import timm.optim
@@ -14,9 +14,17 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from dasvit.training.config import RetrainConfig
-from dasvit.training.optim import norms_and_biases
 
-__all__ = ["check_optimizer", "make_average", "make_mixing", "make_optimizer", "make_schedule"]
+__all__ = [
+    "all_finite",
+    "check_optimizer",
+    "clip_gradients",
+    "make_average",
+    "make_mixing",
+    "make_optimizer",
+    "make_schedule",
+    "norms_and_biases",
+]
 
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -40,42 +48,83 @@ def _is_plain(name: str) -> bool:
     return not foreign and not timm.optim.get_optimizer_info(name).second_order
 
 
-def make_optimizer(config: RetrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """`config.optimizer`, by default AdamW in PyTorch's fused form."""
-    spared = {id(p) for p in ([] if config.decay_norms else norms_and_biases(model))}
+def make_optimizer(
+    params: Iterable[nn.Parameter],
+    name: str = "adamw",
+    *,
+    lr: float,
+    weight_decay: float,
+    spared: Iterable[nn.Parameter] = (),
+    **options: Any,
+) -> torch.optim.Optimizer:
+    """One of timm's optimisers by its name; PyTorch's own in their fused form.
+
+    Args:
+        spared: those of `params` that the weight decay leaves alone.
+        options: further arguments of the optimiser, `capturable` say.
+    """
+    # Paper gap: whether norms and biases decay, see docs/fidelity.md.
+    no_decay = {id(p) for p in spared}
     groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
-    for p in model.parameters():
-        if p.requires_grad:
-            groups[id(p) in spared]["params"].append(p)
-    options: dict[str, Any] = (
-        {"fused": True} if config.optimizer in ("adamw", "adam", "sgd") else {}
-    )
+    for p in params:
+        groups[id(p) in no_decay]["params"].append(p)
+    if name in ("adamw", "adam", "sgd"):
+        options["fused"] = True
     return timm.optim.create_optimizer_v2(
         [group for group in groups if group["params"]],
-        opt=config.optimizer,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
+        opt=name,
+        lr=lr,
+        weight_decay=weight_decay,
         **options,
     )
 
 
+def norms_and_biases(model: nn.Module) -> list[nn.Parameter]:
+    """What many recipes spare from weight decay: norms, biases, CLS and positions; all but the
+    weights of linear layers and convolutions."""
+    return [p for name, p in model.named_parameters() if p.dim() not in (2, 4) or "bias" in name]
+
+
 def make_schedule(
-    config: RetrainConfig, optimizer: torch.optim.Optimizer, steps: int
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    warmup_steps: int = 0,
+    warmup_lr: float = 0.0,
 ) -> CosineLRScheduler:
-    """Linear from `warmup_lr` to `lr`, then half a cosine to 0; `step_update(step)` sets the rate.
+    """The learning rate of each step: linear from `warmup_lr` to the optimiser's, then half a
+    cosine towards 0.
+
+    `step_update(step)`, with the 0-based step, puts it into `optimizer.param_groups`; nothing else
+    is remembered from step to step.
 
     Args:
-        steps: an epoch.
+        steps: of the whole training, warm-up included.
     """
-    warmup = config.warmup_epochs * steps
     return CosineLRScheduler(
         optimizer,
-        t_initial=max(1, config.epochs * steps - warmup),
-        warmup_t=warmup,
-        warmup_lr_init=config.warmup_lr,
+        t_initial=max(1, steps - warmup_steps),
+        warmup_t=warmup_steps,
+        warmup_lr_init=warmup_lr,
         warmup_prefix=True,
         t_in_epochs=False,
     )
+
+
+def clip_gradients(grads: list[Tensor], max_norm: float) -> None:
+    """Scale gradients in place so that their joint norm is at most `max_norm`; 0 does nothing.
+
+    Stays on the device: nothing waits for the value of the norm.
+    """
+    if max_norm > 0:
+        norm = nn.utils.get_total_norm(grads)
+        torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+
+def all_finite(params: list[nn.Parameter]) -> bool:
+    """Whether no parameter holds inf or nan. Waits for the device: once per epoch."""
+    norms = torch._foreach_norm([p.detach() for p in params])
+    return bool(torch.stack(list(norms)).isfinite().all())
 
 
 def make_mixing(config: RetrainConfig, num_classes: int) -> Mixing | None:

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import benchmarks.table1_command
 import pytest
 from support.finished import finished
 from support.table1_counts import COUNTED
 
+import benchmarks.table1_command
 from benchmarks.table1 import DATASETS, CountedRow, Row, fill_cells
 from benchmarks.table1_report import to_csv, to_markdown, to_values
 from benchmarks.table1_results import find_runs, group_runs
 from dasvit.cli import main
-from dasvit.costs.complexity import Complexity
+from dasvit.costs import Complexity
 
 ROOT = Path(__file__).parents[2]
 

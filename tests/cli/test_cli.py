@@ -22,7 +22,7 @@ from dasvit.presets import get_preset
 from dasvit.report.record import load_retrain_result, load_search_result
 from dasvit.search.loop import load_search_config
 from dasvit.spaces.cell.genotype import Genotype
-from dasvit.training.trained import load_retrain_config
+from dasvit.training.model_folder import load_retrain_config
 
 # --- Help
 
@@ -108,7 +108,7 @@ def test_search_draw_retrain_evaluate_complexity(
 
     out = succeed(*RETRAIN, *command.split()[1:])
     trained = workdir / "runs" / "retrain-digits-search-digits-seed3-seed0"
-    assert f"weights: {trained.relative_to(workdir) / 'model.safetensors'}" in out
+    assert f"model: {trained.relative_to(workdir) / 'model'}" in out
     assert Genotype.load(trained / "genotype.json") == result.genotype
     assert load_retrain_config(trained).model == str(Path(command.split()[-1]))
     scores = load_retrain_result(trained / "result.json")

@@ -123,12 +123,15 @@ def test_bad_input_is_one_line(
 def test_damaged_files_of_a_run_are_one_line(workdir: Path, call: Callable[..., Done]) -> None:
     for argv, name in ((SEARCH, "search"), (VIT, "retrain")):
         assert call(*argv, "--out", name).code == 0
-        weights, checkpoint = (workdir / name / f for f in ("model.safetensors", "checkpoint.pt"))
+        weights = workdir / name / "model" / "model.safetensors"
+        checkpoint = workdir / name / "checkpoint.pt"
         if weights.exists():
             weights.write_bytes(weights.read_bytes()[:-10])
             done = call("evaluate", name, "--device", "cpu")
             assert done.code == 2
-            assert re.fullmatch(rf"error: {name}/model\.safetensors .* truncated .*\n", done.err)
+            assert re.fullmatch(
+                rf"error: {name}/model/model\.safetensors .* truncated .*\n", done.err
+            )
         (workdir / name / "result.json").unlink()
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
         done = call(name, "--resume", name, "--device", "cpu")

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-import dasvit.costs.complexity
+import dasvit.commands.fvcore_count
 from dasvit.cli import main
-from dasvit.costs.latency import Latency
+from dasvit.costs import Latency
 
 SMALL = ("complexity", "--preset", "digits", "--model", "vit", "--in-channels", "1")
 FAST = ("--latency-seconds", "0.01", "--device", "cpu")
@@ -31,7 +31,7 @@ def test_text_has_a_line_for_each_cost(run: Run) -> None:
     state = torch.get_rng_state()
     counts, second, memory, timed = run(*SMALL, *FAST, "--latency-batch", "3").splitlines()
     assert counts.startswith("vit: ") and counts.endswith(" with attention products")
-    assert second == "PyTorch's own count of the multiply-adds: the same within 1 %"
+    assert second == "fvcore's count of the multiply-adds: the same within 1 %"
     assert re.fullmatch(r"memory, fp32: .* of weights; activations of one image: .*", memory)
     assert timed.startswith("latency, batch 3 on cpu, 1 thread, float32: median ")
     assert timed.endswith(" images/s")
@@ -42,7 +42,7 @@ def test_json_holds_all(run: Run) -> None:
     values = json.loads(run(*SMALL, *FAST, "--json", "--num-classes", "7"))
     assert (values["model"], values["image"], values["num_classes"]) == ("vit", [1, 8, 8], 7)
     assert values["macs_linear"] + values["macs_attention"] == values["macs_total"]
-    assert values["macs_torch"] == values["macs_total"]
+    assert values["macs_fvcore"] == values["macs_total"]
     assert values["bytes"]["weights"] == 4 * values["num_params"]
     assert values["bytes"]["training"] > values["bytes"]["inference"] > 0
     timed = values["latency"]
@@ -58,8 +58,10 @@ def test_json_holds_all(run: Run) -> None:
 def test_counters_that_disagree_are_named(
     run: Run, monkeypatch: pytest.MonkeyPatch, factor: float, shown: str
 ) -> None:
-    count = dasvit.costs.complexity.torch_macs
-    monkeypatch.setattr(dasvit.costs.complexity, "torch_macs", lambda *args: factor * count(*args))
+    count = dasvit.commands.fvcore_count.fvcore_macs
+    monkeypatch.setattr(
+        dasvit.commands.fvcore_count, "fvcore_macs", lambda *args: factor * count(*args)
+    )
     assert run(*SMALL, "--no-latency").splitlines()[1].endswith(shown)
 
 
@@ -95,7 +97,7 @@ def test_too_large_a_batch_is_one_line(
 
         return latency
 
-    timing = "dasvit.costs.latency.latency"
+    timing = "dasvit.costs.latency"
     monkeypatch.setattr(timing, fails("CUDA out of memory. Tried to allocate 2 GiB"))
     with pytest.raises(SystemExit) as ended:
         main([*SMALL, "--device", "cpu", "--latency-batch", "9"])

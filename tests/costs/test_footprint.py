@@ -7,8 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dasvit.costs.footprint import Footprint, footprint
-from dasvit.costs.live_memory import LiveMemory
+from dasvit.costs import Footprint, LiveMemory, footprint
 from dasvit.spaces.cell.network import DASViT
 
 
@@ -105,3 +104,22 @@ def test_printed_with_units() -> None:
         "3.0 MiB of weights; activations of one image: 0.5 MiB kept in training, "
         "0.2 MiB at most at inference"
     )
+
+
+def test_live_memory_by_hand() -> None:
+    with LiveMemory() as memory:
+        a = torch.zeros(100)  # 400 bytes
+        b = a + 1
+        assert memory.live == 800
+        view = b[10:]
+        assert memory.live == 800
+        del a
+        assert memory.live == 400
+        del b
+        assert memory.live == 400  # the view holds it
+        del view
+    assert (memory.live, memory.peak) == (0, 800)
+    with LiveMemory(512) as memory:
+        held = torch.zeros(129)  # 516 bytes
+        assert memory.live == 1024
+    assert held.numel() == 129

@@ -12,7 +12,7 @@ from dasvit.cli import main
 from dasvit.report.record import load_retrain_result, read_trace
 from dasvit.run.folder import SkippedImagesWarning
 from dasvit.spaces.cell.genotype import Genotype
-from dasvit.training.trained import evaluate
+from dasvit.training.loop import evaluate
 
 FAST_SEARCH = [
     *("--dim", "12", "--operations", "identity", "msa_h2", "mlp_r0.5", "--stage-layers", "1", "2"),

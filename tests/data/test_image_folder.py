@@ -5,16 +5,16 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import dasvit.data.folder_data
 import numpy as np
 import pytest
 import torch
+from dasvit.data.image_folder import find_images
 from PIL import Image
 from support.batches import all_of, assert_equal
 
-import dasvit.data.folder_data
 from dasvit.data.config import DataConfig
 from dasvit.data.datasets import check_data, load_data
-from dasvit.data.image_folder import find_images
 from dasvit.data.splits import TensorSplit
 from dasvit.data.stream import FolderSplit
 from dasvit.run.seed import generator

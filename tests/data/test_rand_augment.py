@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from dasvit.data.rand_augment import NUM_BINS, OPERATIONS, apply_operation, rand_augment
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.autoaugment import RandAugment, _apply_op
-
-from dasvit.data.rand_augment import NUM_BINS, OPERATIONS, apply_operation, rand_augment
 
 UNSIGNED = {"Identity", "Posterize", "Solarize", "AutoContrast", "Equalize"}
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from dasvit.training.trained import open_trained
 from PIL import Image
 from sklearn.datasets import load_digits
 from support.runs import names_in
@@ -18,7 +19,6 @@ from timm.data import create_transform, resolve_data_config
 from dasvit.deploy.predict import read_image
 from dasvit.report.record import load_retrain_result, read_trace
 from dasvit.spaces.cell.genotype import Genotype
-from dasvit.training.trained import open_trained
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("nought", "one", "two")

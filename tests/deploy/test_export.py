@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from dasvit.training.trained import open_trained
 from support.runs import files_of, names_in
 from support.trained_runs import train_digits
 
@@ -17,7 +18,6 @@ import dasvit.deploy.export
 from dasvit.cli import main
 from dasvit.deploy.export import FORMATS, export
 from dasvit.training.model_folder import save_model_folder
-from dasvit.training.trained import open_trained
 
 CPU = torch.device("cpu")
 BATCH = torch.randn(7, 1, 8, 8, generator=torch.Generator().manual_seed(1))

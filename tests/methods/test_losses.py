@@ -5,9 +5,8 @@ from collections.abc import Callable
 import pytest
 import support.plugin_operation  # noqa: F401  (registers conv_k<int>)
 import torch
-from support import reference
-
 from dasvit.methods.losses import fairness_loss, fairness_types, skip_loss, type_loss, type_totals
+from support import reference
 
 pytestmark = pytest.mark.usefixtures("double")
 

@@ -1,182 +1,176 @@
-"""The commands in README and docs are ones that the programs take."""
+"""README and docs keep to their length, and what they name exists and runs."""
 
 import importlib
 import re
 import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from dasvit.cli import parse_command
-from dasvit.commands.arguments import parse
+from dasvit.methods import base as methods
+from dasvit.spaces.cell import operations
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
-SEPARATORS = {"&&", "||", ";", "|", "&"}
-REDIRECTIONS = {">", ">>", "<", "2>"}
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
+FOLDERS = "dasvit|tune|benchmarks|cluster|tests|docs"
 
 
-def commands(text: str) -> list[list[str]]:
-    """Every command of a page's code, as words; those inside a quoted word (`ray exec` runs one on
-    the cluster) too."""
-    fences = re.findall(r"^```(?:bash)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+def words(page: Path) -> int:
+    return len(page.read_text(encoding="utf-8").split())
+
+
+def test_readme_and_docs_are_short() -> None:
+    assert words(ROOT / "README.md") <= 700
+    assert sum(map(words, DOCS)) <= 7000
+
+
+def fences(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every command of the code on a page, as words; one in quotes (`ray exec … 'cd x && y'`) is a
+    command of its own."""
+    text = page.read_text(encoding="utf-8")
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    lines = [line for fence in fences for line in fence.replace("\\\n", " ").splitlines()]
-    lines += re.findall(r"`([^`\n]+)`", prose)
-    return [words for line in lines if is_ours(line) for words in split(line)]
-
-
-def is_ours(line: str) -> bool:
-    # Not every line of code is shell; and what is of other programs is not looked at.
-    return (
-        re.search(r"\b(ray|tune/run_search\.py|python -m dasvit|benchmarks/\w+\.py)\b", line)
-        is not None
-    )
+    lines = "\n".join(fences(page, "bash")).replace("\\\n", " ").splitlines()
+    lines += [line.replace("\n", " ") for line in re.findall(r"`([^`]+)`", prose)]
+    return [command for line in lines for command in split(line)]
 
 
 def split(line: str) -> list[list[str]]:
-    line = re.sub(r"\$\w+", "1", line)  # a loop's variable
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-    lexer.commenters = "#"
+    if not re.search(r"\b(dasvit|ray|run_search\.py)\b", line):
+        return []
+    lexer = shlex.shlex(re.sub(r"\$\w+", "1", line), posix=True, punctuation_chars=True)
+    lexer.commenters, lexer.whitespace_split = "#", True
     found: list[list[str]] = [[]]
-    inner: list[list[str]] = []
-    skip = False
     for word in lexer:
-        if word in SEPARATORS:
+        if word in ("&&", "||", ";", "|", "&"):
             found.append([])
-        elif word in REDIRECTIONS:
-            skip = True
-        elif skip:
-            skip = False
+        elif word in (">", ">>"):
+            break
         else:
             found[-1].append(word)
-            if is_ours(word) and " " in word:
-                inner += split(word)
-    found = [words[words[0] == "do" :] for words in found if words]  # the body of a loop
-    return found + inner
+            found[:0] = split(word) if " " in word else []
+    return found
 
 
-def of(*start: str) -> list[tuple[str, list[str]]]:
-    """The arguments of every command that starts like this, with the page that has it."""
+def of(*starts: str) -> list[Any]:
+    """The arguments of every command on all pages that begins with one of these."""
+    heads = [start.split() for start in starts]
     return [
-        (page.name, words[len(start) :])
+        pytest.param(command[len(head) :], id=f"{page.name}: {' '.join(command[len(head) :])}")
         for page in PAGES
-        for words in commands(page.read_text(encoding="utf-8"))
-        if words[: len(start)] == list(start) and len(words) > len(start)
+        for command in commands(page)
+        for head in heads
+        if command[: len(head)] == head and len(command) > len(head) and "…" not in command
     ]
 
 
-def label(value: object) -> str | None:
-    return " ".join(value) if isinstance(value, list) else None
-
-
-DASVIT = of("python", "-m", "dasvit")
-SWEEP = of("python", "tune/run_search.py")
+DASVIT = of("dasvit", "python -m dasvit")
+SWEEP = of("python tune/run_search.py")
 RAY = of("ray")
-BENCHMARKS = [  # those whose settings are a class
-    (page, name, words)
-    for name in ("search_step", "profile_step", "roofline", "merge")
-    for page, words in of("python", f"benchmarks/{name}.py")
-]
 
 
-@pytest.mark.parametrize(("page", "name", "words"), BENCHMARKS, ids=label)
-def test_the_benchmark_takes_it(page: str, name: str, words: list[str]) -> None:
-    module = importlib.import_module(f"benchmarks.{name}")
-    parse(module.Args, words)  # raises ValueError
+def test_commands_are_found() -> None:
+    assert len(DASVIT) > 20 and len(SWEEP) > 5 and len(RAY) > 10
+    (inner, outer) = split("ray exec x.yaml --tmux 'cd ~/dasvit && dasvit draw a' > log")[1:]
+    assert inner == ["dasvit", "draw", "a"]
+    assert outer[:4] == ["ray", "exec", "x.yaml", "--tmux"] and "log" not in outer
 
 
-def test_commands_are_found_where_they_hide() -> None:
-    text = """Run `ray down x.yaml` at the end.
-```bash
-pip install x && python -m dasvit draw a --out b   # and a comment
-for x in 1 2; do python benchmarks/y.py --z $x; done
-ray exec x.yaml --tmux 'cd ~ && python tune/run_search.py --preset cifar10 \\
-    --address auto' > log
-```
-"""
-    found = commands(text)
-    assert ["python", "-m", "dasvit", "draw", "a", "--out", "b"] in found
-    assert ["python", "tune/run_search.py", "--preset", "cifar10", "--address", "auto"] in found
-    assert ["ray", "down", "x.yaml"] in found
-    assert ["python", "benchmarks/y.py", "--z", "1"] in found
-    assert [words[:4] for words in found if words[:2] == ["ray", "exec"]] == [
-        ["ray", "exec", "x.yaml", "--tmux"]
-    ]
-    assert not any("log" in words for words in found)
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The programs that pages write (As `NAME.py`: …) in the working folder; what they register is
+    forgotten afterwards."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name, code in re.findall(r"As `(\w+\.py)`:\n+```python\n(.*?)```", text, re.DOTALL):
+            (tmp_path / name).write_text(code, encoding="utf-8")
+            monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(operations, "_FAMILIES", dict(operations._FAMILIES))
+    monkeypatch.setattr(methods, "_METHODS", dict(methods._METHODS))
 
 
-def test_the_pages_have_commands() -> None:
-    assert {page for page, _ in DASVIT} >= {"README.md", "CONTRIBUTING.md", "fidelity.md"}
-    assert {page for page, _ in SWEEP} >= {"README.md", "cluster.md"}
-    assert {name for _, name, _ in BENCHMARKS} == {
-        "search_step", "profile_step", "roofline", "merge"
-    }  # fmt: skip
-    assert len(BENCHMARKS) >= 8
-    assert {words[0] for _, words in RAY} >= {"up", "exec", "attach", "status", "down"}
-
-
-@pytest.mark.parametrize(("page", "words"), DASVIT, ids=label)
-def test_dasvit_takes_it(page: str, words: list[str]) -> None:
-    if len(words) == 1:  # only the name of a command
+@pytest.mark.parametrize("argv", DASVIT)
+def test_dasvit_takes_it(argv: list[str], programs: None) -> None:
+    if len(argv) == 1 or argv[-1].startswith("--help"):
         with pytest.raises(SystemExit) as stop:
-            parse_command([*words, "--help"])
+            parse_command([argv[0], "--help"])
         assert stop.value.code == 0
-        return
-    parse_command(words)  # raises ValueError
+    else:
+        parse_command(argv)  # raises ValueError
 
 
-@pytest.mark.parametrize(("page", "words"), SWEEP, ids=label)
-def test_the_sweep_takes_it(page: str, words: list[str]) -> None:
+@pytest.mark.parametrize("argv", SWEEP)
+def test_the_sweep_takes_it(argv: list[str], programs: None) -> None:
     pytest.importorskip("ray")
     from tune.options import parse_options
+    from tune.own_space import load_space
 
-    options = parse_options(words)
-    assert options.preset in words or options.preset == "digits"
+    options = parse_options(argv)
+    if options.space:
+        assert load_space(options.space, options.search, fixed=())
 
 
-@pytest.mark.parametrize(("page", "words"), RAY, ids=label)
-def test_ray_takes_it(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("argv", RAY)
+def test_ray_takes_it(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
     from ray.scripts.scripts import cli
 
     monkeypatch.chdir(ROOT)
-    group = cli.make_context("ray", list(words), resilient_parsing=True)
-    command = cli.get_command(group, words[0])
-    assert command is not None, f"ray has no {words[0]}"
-    if len(words) > 1:  # else only the name of a command
-        command.make_context(words[0], words[1:], parent=group)  # raises click's UsageError
+    group = cli.make_context("ray", list(argv), resilient_parsing=True)
+    command = cli.get_command(group, argv[0])
+    assert command is not None
+    if len(argv) > 1:
+        command.make_context(argv[0], argv[1:], parent=group)  # raises click's UsageError
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_that_commands_name_exist(page: Path) -> None:
-    """`python benchmarks/x.py`, `cluster/gpu.yaml`, and links to files of the checkout."""
+def test_links_and_files_exist(page: Path) -> None:
+    """Links with their headings, paths of the checkout, and the README's tree; `fidelity.md` names
+    files inside `dasvit/`."""
     text = page.read_text(encoding="utf-8")
-    folders = r"(?:benchmarks|tune|cluster|tests)"
-    named = set(re.findall(rf"\b({folders}/[\w./]+\.(?:py|yaml|txt))\b", text))
-    named.discard("tests/test_NAME.py")
-    linked = {
-        (page.parent / link).resolve().relative_to(ROOT)
-        for link in re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", text)
-    }
-    missing = [str(name) for name in {*named, *linked} if not (ROOT / name).exists()]
+    missing = []
+    for link, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)]*))?\)", text):
+        target = (page.parent / link).resolve() if link else page
+        if not target.exists() or (heading and heading not in headings(target)):
+            missing.append(f"{link}#{heading}")
+    code = re.findall(r"`([^`\n]+)`", text) + re.findall(r"^\S+/ ", text, re.MULTILINE)
+    named = re.findall(rf"(?<![\w./-])((?:{FOLDERS})/[\w./]*)(?![\w*<…])", "\n".join(code))
+    if page.name == "fidelity.md":
+        inside = re.findall(rf"`(?!{FOLDERS})((?:\w+/)+\w+\.py)`", text)
+        named += [f"dasvit/{name}" for name in inside]
+    missing += [name for name in named if not (ROOT / name).exists()]
     assert not missing
 
 
-def _dotted(text: str) -> list[str]:
-    """`module.symbol`, as fidelity.md names what is in `dasvit`."""
-    names = re.findall(r"`([a-z_]+\.[A-Za-z_][A-Za-z_.]*)(?:\([^`]*\))?`", text)
-    modules = {path.stem for path in (ROOT / "dasvit").glob("*.py")}
-    return sorted({name for name in names if name.partition(".")[0] in modules})
+def headings(page: Path) -> list[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
-@pytest.mark.parametrize("name", _dotted((ROOT / "docs" / "fidelity.md").read_text()))
-def test_symbols_of_fidelity_exist(name: str) -> None:
-    module, *attributes = name.split(".")
-    found = importlib.import_module(f"dasvit.{module}")
-    for attribute in attributes:
-        found = getattr(found, attribute)
+def test_every_data_file_is_read_by_a_page() -> None:
+    """docs/results holds what a page shows, and the numbers behind it (the same stem)."""
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))
+    text += (ROOT / "README.md").read_text(encoding="utf-8")
+    unread = [p.name for p in (ROOT / "docs" / "results").iterdir() if p.stem not in text]
+    assert not unread
 
 
-def test_fidelity_names_symbols() -> None:
-    assert len(_dotted((ROOT / "docs" / "fidelity.md").read_text())) > 30
+def test_the_operation_and_the_method_of_contributing_work(programs: None) -> None:
+    for name in ("my_operations", "my_methods"):
+        importlib.import_module(name)
+    tokens = torch.randn(2, 5, 8)
+    assert operations.build_operation("glu_r2", 8)(tokens).shape == tokens.shape
+    method = methods.get_method("betadarts")(beta=2.0)
+    penalty = method.penalty({"alpha": torch.zeros(3, 8)}, tokens, None, torch.tensor(0.5))
+    torch.testing.assert_close(penalty, torch.tensor(8.0).log())  # t · beta · mean logsumexp(0)

@@ -9,26 +9,31 @@ from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH, SEARCH_R
 from support.runs import ENCODER
 
 import dasvit.report.progress
-from dasvit.report.events import StageEnd
-from dasvit.report.progress import ProgressReport, duration
+from dasvit.report.events import Event, StageEnd
+from dasvit.report.progress import ProgressReport, counted, duration
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 s"),
         (0.4, "0 s"),
         (59.4, "59 s"),
         (59.6, "1 min 00 s"),
         (185, "3 min 05 s"),
-        (3599.4, "59 min 59 s"),
         (3599.6, "1 h 00 min"),
-        (7620, "2 h 07 min"),
         (100_000, "27 h 46 min"),
     ],
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "asked", "words"),
+    [(1, 1, "1 seed"), (2, 2, "2 seeds"), (1, 2, "1 of 2 seeds"), (3, 0, "3 seeds")],
+)
+def test_counted(number: int, asked: int, words: str) -> None:
+    assert counted(number, "seed", asked=asked) == words
 
 
 @pytest.fixture
@@ -39,71 +44,47 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def printed(report: ProgressReport, stream: io.StringIO, event: object) -> str:
-    before = len(stream.getvalue())
-    report(event)
-    return stream.getvalue()[before:]
-
-
-def test_search_lines(clock: list[float]) -> None:
+def lines(*events: Event, report: ProgressReport | None = None) -> str:
     stream = io.StringIO()
-    report = ProgressReport(stream)
+    report = report or ProgressReport()
+    report._stream = stream
+    for event in events:
+        report(event)
+    return stream.getvalue()
+
+
+def test_epochs_and_the_time_left(clock: list[float]) -> None:
+    report = ProgressReport()
     clock[0] += 30  # reading data is no epoch
     first = replace(SEARCH_EPOCH, seconds=10.0, total_epochs=12)
-    assert printed(report, stream, first) == (
+    assert lines(first, report=report) == (
         "epoch  1/12  stage 1 (2 layers, 2 candidates)  train loss 2.250  val accuracy  33.3 %  "
         "identity 0.00  zero 0.25  1 min 50 s left\n"
     )
-    assert "val accuracy     – %" in printed(
-        ProgressReport(stream), stream, replace(first, val_accuracy=math.nan)
-    )
+    assert "val accuracy     – %" in lines(replace(first, val_accuracy=math.nan))
     clock[0] += 20
-    second = printed(report, stream, replace(first, epoch=1, stage=1, num_layers=4))
+    second = lines(replace(first, epoch=1, stage=1, num_layers=4), report=report)
     assert second.startswith("epoch  2/12  stage 2 (4 layers")
     assert second.endswith("2 min 30 s left\n")  # 30 s for two, ten to go
-    last = printed(report, stream, replace(first, epoch=11))
-    assert last.startswith("epoch 12/12")
-    assert last.endswith("  done\n")
-
-
-def test_the_guess_after_a_restart_counts_this_process_only(clock: list[float]) -> None:
-    stream = io.StringIO()
-    report = ProgressReport(stream)
-    clock[0] += 10
-    resumed = replace(SEARCH_EPOCH, epoch=8, total_epochs=12, seconds=10.0)
-    assert printed(report, stream, resumed).endswith("  30 s left\n")
-
-
-def test_retraining_line(clock: list[float]) -> None:
-    stream = io.StringIO()
-    line = printed(ProgressReport(stream), stream, replace(RETRAIN_EPOCH, seconds=75.0))
-    assert line == (
+    last = lines(replace(first, epoch=11), report=report)
+    assert last.startswith("epoch 12/12") and last.endswith("  done\n")
+    # After a restart, the guess counts this process only.
+    assert lines(replace(first, epoch=8)).endswith("  30 s left\n")
+    assert lines(replace(RETRAIN_EPOCH, seconds=75.0)) == (
         "epoch 1/2  train loss 2.250  train accuracy  10.0 %  lr 1.00e-06  1 min 15 s left\n"
     )
 
 
-def test_ends() -> None:
-    stream = io.StringIO()
-    report = ProgressReport(stream)
-    stage = StageEnd(
-        epoch=0,
-        stage=1,
-        weights=SEARCH_EPOCH.weights,
-        edge_ops=SEARCH_EPOCH.edge_ops,
-        kept=None,
-        genotype=ENCODER,
-    )
-    assert printed(report, stream, stage) == f"stage 2 ends; derived so far: {ENCODER}\n"
-    assert printed(report, stream, SEARCH_RESULT) == (
+def test_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    own = {"weights": SEARCH_EPOCH.weights, "edge_ops": SEARCH_EPOCH.edge_ops, "kept": None}
+    stage = StageEnd(epoch=0, stage=1, genotype=ENCODER, **own)
+    report = ProgressReport()  # on standard output
+    for event in (stage, SEARCH_RESULT, RETRAIN_RESULT):
+        report(event)
+    assert capsys.readouterr().out == (
+        f"stage 2 ends; derived so far: {ENCODER}\n"
         f"found {ENCODER}\n"
         "validation accuracy: supernet 60.0 %, derived with inherited weights 14.3 %, gap 45.7 "
         "points; 12 s\n"
-    )
-    assert printed(report, stream, RETRAIN_RESULT) == (
         "test accuracy of vit: top-1 33.33 %, top-5 90.00 %; 0.00 M parameters; 6 s\n"
     )
-
-
-def test_standard_output_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
-    ProgressReport()(SEARCH_RESULT)
-    assert capsys.readouterr().out.startswith("found o_0 = ")

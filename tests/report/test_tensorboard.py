@@ -1,75 +1,69 @@
-"""TensorBoard event files, read back: tags, steps, values, hyper-parameters, resuming."""
+"""TensorBoard event files, read back: tags, steps, values, the HParams tab, resuming."""
 
 import dataclasses
 import math
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.events import SEARCH_EPOCH
+from support.events import SEARCH_RESULT as RESULT
+from support.runs import few_images, retrain_config, search_config
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.custom_scalar import layout_pb2
-from tensorboard.plugins.hparams import metadata
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams.backend_context import Context
+from tensorboard.plugins.hparams.list_session_groups import Handler
 
-from dasvit.report.events import (
-    RetrainEpoch,
-    RetrainResult,
-    SearchEpoch,
-    SearchResult,
-    StageEnd,
-    scalars,
-)
+import dasvit.search.loop
+import dasvit.training.loop
+from dasvit.report.events import Event, RetrainEpoch, RetrainResult, SearchEpoch, StageEnd, scalars
 from dasvit.report.tensorboard import TensorBoardReport
+from dasvit.search.loop import search
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES
+from dasvit.training.loop import retrain
 
 GENOTYPE = NAMED_GENOTYPES["dasvit_cifar10"]
+EDGES = ("e_{k-2}->o_0", "e_{k-1}->o_0", "e_{k-2}->o_1", "e_{k-1}->o_1", "o_0->o_1")
 EDGE_OPS = (("zero", "identity", "msa_h2"),) * 5
 WEIGHTS = ((0.5, 0.3, 0.2), (0.25, 0.25, 0.5), (0.1, 0.2, 0.7), (0.4, 0.4, 0.2), (0.6, 0.1, 0.3))
-PRUNED = (("zero", "identity"), ("identity", "msa_h2")) + (("zero", "msa_h2"),) * 3
-
-
-def search_epoch(epoch: int, **changes: Any) -> SearchEpoch:
-    event = SearchEpoch(
-        epoch=epoch,
-        total_epochs=4,
-        stage=0,
-        num_layers=2,
-        train_loss=2.0 - 0.1 * epoch,
-        train_accuracy=0.25,
-        val_loss=math.nan,
-        fair_loss=0.5,
-        val_accuracy=0.125,
-        weights=WEIGHTS,
-        edge_ops=EDGE_OPS,
-        type_totals={"msa": 0.4, "mlp": 0.0},
-        weight_lr=1e-3,
-        seconds=3.0,
-    )
-    return dataclasses.replace(event, **changes)
-
-
-def stage_end(stage: int, **changes: Any) -> StageEnd:
-    event = StageEnd(
-        epoch=2 * stage + 1,
-        stage=stage,
-        weights=WEIGHTS,
-        edge_ops=EDGE_OPS,
-        kept=None,
-        genotype=GENOTYPE,
-    )
-    return dataclasses.replace(event, **changes)
-
-
-SEARCH_RESULT = SearchResult(
+PRUNED = {
+    "edge_ops": (("zero", "identity"), ("identity", "msa_h2")) + (("zero", "msa_h2"),) * 3,
+    "weights": ((0.5, 0.5),) * 5,
+}
+RESULT = dataclasses.replace(
+    RESULT,
     genotype=GENOTYPE,
     supernet_accuracy=0.75,
     discretised_accuracy=0.5,
-    skip_share=0.25,
-    zero_share=0.125,
-    seconds=60.0,
     settings={"xi": 0.25, "token_ratio": 0.5},
 )
+
+
+def search_epoch(epoch: int, **changes: Any) -> SearchEpoch:
+    own = {"train_loss": 2.0 - 0.1 * epoch, "weights": WEIGHTS, "edge_ops": EDGE_OPS}
+    return dataclasses.replace(SEARCH_EPOCH, epoch=epoch, **own | changes)
+
+
+def stage_end(stage: int, **changes: Any) -> StageEnd:
+    own = {"weights": WEIGHTS, "edge_ops": EDGE_OPS, "kept": None, "genotype": GENOTYPE}
+    return StageEnd(epoch=2 * stage + 1, stage=stage, **own | changes)
+
+
+def write(folder: Path, events: Iterable[Event], settings: Any = None) -> EventAccumulator:
+    """The events, written as by one process, and what is in the folder then."""
+    report = TensorBoardReport(folder, settings)
+    for event in events:
+        report(event)
+    report.close()
+    return read(folder)
 
 
 def read(folder: Path) -> EventAccumulator:
@@ -87,193 +81,142 @@ def text(accumulator: EventAccumulator, tag: str) -> list[tuple[int, str]]:
     return [(e.step, e.tensor_proto.string_val[0].decode()) for e in events]
 
 
-def hparams(accumulator: EventAccumulator) -> tuple[dict[str, Any], list[str]]:
-    """The settings of the run and the metrics shown beside them."""
-    content = accumulator.PluginTagToContent(metadata.PLUGIN_NAME)
-    start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
-    experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
-    assert metadata.SESSION_END_INFO_TAG in content
-    values = {k: getattr(v, v.WhichOneof("kind")) for k, v in start.hparams.items()}
-    return values, [info.name.tag for info in experiment.metric_infos]
+def hparams_tab(log_dir: Path) -> dict[str, tuple[dict[str, Any], dict[str, float]]]:
+    """What the tab shows as rows: settings and scores, by the run's folder."""
+    multiplexer = EventMultiplexer(tensor_size_guidance={"scalars": 0, "hparams": 0})
+    multiplexer.AddRunsFromDirectory(str(log_dir))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(log_dir))
+    context = Context(TBContext(data_provider=provider))
+    request = api_pb2.ListSessionGroupsRequest(
+        start_index=0, slice_size=100, allowed_statuses=list(api_pb2.Status.values())
+    )
+    response = Handler(RequestContext(), context, "", request).run()
+    tab = {}
+    for group in response.session_groups:
+        (session,) = group.sessions
+        assert session.status == api_pb2.STATUS_SUCCESS
+        settings = {name: getattr(v, v.WhichOneof("kind")) for name, v in group.hparams.items()}
+        tab[session.name] = (settings, {m.name.tag: m.value for m in group.metric_values})
+    return tab
 
 
-def test_search_epoch_writes_all_scalars_and_weights(tmp_path: Path) -> None:
-    events = [search_epoch(0), search_epoch(1, val_loss=1.5)]
-    with TensorBoardReport(tmp_path) as report:
-        for event in events:
-            report(event)
-    found = read(tmp_path)
-    weights = {
-        f"weights/{edge}/{name}"
-        for edge in ("e_{k-2}->o_0", "e_{k-1}->o_0", "e_{k-2}->o_1", "e_{k-1}->o_1", "o_0->o_1")
-        for name in EDGE_OPS[0]
-    }
+def test_search_epochs_write_all_scalars_and_weights(tmp_path: Path) -> None:
+    events = [search_epoch(0), search_epoch(1, val_loss=1.5), search_epoch(2, **PRUNED)]
+    found = write(tmp_path, events)
+    weights = {f"weights/{edge}/{name}" for edge in EDGES for name in EDGE_OPS[0]}
     assert set(found.Tags()["scalars"]) == weights | set(scalars(events[0]))
     for name, value in scalars(events[1]).items():
-        assert points(found, name)[-1] == (1, value), name
-    assert points(found, "loss/train") == [(0, 2.0), (1, 1.9)]
-    assert points(found, "loss/val") == [(1, 1.5)]  # nan in epoch 0
-    assert points(found, "weights/e_{k-1}->o_0/msa_h2") == [(0, 0.5), (1, 0.5)]
-    assert points(found, "weights/o_0->o_1/zero") == [(0, 0.6), (1, 0.6)]
-
-
-def test_pruned_operations_are_no_longer_written(tmp_path: Path) -> None:
-    with TensorBoardReport(tmp_path) as report:
-        report(search_epoch(0))
-        report(search_epoch(1, edge_ops=PRUNED, weights=((0.5, 0.5),) * 5))
-    found = read(tmp_path)
-    assert points(found, "weights/e_{k-2}->o_0/msa_h2") == [(0, 0.2)]
-    assert points(found, "weights/e_{k-2}->o_0/identity") == [(0, 0.3), (1, 0.5)]
-
-
-def test_one_chart_an_edge_holds_all_its_weights(tmp_path: Path) -> None:
-    with TensorBoardReport(tmp_path) as report:
-        report(search_epoch(0))
-        report(search_epoch(1))
-    (event,) = read(tmp_path).Tensors("custom_scalars__config__")
-    layout = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    (category,) = layout.category
-    assert [chart.title for chart in category.chart][::4] == ["e_{k-2}->o_0", "o_0->o_1"]
+        assert (1, value) in points(found, name), name
+    assert points(found, "loss/train") == [(0, 2.0), (1, 1.9), (2, 1.8)]
+    assert points(found, "loss/val") == [(1, 1.5)]  # nan in the others
+    assert points(found, "weights/o_0->o_1/zero") == [(0, 0.6), (1, 0.6), (2, 0.5)]
+    assert points(found, "weights/e_{k-2}->o_0/msa_h2") == [(0, 0.2), (1, 0.2)]  # then pruned
+    # The Custom Scalars tab: one chart per edge, with all its operations.
+    (event,) = found.Tensors("custom_scalars__config__")
+    (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
+    assert [chart.title for chart in category.chart] == list(EDGES)
     (pattern,) = category.chart[0].multiline.tag
     assert re.match(pattern, "weights/e_{k-2}->o_0/msa_h2")
     assert not re.match(pattern, "weights/e_{k-2}->o_1/msa_h2")
 
 
-def test_stage_end_writes_figures_and_genotype(tmp_path: Path) -> None:
-    with TensorBoardReport(tmp_path) as report:
-        report(stage_end(0))
-        report(stage_end(1, edge_ops=PRUNED, weights=((0.5, 0.5),) * 5))
-    found = read(tmp_path)
-    assert set(found.Tags()["images"]) == {"operation_weights", "encoder"}
-    for tag in ("operation_weights", "encoder"):
+def test_stages_and_result_write_figures_and_genotype(tmp_path: Path) -> None:
+    events = [search_epoch(0), stage_end(0), stage_end(1, **PRUNED), RESULT]
+    found = write(tmp_path, events)
+    for tag, steps in (("operation_weights", [0, 1]), ("encoder", [0, 1]), ("result/encoder", [1])):
         images = found.Images(tag)
-        assert [image.step for image in images] == [0, 1]
+        assert [image.step for image in images] == steps
         for image in images:
             assert image.encoded_image_string.startswith(b"\x89PNG")
             assert image.width > 300 and image.height > 100
     # Later heat maps keep the columns of the first, so the images are of one size.
     assert len({image.width for image in found.Images("operation_weights")}) == 1
-    (step, first), _ = text(found, "genotype")
-    assert step == 0
-    assert "o_1 = mlp_r0.5(e_{k-2}) + msa_h8(o_0)" in first and GENOTYPE.canonical_hash in first
+    for tag, step in (("genotype", 0), ("result/genotype", 1)):
+        at, first = text(found, tag)[0]
+        assert at == step
+        assert "o_1 = mlp_r0.5(e_{k-2}) + msa_h8(o_0)" in first
+        assert GENOTYPE.canonical_hash in first
+    assert points(found, "hparam/gap") == [(1, 0.25)]
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()
 
 
-def test_search_result_writes_hparams_into_the_same_folder(tmp_path: Path) -> None:
+def test_the_hparams_tab_shows_settings_and_scores_of_every_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_images(monkeypatch, dasvit.search.loop, dasvit.training.loop, train=64, test=20)
+    results, settings = {}, {}
+    for xi in (0.0, 0.25):
+        config = search_config(xi=xi, stage_layers=(1,), stage_ops=(8,), stage_epochs=1)
+        name = f"search/xi_{xi}"
+        report = TensorBoardReport(tmp_path / name, {"xi": 9.0})
+        results[name] = search(config, tmp_path / name, report=report)
+        # The result's settings are the ones that were used.
+        settings[name] = results[name].settings
+        assert settings[name]["xi"] == xi
+    for seed in (0, 1):
+        config = retrain_config(seed=seed, epochs=1, warmup_epochs=0)
+        name = f"retrain/seed_{seed}"
+        settings[name] = {"model": config.model, "seed": seed, "lr": config.lr}
+        report = TensorBoardReport(tmp_path / name, settings[name])
+        results[name] = retrain(config, tmp_path / name, report=report)
+    tab = {}
+    for kind in ("search", "retrain"):  # the tab takes its columns from the first run it finds
+        tab |= {f"{kind}/{name}": row for name, row in hparams_tab(tmp_path / kind).items()}
+    assert {name: shown for name, (shown, _) in tab.items()} == settings
+    for name, result in results.items():
+        scores = {f"hparam/{key}": pytest.approx(value) for key, value in scalars(result).items()}
+        assert tab[name][1] == scores
+
+
+def test_settings_are_made_flat_and_nan_is_left_out(tmp_path: Path) -> None:
+    epoch = RetrainEpoch(
+        epoch=1, total_epochs=2, train_loss=1.0, train_accuracy=0.5, lr=1e-3, seconds=2.0
+    )
+    own = {"test_top1": 0.75, "test_top5": math.nan, "train_accuracy": 0.875, "num_params": 50}
     settings = {
-        "xi": 0.0,
-        "seed": 3,
-        "stage_layers": [2, 4, 6],
+        "layers": [2, 4],
         "data": {"dataset": "digits", "download": False},
         "nothing": None,
     }
-    with TensorBoardReport(tmp_path, hparams=settings) as report:
-        report(search_epoch(0))
-        report(SEARCH_RESULT)
-    assert len(list(tmp_path.iterdir())) == 1  # one event file, no run of its own below
-    found = read(tmp_path)
-    values, metrics = hparams(found)
-    assert values == {
-        "xi": 0.25,  # the result's settings are the ones that were used
-        "token_ratio": 0.5,
-        "seed": 3,
-        "stage_layers": "2, 4, 6",
+    found = write(tmp_path / "one", [epoch, RetrainResult(model="m", seconds=4.0, **own)], settings)
+    assert len(list((tmp_path / "one").iterdir())) == 1  # one event file, no run below
+    assert points(found, "lr/weights") == [(1, 1e-3)] and not found.Tags()["images"]
+    assert points(found, "hparam/test_top1") == [(2, 0.75)]
+    shown, scores = hparams_tab(tmp_path)["one"]
+    assert shown == {
+        "model": "m",
+        "layers": "2, 4",
         "data.dataset": "digits",
         "data.download": False,
         "nothing": "None",
     }
-    assert metrics == [f"hparam/{name}" for name in scalars(SEARCH_RESULT)]
-    assert points(found, "hparam/supernet_accuracy") == [(1, 0.75)]
-    assert points(found, "hparam/gap") == [(1, 0.25)]
-    assert points(found, "hparam/zero_share") == [(1, 0.125)]
-    assert [image.step for image in found.Images("result/encoder")] == [1]
-    ((step, genotype),) = text(found, "result/genotype")
-    assert step == 1 and "msa_h8(o_0)" in genotype
-
-
-def test_retraining(tmp_path: Path) -> None:
-    epochs = [
-        RetrainEpoch(
-            epoch=e, total_epochs=2, train_loss=1.0 - e, train_accuracy=0.5, lr=1e-3, seconds=2.0
-        )
-        for e in range(2)
-    ]
-    result = RetrainResult(
-        model="dasvit_cifar10",
-        test_top1=0.75,
-        test_top5=math.nan,
-        train_accuracy=0.875,
-        num_params=50_449_162,
-        seconds=4.0,
-    )
-    with TensorBoardReport(tmp_path, hparams={"lr": 1e-3}) as report:
-        for event in (*epochs, result):
-            report(event)
-    found = read(tmp_path)
-    assert points(found, "loss/train") == [(0, 1.0), (1, 0.0)]
-    assert points(found, "lr/weights") == [(0, 1e-3), (1, 1e-3)]
-    assert points(found, "hparam/test_top1") == [(2, 0.75)]
-    assert points(found, "hparam/num_params") == [(2, 50_449_162)]
-    values, metrics = hparams(found)
-    assert values == {"model": "dasvit_cifar10", "lr": 1e-3}
-    assert "hparam/test_top1" in metrics and "hparam/test_top5" not in metrics  # nan
-    assert not found.Tags()["images"]
+    assert "hparam/test_top1" in scores and "hparam/test_top5" not in scores
 
 
 def test_a_resumed_run_replaces_what_the_interrupted_one_wrote(tmp_path: Path) -> None:
-    with TensorBoardReport(tmp_path) as report:
-        for epoch in range(4):
-            report(search_epoch(epoch))
-        report(stage_end(0))
-        report(SEARCH_RESULT)
-    with TensorBoardReport(tmp_path, start_epoch=2) as report:
-        for epoch in (2, 3):
-            report(search_epoch(epoch, train_loss=7.0 + epoch))
-        report(SEARCH_RESULT)
-    found = read(tmp_path)
+    write(tmp_path, [*map(search_epoch, range(4)), stage_end(0), RESULT])
+    found = write(tmp_path, [*(search_epoch(e, train_loss=7.0 + e) for e in (2, 3)), RESULT])
     assert points(found, "loss/train") == [(0, 2.0), (1, 1.9), (2, 9.0), (3, 10.0)]
     assert points(found, "hparam/gap") == [(4, 0.25)]
     assert [image.step for image in found.Images("result/encoder")] == [4]
     assert [image.step for image in found.Images("encoder")] == [0]
-
-
-def test_a_run_resumed_after_its_last_epoch_replaces_its_result(tmp_path: Path) -> None:
-    for start, events in ((0, [search_epoch(0), SEARCH_RESULT]), (1, [SEARCH_RESULT])):
-        with TensorBoardReport(tmp_path, start_epoch=start) as report:
-            for event in events:
-                report(event)
-    found = read(tmp_path)
-    assert points(found, "loss/train") == [(0, 2.0)]
-    assert points(found, "hparam/gap") == [(1, 0.25)]
-
-
-def test_a_run_that_starts_anew_hides_the_old_one(tmp_path: Path) -> None:
-    for loss in (1.0, 2.0):
-        with TensorBoardReport(tmp_path) as report:
-            report(search_epoch(0, train_loss=loss))
-    assert points(read(tmp_path), "loss/train") == [(0, 2.0)]
-
-
-def test_event_files_of_one_run_have_names_in_order(tmp_path: Path) -> None:
-    seconds = []
-    for start in range(2):
-        TensorBoardReport(tmp_path, start_epoch=start).close()
-        seconds.append({path.name.split(".")[3] for path in tmp_path.iterdir()})
-    assert len(seconds[0]) == 1 and max(seconds[1] - seconds[0]) > max(seconds[0])
+    # Resumed after its last epoch: all epochs are kept, the result is replaced.
+    found = write(tmp_path, [stage_end(1), RESULT])
+    assert len(points(found, "loss/train")) == 4 and points(found, "hparam/gap") == [(4, 0.25)]
+    # Begun anew: everything is hidden.
+    assert points(write(tmp_path, [search_epoch(0)]), "loss/train") == [(0, 2.0)]
+    # The files are read in the order of their names, which begin with the second.
+    seconds = [path.name.split(".")[3] for path in tmp_path.iterdir()]
+    assert len(set(seconds)) == 4
 
 
 def test_events_are_on_disk_before_close(tmp_path: Path) -> None:
     report = TensorBoardReport(tmp_path)
-    try:
-        report(search_epoch(0))
-        assert points(read(tmp_path), "loss/train") == [(0, 2.0)]
-    finally:
-        report.close()
+    assert not list(tmp_path.iterdir())  # until the first event, it may be another run's folder
+    report(search_epoch(0))
+    assert points(read(tmp_path), "loss/train") == [(0, 2.0)]
+    for _ in range(2):
         report.close()
     assert points(read(tmp_path), "loss/train") == [(0, 2.0)]
-
-
-def test_figures_leave_pyplot_alone(tmp_path: Path) -> None:
-    with TensorBoardReport(tmp_path) as report:
-        report(stage_end(0))
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    assert pyplot is None or not pyplot.get_fignums()

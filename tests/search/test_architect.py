@@ -7,11 +7,11 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from dasvit.methods.losses import fairness_loss
 from support import reference
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dasvit.methods.losses import fairness_loss
 from dasvit.run.seed import get_rng_state, set_rng_state
 from dasvit.search.architect import alpha_gradient, weight_gradient
 from dasvit.spaces.cell.supernet import SuperNet

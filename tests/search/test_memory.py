@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from dasvit.methods.losses import _mask
 from support.plans import plan_config
 from torch import Tensor, nn
 
 import dasvit.spaces.cell.operations
 from dasvit.cli import main
 from dasvit.commands.memory_report import figure_1, format_table, memory_figure, parse_bytes
-from dasvit.costs.live_memory import LiveMemory
-from dasvit.methods.losses import _mask
+from dasvit.costs import LiveMemory
 from dasvit.presets import get_preset
 from dasvit.run.settings import SettingError
 from dasvit.search.config import SearchConfig

@@ -76,7 +76,7 @@ def golden_trace(folder: Path) -> str:
     for e in epochs(events):
         entropy = -sum(w * math.log(w) for row in e.weights for w in row) / len(e.weights)
         values = (
-            *(e.train_loss, e.val_loss, e.fair_loss, e.weight_lr),
+            *(e.train_loss, e.val_loss, e.penalty, e.weight_lr),
             operation_share(e.weights, e.edge_ops, "identity"),
             operation_share(e.weights, e.edge_ops, "zero"),
             entropy,

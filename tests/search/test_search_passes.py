@@ -9,7 +9,9 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from dasvit.methods.losses import fairness_loss, type_totals
 from support import runs
+from support.reference import cosine_lr
 from support.runs import DIGITS, OPERATIONS, search_config
 from support.search_runs import assert_same_run, epochs, run, stage_ends, supernet
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,7 +22,6 @@ import dasvit.search.step
 from benchmarks import ablation
 from dasvit.data.datasets import load_data
 from dasvit.data.splits import split_half
-from dasvit.methods.losses import fairness_loss, type_totals
 from dasvit.presets import plain_darts
 from dasvit.report.events import operation_share
 from dasvit.run.checkpoint import load_checkpoint
@@ -29,7 +30,6 @@ from dasvit.search.loop import KIND, accuracy, search
 from dasvit.spaces.cell.derive import derive
 from dasvit.spaces.cell.inherit import derived_network
 from dasvit.spaces.cell.supernet import SuperNet
-from dasvit.training.optim import cosine_lr
 
 CPU = torch.device("cpu")
 
@@ -133,7 +133,7 @@ def test_learning_rate_falls_by_a_cosine_in_each_stage(tmp_path: Path) -> None:
     _, events = run(search_config(stage_epochs=3), tmp_path)
     steps = 2  # 64 images, batches of 32
     expected = [cosine_lr((epoch % 3 + 1) * steps - 1, 3 * steps, lr=3e-3) for epoch in range(9)]
-    assert [e.weight_lr for e in epochs(events)] == expected
+    assert [e.weight_lr for e in epochs(events)] == pytest.approx(expected, rel=1e-12)
     assert expected[0] > expected[1] > expected[2] < expected[3]
 
 
@@ -141,7 +141,7 @@ def test_learning_rate_falls_by_a_cosine_in_each_stage(tmp_path: Path) -> None:
 def test_one_cosine_over_the_whole_search(tmp_path: Path) -> None:
     _, events = run(search_config(stage_epochs=2, lr_span="search"), tmp_path)
     expected = [cosine_lr((epoch + 1) * 2 - 1, 6 * 2, lr=3e-3) for epoch in range(6)]
-    assert [e.weight_lr for e in epochs(events)] == expected
+    assert [e.weight_lr for e in epochs(events)] == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.usefixtures("few_searched")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dasvit.spaces.cell.prune import prune
 from support import runs
 from support.runs import OPERATIONS, search_config
 from support.search_runs import epochs, literal_state, run, stage_ends, supernet
@@ -18,7 +19,6 @@ from dasvit.search.config import SearchConfig
 from dasvit.search.loop import KIND, search
 from dasvit.search.step import BilevelStep, build_supernet
 from dasvit.spaces.cell.derive import derive
-from dasvit.spaces.cell.prune import prune
 from dasvit.spaces.cell.supernet import SuperNet
 
 

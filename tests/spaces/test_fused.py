@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from dasvit.spaces.cell.prune import prune
 from support.plugin_operation import TokenConv  # noqa: F401  registers conv_k<int>
 from torch import Tensor, nn
 
@@ -12,7 +13,6 @@ from dasvit.spaces.cell.derive import derive
 from dasvit.spaces.cell.edges import SearchCell
 from dasvit.spaces.cell.fused import FusedCell
 from dasvit.spaces.cell.inherit import derived_network, inherit_weights
-from dasvit.spaces.cell.prune import prune
 from dasvit.spaces.cell.supernet import SuperNet
 
 TINY = ("zero", "identity", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r2")

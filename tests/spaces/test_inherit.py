@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from dasvit.spaces.cell.prune import prune
 
 from dasvit.spaces.cell.derive import derive
 from dasvit.spaces.cell.genotype import Edge, Genotype, edge_list
 from dasvit.spaces.cell.inherit import derived_network, inherit_weights
 from dasvit.spaces.cell.network import DASViT
-from dasvit.spaces.cell.prune import prune
 from dasvit.spaces.cell.supernet import SuperNet
 
 SELECTIONS = [(1.0, "input"), (0.5, "input"), (0.5, "edge")]
@@ -154,8 +154,8 @@ def test_derived_network_copies_and_leaves_the_supernet_alone(
     before = {k: v.clone() for k, v in model.state_dict().items()}
     network = derived_network(model, derive(model.alpha, model.edge_ops, num_nodes=2))
     assert not network.training
-    assert network.embedding.patches.img_size == (8, 8)
-    assert len(network.cells) == 2
+    assert network.patch_embed.img_size == (8, 8)
+    assert len(network.blocks) == 2
     with torch.no_grad():
         for p in network.parameters():
             p.add_(1.0)

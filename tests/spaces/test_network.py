@@ -1,43 +1,48 @@
-"""The derived network, its size, and its place in timm's register."""
+"""The derived network: its equations, its size, and that it is a ViT of timm's in all else."""
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors.torch
 import timm
 import torch
 from support import reference
+from timm.models import group_parameters
 
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES, Edge, Genotype
-from dasvit.spaces.cell.network import DASViT, resolve_genotype
+from dasvit.spaces.cell.network import resolve_genotype
 
-TINY = Genotype(((Edge(0, "msa_h2"), Edge(1, "mlp_r2")), (Edge(1, "identity"), Edge(2, "msa_h4"))))
-TINY_SIZE = {
-    "img_size": 8,
-    "patch_size": 4,
-    "in_chans": 1,
-    "num_classes": 3,
-    "embed_dim": 8,
-    "depth": 3,
+ENCODER = Genotype(
+    ((Edge(0, "msa_h2"), Edge(1, "mlp_r2")), (Edge(1, "identity"), Edge(2, "msa_h4")))
+)
+WIDTHS = {
+    "dasvit": 768,
+    "dasvit_base_patch16_224": 768,
+    "dasvit_small_patch16_224": 384,
+    "dasvit_tiny_patch16_224": 192,
 }
 
 
-def _parameters(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+def small(**changes: Any) -> Any:
+    """Four layers of width 8 on images of 16 × 16, 16 patches."""
+    settings: dict[str, Any] = {
+        "genotype": ENCODER,
+        "img_size": 16,
+        "patch_size": 4,
+        "embed_dim": 8,
+        "depth": 4,
+        "num_classes": 5,
+    }
+    return timm.create_model("dasvit", **(settings | changes))
 
 
-@pytest.mark.parametrize("name", ["dasvit_cifar10", "dasvit_imagenet100"])
-def test_the_papers_encoder_has_50_4_million_parameters(name: str) -> None:
-    with torch.device("meta"):
-        model = DASViT(name, num_classes=10)
-    width, hidden = 768, 384
-    perceptron = 2 * width + width * hidden + hidden + hidden * width + width
-    attention = 2 * width + 4 * (width * width + width)
-    embedding = 16 * 16 * 3 * width + width + width + (196 + 1) * width
-    head = 2 * width + width * 10 + 10
-    assert 12 * (3 * perceptron + attention) + embedding + head == 50_449_162
-    assert _parameters(model) == 50_449_162
-    assert model(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 10)
+def images(height: int = 16, width: int | None = None) -> torch.Tensor:
+    return torch.randn(2, 3, height, width or height)
+
+
+# --- What it computes
 
 
 @pytest.mark.parametrize(
@@ -48,110 +53,226 @@ def test_literal_derived_network(
     token_ratio: float,
     token_where: str,
     randomise: Callable,
-    make_batch: Callable,
     assert_same_gradients: Callable,
 ) -> None:
-    model = randomise(DASViT(TINY, token_ratio=token_ratio, token_where=token_where, **TINY_SIZE))
-    images, _ = make_batch()
-    actual, expected = model(images), reference.derived(model, images)
+    model = randomise(small(token_ratio=token_ratio, token_where=token_where, depth=3))
+    batch = images()
+    actual, expected = model(batch), reference.derived(model, batch)
     torch.testing.assert_close(actual, expected)
     direction = torch.randn_like(actual)
-    assert_same_gradients(
-        (actual * direction).sum(), (expected * direction).sum(), list(model.parameters())
-    )
+    params = list(model.parameters())
+    assert_same_gradients((actual * direction).sum(), (expected * direction).sum(), params)
+    torch.autograd.grad(actual.sum(), params)  # raises for one that takes no part
 
 
-def test_all_tokens_by_default(make_batch: Callable) -> None:
-    model = DASViT(TINY, **TINY_SIZE)
-    assert model.selector is None
-    assert model.forward_features(make_batch()[0]).shape == (3, 1 + 4, 8)
-
-
-def test_timm_creates_from_a_genotype_its_name_and_its_file(
-    tmp_path: Path, make_batch: Callable
-) -> None:
-    path = tmp_path / "found.json"
-    TINY.save(path)
-    states = []
-    for genotype in (TINY, path, str(path)):
-        torch.manual_seed(1)
-        model = timm.create_model("dasvit", genotype=genotype, **TINY_SIZE)
-        assert isinstance(model, DASViT)
-        assert model.genotype == TINY
-        assert len(model.cells) == 3
-        assert model(make_batch()[0]).shape == (3, 3)
-        states.append(model.state_dict())
-    for state in states[1:]:
-        torch.testing.assert_close(state, states[0], rtol=0, atol=0)
-    named = timm.create_model(
-        "dasvit", genotype="dasvit_imagenet100", **(TINY_SIZE | {"embed_dim": 24})
-    )
-    assert named.genotype == NAMED_GENOTYPES["dasvit_imagenet100"]
-
-
-def test_timm_creates_the_papers_network() -> None:
-    assert "dasvit_base_patch16_224" in timm.list_models("dasvit*")
+@pytest.mark.parametrize("genotype", ["dasvit_cifar10", "dasvit_imagenet100"])
+def test_the_papers_encoder_has_50_4_million_parameters(genotype: str) -> None:
+    width, hidden = 768, 384
+    perceptron = 2 * width + width * hidden + hidden + hidden * width + width
+    attention = 2 * width + 4 * (width * width + width)
+    embedding = 16 * 16 * 3 * width + width + width + (196 + 1) * width
+    head = 2 * width + width * 10 + 10
     with torch.device("meta"):
-        model = timm.create_model("dasvit_base_patch16_224", num_classes=10)
-    assert model.genotype == NAMED_GENOTYPES["dasvit_cifar10"]
-    assert (len(model.cells), model.embed_dim) == (12, 768)
-    assert _parameters(model) == 50_449_162
-    assert model.default_cfg["input_size"] == (3, 224, 224)
-    classifier, first = model.default_cfg["classifier"], model.default_cfg["first_conv"]
-    assert model.get_submodule(classifier) is model.get_classifier()
-    assert isinstance(model.get_submodule(first), torch.nn.Conv2d)
+        model = timm.create_model("dasvit_base_patch16_224", genotype=genotype, num_classes=10)
+    count = sum(p.numel() for p in model.parameters())
+    assert 12 * (3 * perceptron + attention) + embedding + head == 50_449_162 == count
 
 
-def test_reset_classifier(make_batch: Callable) -> None:
-    model = DASViT(TINY, **TINY_SIZE).double()
-    images = make_batch()[0].double()
-    features = model.forward_head(model.forward_features(images), pre_logits=True)
-    assert features.shape == (3, 8)
-
-    model.reset_classifier(7)
-    assert model.num_classes == 7
-    assert model.get_classifier().out_features == 7
-    assert model(images).shape == (3, 7)
-    assert model(images).dtype == torch.float64
-
-    model.reset_classifier(0)
-    assert model.num_classes == 0
-    assert torch.equal(model(images), features)
-    assert not list(model.get_classifier().parameters())
-
-
-def test_no_classes_from_the_start(make_batch: Callable) -> None:
-    model = timm.create_model("dasvit", genotype=TINY, **(TINY_SIZE | {"num_classes": 0}))
-    assert model(make_batch()[0]).shape == (3, model.num_features)
+def test_initial_weights() -> None:
+    """Xavier-uniform linears, without bias; CLS and positions of deviation 0.02; norms 1 and 0."""
+    model = small(embed_dim=96, token_ratio=0.5)
+    for name, p in model.named_parameters():
+        if name in ("cls_token", "pos_embed"):
+            assert p.std().item() == pytest.approx(0.02, rel=0.2)
+        elif p.dim() > 1:
+            out = len(p) // 3 if "qkv" in name else len(p)  # three matrices in one
+            bound = (6 / (out + p[0].numel())) ** 0.5
+            assert 0.9 * bound < p.abs().max().item() <= bound, name
+        else:
+            assert bool((p == float(name.endswith("norm.weight"))).all()), name
 
 
 def test_dropout_in_the_operations_and_before_the_head() -> None:
-    rates = {"drop_rate": 0.2, "proj_drop_rate": 0.3}
-    model = timm.create_model("dasvit", genotype=TINY, **rates, **TINY_SIZE)
+    model = small(drop_rate=0.2, proj_drop_rate=0.3, drop_path_rate=0.3)
     assert model.head_drop.p == 0.2
-    assert {m.p for m in model.cells.modules() if isinstance(m, torch.nn.Dropout)} == {0.3}
+    assert {m.p for m in model.blocks.modules() if isinstance(m, torch.nn.Dropout)} == {0.3}
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in model.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
-def test_a_genotype_as_its_dictionary() -> None:
-    assert resolve_genotype(TINY.to_dict()) == TINY
+# --- Genotypes and names
+
+
+def test_a_genotype_its_dictionary_its_name_and_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "found.json"
+    ENCODER.save(path)
+    for genotype in (ENCODER, ENCODER.to_dict(), path, str(path)):
+        assert small(genotype=genotype).genotype == ENCODER
+    named = small(genotype="dasvit_imagenet100", embed_dim=24)
+    assert named.genotype == NAMED_GENOTYPES["dasvit_imagenet100"]
+
+
+def test_genotypes_that_cannot_be_are_errors(tmp_path: Path) -> None:
+    for genotype in ("dasvit_mnist", tmp_path / "missing.json"):
+        with pytest.raises(ValueError, match=r"neither a shipped genotype .*dasvit_cifar10") as e:
+            small(genotype=genotype)
+        assert str(genotype) in str(e.value)
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match=r"broken\.json"):
+        resolve_genotype(str(tmp_path / "broken.json"))
     with pytest.raises(ValueError, match="genotype is not a genotype"):
         resolve_genotype({})
-
-
-def test_unknown_genotypes_are_errors(tmp_path: Path) -> None:
-    for genotype in ("dasvit_mnist", str(tmp_path / "missing.json"), tmp_path / "missing.json"):
-        with pytest.raises(ValueError, match="neither a shipped genotype") as caught:
-            resolve_genotype(genotype)
-        assert str(genotype) in str(caught.value)
-        assert "dasvit_cifar10" in str(caught.value)
-    with pytest.raises(ValueError, match="dasvit_mnist"):
-        timm.create_model("dasvit", genotype="dasvit_mnist", **TINY_SIZE)
-    path = tmp_path / "broken.json"
-    path.write_text("{")
-    with pytest.raises(ValueError, match=r"broken\.json"):
-        DASViT(path, **TINY_SIZE)
-
-
-def test_a_genotype_that_does_not_fit_the_width_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"msa_h4.*dim=6"):
-        DASViT(TINY, **(TINY_SIZE | {"embed_dim": 6}))
+        small(embed_dim=6)
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_registered_names(name: str) -> None:
+    assert set(timm.list_models("dasvit*")) == set(WIDTHS)
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    assert (len(model.blocks), model.embed_dim) == (12, WIDTHS[name])
+    assert model.genotype == NAMED_GENOTYPES["dasvit_cifar10"]
+    cfg = model.pretrained_cfg
+    assert cfg["architecture"] == name
+    assert model.get_submodule(cfg["classifier"]) is model.get_classifier()
+    assert isinstance(model.get_submodule(cfg["first_conv"]), torch.nn.Conv2d)
+    batch = torch.empty(2, *cfg["input_size"], device="meta")
+    assert model(batch).shape == (2, model.num_classes) == (2, 1000)
+    with pytest.raises(RuntimeError, match="No pretrained weights exist"):
+        timm.create_model(name, pretrained=True)
+
+
+# --- Behaviour of a timm model
+
+
+@pytest.mark.parametrize("pool", ["token", "avg", "max", "avgmax", ""])
+def test_pool_and_head(pool: str) -> None:
+    model = small(global_pool=pool).eval().double()
+    batch = images().double()
+    tokens = model.forward_features(batch)
+    assert tokens.shape == (2, 17, 8)
+    patches = tokens[:, 1:]
+    pooled = {
+        "token": tokens[:, 0],
+        "avg": patches.mean(1),
+        "max": patches.amax(1),
+        "avgmax": 0.5 * (patches.mean(1) + patches.amax(1)),
+        "": tokens,
+    }[pool]
+    torch.testing.assert_close(model.forward_head(tokens, pre_logits=True), pooled)
+    torch.testing.assert_close(model(batch), model.head(pooled))
+    model.reset_classifier(7)
+    head = model.get_classifier()
+    assert model.num_classes == head.out_features == 7
+    assert not head.bias.any() and head.weight.abs().max() <= (6 / 15) ** 0.5
+    assert model(batch).shape == (*pooled.shape[:-1], 7)
+    model.reset_classifier(0)
+    assert torch.equal(model(batch), pooled)
+    assert small(global_pool=pool, num_classes=0)(images()).shape == pooled.shape
+
+
+def test_recomputation_gives_the_same_gradients() -> None:
+    model, batch = small().train(), images()
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        calls: list[int] = []
+        hook = model.blocks[0].register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        model.zero_grad()
+        model(batch).square().sum().backward()
+        hook.remove()
+        assert len(calls) == (2 if enable else 1)
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+
+
+def test_device_dtype_and_memory_format() -> None:
+    model = small(device="meta", dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+    model, batch = small().eval(), images()
+    expected = model(batch)
+    model = model.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(batch.to(memory_format=torch.channels_last)), expected)
+
+
+def test_features_only() -> None:
+    model = small(features_only=True, out_indices=(0, 2), dtype=torch.float64).eval()
+    assert model.feature_info.channels() == [8, 8]
+    assert model.feature_info.reduction() == [4, 4]
+    assert model.feature_info.module_name() == ["blocks.0", "blocks.2"]
+    maps = model(images().double())
+    assert [tuple(m.shape) for m in maps] == [(2, 8, 4, 4)] * 2
+    assert not any(name.startswith(("model.head", "model.blocks.3")) for name in model.state_dict())
+    last = small(features_only=True).feature_info.module_name()
+    assert last == ["blocks.1", "blocks.2", "blocks.3"]
+
+
+def test_intermediates_are_the_encoders_outputs() -> None:
+    model, batch = small().eval(), images()
+    seen: list[torch.Tensor] = []
+    hooks = [b.register_forward_hook(lambda _, __, out: seen.append(out)) for b in model.blocks]
+    final = model.forward_features(batch)
+    for hook in hooks:
+        hook.remove()
+    last, maps = model.forward_intermediates(batch)
+    torch.testing.assert_close(last, final)
+    for out, found in zip(seen, maps, strict=True):
+        torch.testing.assert_close(found.flatten(2).transpose(1, 2), out[:, 1:])
+    options = {"norm": True, "stop_early": True, "output_fmt": "NLC", "intermediates_only": True}
+    ((tokens, cls),) = model.forward_intermediates(batch, [1], return_prefix_tokens=True, **options)
+    torch.testing.assert_close(torch.cat([cls, tokens], 1), model.norm(seen[1]))
+    graph = timm.models.create_feature_extractor(model, {"blocks.1": "middle"})
+    torch.testing.assert_close(graph(batch)["middle"], seen[1])
+    assert model.prune_intermediate_layers([0, 1], prune_norm=True) == [0, 1]
+    assert len(model.blocks) == 2 and model.num_classes == 0
+    torch.testing.assert_close(
+        model.forward_intermediates(batch, intermediates_only=True), maps[:2]
+    )
+
+
+def test_dropped_tokens_fill_no_map() -> None:
+    model = small(token_ratio=0.5).eval()
+    with pytest.raises(ValueError, match=r"token_ratio=0\.5.*output_fmt='NLC'"):
+        model.forward_intermediates(images())
+    (tokens,) = model.forward_intermediates(images(), 1, output_fmt="NLC", intermediates_only=True)
+    assert tokens.shape == (2, 8, 8)
+    with pytest.raises(ValueError, match="output_fmt must be NCHW or NLC, but got 'NHWC'"):
+        model.forward_intermediates(images(), output_fmt="NHWC")
+
+
+@pytest.mark.parametrize("selection", [{}, {"token_ratio": 0.5}])
+def test_other_image_and_patch_sizes(selection: dict[str, Any], tmp_path: Path) -> None:
+    """For good, from image to image, and of weights on disk: always the same numbers."""
+    dynamic = small(dynamic_img_size=True, **selection).eval()
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(dynamic.state_dict(), path)
+    overlay = {"file": str(path), "num_classes": 5, "input_size": (3, 16, 16)}
+    for size in ((16, 16), (32, 32), (24, 8)):
+        resized = small(**selection).eval()
+        resized.load_state_dict(dynamic.state_dict())
+        resized.set_input_size(size)
+        batch = images(*size)
+        torch.testing.assert_close(dynamic(batch), resized(batch))
+        loaded = small(pretrained=True, pretrained_cfg_overlay=overlay, img_size=size, **selection)
+        torch.testing.assert_close(loaded.eval()(batch), resized(batch))
+        if size != (16, 16):
+            with pytest.raises(AssertionError, match="doesn't match model"):
+                resized(images(16))
+    if not selection:
+        maps = dynamic.forward_intermediates(images(24, 8), 1, intermediates_only=True)
+        assert maps[0].shape == (2, 8, 6, 2)
+    coarser = small(pretrained=True, pretrained_cfg_overlay=overlay, patch_size=8, **selection)
+    dynamic.set_input_size(16, patch_size=8)
+    torch.testing.assert_close(coarser.eval()(batch := images()), dynamic(batch))
+
+
+def test_parameter_groups() -> None:
+    model = small(token_ratio=0.5)
+    groups = group_parameters(model, model.group_matcher(), reverse=True)
+    assert set(groups) == {name for name, _ in model.named_parameters()}
+    assert groups["pos_embed"] == groups["selector.key.weight"] == 0
+    layers = [groups[f"blocks.{i}.edges.0.norm.weight"] for i in range(4)]
+    assert layers == sorted(set(layers)) and layers[0] > 0
+    assert groups["head.weight"] >= groups["norm.weight"] >= layers[-1]
+    assert {"cls_token", "pos_embed"} <= model.no_weight_decay()

@@ -8,6 +8,7 @@ import torch
 from support import plugin_operation, reference
 from torch import nn
 
+from dasvit.run.plugins import load_plugins
 from dasvit.spaces.cell.genotype import Edge, Genotype
 from dasvit.spaces.cell.operations import (
     _FAMILIES,
@@ -17,7 +18,6 @@ from dasvit.spaces.cell.operations import (
     check_operation,
     check_shape_preserving,
     init_linear,
-    load_plugins,
     operation_kind,
     register_operation,
     registered_operations,

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from support import reference
-
 from dasvit.spaces.cell.prune import first_stage_ops, prune
+from support import reference
 
 NAMES = ("zero", "identity", "msa_h8", "msa_h12", "mlp_r0.5", "mlp_r3")
 

@@ -173,7 +173,7 @@ def test_the_embedding_is_that_of_a_convolution() -> None:
     torch.nn.init.normal_(module.patches.proj.bias)
     images = torch.randn(2, 3, 8, 12, requires_grad=True)
     inputs = [images, *module.patches.proj.parameters()]
-    ours, theirs = module.patch_tokens(images), module.patches(images)
+    ours, theirs = module(images)[:, 1:], module.patches(images) + module.positions[:, 1:]
     torch.testing.assert_close(ours, theirs)
     factors = torch.randn_like(ours)
     grads = [torch.autograd.grad((t * factors).sum(), inputs) for t in (ours, theirs)]

@@ -10,7 +10,7 @@ from dasvit.run.folder import open_folder
 from dasvit.run.settings import config_to_dict
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES
 from dasvit.training.config import RetrainConfig
-from dasvit.training.trained import RETRAIN_KIND
+from dasvit.training.model_folder import RETRAIN_KIND
 
 
 def finished(

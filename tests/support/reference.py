@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -190,7 +191,7 @@ def derived_cell(
     return torch.stack([states[2 + j] for j in range(len(genotype.nodes))]).sum(0)
 
 
-def embedding(module: nn.Module, images: Tensor) -> Tensor:
+def embedding(module: Any, images: Tensor) -> Tensor:
     """Eq. 23, 24: cut the patches, flatten, project, prepend CLS, add positions."""
     weight, bias = module.patches.proj.weight, module.patches.proj.bias
     side = weight.shape[-1]
@@ -206,29 +207,41 @@ def embedding(module: nn.Module, images: Tensor) -> Tensor:
 
 
 def network(
-    model: nn.Module, images: Tensor, cell: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    model: Any,
+    z_0: Tensor,
+    layers: nn.ModuleList,
+    cell: Callable[[nn.Module, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Logits: `Z_0` into both inputs of the first encoder, LayerNorm and Linear on CLS."""
-    z_0 = embedding(model.embedding, images)
     if model.selector is not None:
         z_0, _ = select_tokens(model.selector, z_0)
     outputs = [z_0, z_0]
-    for layer in model.cells:
+    for layer in layers:
         outputs.append(cell(layer, outputs[-2], outputs[-1]))
     cls = layer_norm(outputs[-1], model.norm)[:, 0]
     return cls @ model.head.weight.T + model.head.bias
 
 
-def supernet(model: nn.Module, images: Tensor, weights: Tensor | None = None) -> Tensor:
+def supernet(model: Any, images: Tensor, weights: Tensor | None = None) -> Tensor:
     """Logits of the search network; `weights` default to softmax(alpha), by rows."""
     rows = softmax(model.alpha) if weights is None else weights
-    return network(model, images, lambda cell, e_2, e_1: search_cell(cell, e_2, e_1, rows))
-
-
-def derived(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits of the derived network."""
+    z_0 = embedding(model.embedding, images)
     return network(
-        model, images, lambda cell, e_2, e_1: derived_cell(model.genotype, cell.edges, e_2, e_1)
+        model, z_0, model.cells, lambda cell, e_2, e_1: search_cell(cell, e_2, e_1, rows)
+    )
+
+
+def derived(model: Any, images: Tensor) -> Tensor:
+    """Logits of the derived network, whose parts have timm's names."""
+    parts = SimpleNamespace(
+        patches=model.patch_embed, cls_token=model.cls_token, positions=model.pos_embed
+    )
+    z_0 = embedding(parts, images)
+    return network(
+        model,
+        z_0,
+        model.blocks,
+        lambda cell, e_2, e_1: derived_cell(model.genotype, cell.edges, e_2, e_1),
     )
 
 
@@ -400,3 +413,14 @@ def second_order(
         before_pass()
         sides.append(torch.autograd.grad(_loss(model, shifted, alpha, train_batch), alpha)[0])
     return direct, (sides[0] - sides[1]) / (2 * epsilon)
+
+
+def cosine_lr(
+    step: int, steps: int, *, lr: float, warmup_steps: int = 0, warmup_lr: float = 0.0
+) -> float:
+    """Learning rate of a 0-based step: linear from `warmup_lr` to `lr` over `warmup_steps`, then
+    half a cosine from `lr` towards 0."""
+    if step < warmup_steps:
+        return warmup_lr + (lr - warmup_lr) * step / warmup_steps
+    done = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 0.5 * lr * (1 + math.cos(math.pi * done))

@@ -7,16 +7,14 @@ import pytest
 from support import runs
 from support.runs import ENCODER
 
-import dasvit.training.loop
-import dasvit.training.trained
 from dasvit.report.record import load_retrain_result
-from dasvit.training.trained import RETRAIN_KIND as KIND
+from dasvit.training.model_folder import RETRAIN_KIND as KIND
 
 
 @pytest.fixture
 def few_retrained(monkeypatch: pytest.MonkeyPatch) -> None:
     """128 training images, four steps an epoch; 60 test images."""
-    runs.few_images(monkeypatch, dasvit.training.loop)
+    runs.few_images(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +31,7 @@ def assert_same_run(left: Path, right: Path) -> None:
     assert runs.rows_without_times(left / "train.jsonl") == runs.rows_without_times(
         right / "train.jsonl"
     )
-    files = [(folder / "model.safetensors").read_bytes() for folder in (left, right)]
+    files = [(folder / "model" / "model.safetensors").read_bytes() for folder in (left, right)]
     assert files[0] == files[1]
     results = [load_retrain_result(folder / "result.json") for folder in (left, right)]
     left_result, right_result = (replace(r, seconds=0, peak_memory_bytes=None) for r in results)

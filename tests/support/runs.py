@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-import dasvit.training.trained
+import dasvit.training.loop
 from dasvit.data.config import DataConfig
 from dasvit.data.datasets import ImageData, load_data
+from dasvit.presets import get_preset
 from dasvit.report.record import read_trace
 from dasvit.run.checkpoint import CheckpointWriter, load_checkpoint
 from dasvit.search.config import SearchConfig
@@ -60,7 +61,7 @@ def search_config(**changes: Any) -> SearchConfig:
         "weight_lr": 3e-3,
         "alpha_lr": 3e-2,
     }
-    return SearchConfig(**(values | changes))
+    return get_preset("cifar10").search.replaced(**(values | changes))
 
 
 def retrain_config(**changes: Any) -> RetrainConfig:
@@ -77,7 +78,7 @@ def retrain_config(**changes: Any) -> RetrainConfig:
         "batch_size": 32,
         "lr": 3e-3,
     }
-    return RetrainConfig(**(values | changes))
+    return replace(get_preset("cifar10").retrain, **(values | changes))
 
 
 def few_images(
@@ -93,7 +94,7 @@ def few_images(
             test=data.test.subset(torch.arange(test)),
         )
 
-    for module in (*modules, dasvit.training.trained):
+    for module in (*modules, dasvit.training.loop):
         monkeypatch.setattr(module, "load_data", load)
 
 

@@ -17,9 +17,8 @@ from dasvit.report.record import load_search_result
 from dasvit.run.checkpoint import CheckpointWriter, load_checkpoint
 from dasvit.search.config import SearchConfig
 from dasvit.search.loop import KIND, search
-from dasvit.search.step import build_supernet
+from dasvit.search.model import SearchModel, build_model
 from dasvit.spaces.cell.fused import FusedCell
-from dasvit.spaces.cell.supernet import SuperNet
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "first order": {},
@@ -74,13 +73,13 @@ def stage_ends(events: list[Event]) -> list[StageEnd]:
     return [e for e in events if isinstance(e, StageEnd)]
 
 
-def supernet(config: SearchConfig, folder: Path) -> SuperNet:
-    """The supernet in a folder's checkpoint."""
+def searched(config: SearchConfig, folder: Path) -> SearchModel:
+    """The model in a folder's checkpoint."""
     state = load_checkpoint(folder / "checkpoint.pt", KIND)
-    model = build_supernet(
+    model = build_model(
         config,
         tuple(tuple(names) for names in state["edge_ops"]),
-        num_layers=config.stage_layers[state["stage"]],
+        num_layers=config.stages[state["stage"]].num_layers,
         in_channels=1,
         num_classes=10,
     )
@@ -88,13 +87,13 @@ def supernet(config: SearchConfig, folder: Path) -> SuperNet:
     return model
 
 
-def literal_state(model: SuperNet) -> dict[str, torch.Tensor]:
-    """The supernet's state with every candidate under its own name."""
-    state = {k: v for k, v in model.state_dict().items() if not k.startswith("cells.")}
-    for layer, cell in enumerate(model.cells):
+def literal_state(model: SearchModel) -> dict[str, torch.Tensor]:
+    """The model's state with every candidate under its own name."""
+    state = {k: v for k, v in model.state_dict().items() if not k.startswith("supernet.cells.")}
+    for layer, cell in enumerate(model.supernet.cells):
         assert isinstance(cell, FusedCell)
         values = cell.unfused().state_dict()
-        state |= {f"cells.{layer}.{name}": value for name, value in values.items()}
+        state |= {f"supernet.cells.{layer}.{name}": value for name, value in values.items()}
     return state
 
 

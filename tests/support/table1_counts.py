@@ -2,7 +2,7 @@
 `test_table1.py` compares them with a count."""
 
 from benchmarks.table1 import ROWS, CountedRow
-from dasvit.costs.complexity import Complexity
+from dasvit.costs import Complexity
 
 _COUNTS = {  # parameters, multiply-adds of weights, of attention products
     "VGG-16": (134_670_244, 15_466_577_920, 0),

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from support import runs
 
-import dasvit.training.loop
 from dasvit.training.loop import retrain
 
 
@@ -15,7 +14,7 @@ def train_digits(
     folder: Path, monkeypatch: pytest.MonkeyPatch, model: str = "encoder", **changes: Any
 ) -> Path:
     """A retraining's folder: of the tiny encoder, `vit`, or a timm model."""
-    runs.few_images(monkeypatch, dasvit.training.loop)
+    runs.few_images(monkeypatch)
     if model == "encoder":
         path = folder.parent / f"{folder.name}-genotype.json"
         runs.ENCODER.save(path)

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dasvit.costs.complexity import complexity
+from dasvit.costs import complexity
 from dasvit.training.autoformer import AutoFormer, RelativeAttention, relative_index
 
 NAME = "autoformer_base_patch16_224"

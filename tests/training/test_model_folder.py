@@ -13,6 +13,8 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from dasvit.training.model_card import model_card
+from dasvit.training.trained import load_model, open_trained
 from PIL import Image
 from support import runs
 from support.runs import names_in
@@ -23,9 +25,7 @@ import dasvit.training.model_folder
 from dasvit.deploy.predict import read_image
 from dasvit.report.record import load_retrain_result
 from dasvit.spaces.cell.genotype import Genotype
-from dasvit.training.model_card import model_card
 from dasvit.training.model_folder import check_room, describe, load_model_folder, save_model_folder
-from dasvit.training.trained import load_model, open_trained
 
 CPU = torch.device("cpu")
 BATCH = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(1))

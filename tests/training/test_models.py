@@ -11,7 +11,7 @@ import torch
 from support.runs import few_images, retrain_config
 
 import dasvit.training.loop
-from dasvit.costs.complexity import complexity
+from dasvit.costs import complexity
 from dasvit.data.config import DataConfig
 from dasvit.spaces.cell.genotype import Edge, Genotype
 from dasvit.training.autoformer import AutoFormer

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
+from dasvit.training.optim import adamw, clip_gradients, cosine_lr, norms_and_biases
 from torch import nn
 
 from dasvit.spaces.cell.supernet import SuperNet
-from dasvit.training.optim import adamw, clip_gradients, cosine_lr, norms_and_biases
 
 
 def test_cosine_without_warm_up() -> None:

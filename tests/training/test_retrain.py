@@ -6,9 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dasvit.training.trained
 import pytest
 import safetensors.torch
 import torch
+from dasvit.training.optim import cosine_lr
+from dasvit.training.trained import RETRAIN_KIND as KIND
+from dasvit.training.trained import evaluate, load_model, load_retrain_config, topk_accuracy
 from support import runs
 from support.retrain_runs import assert_same_run
 from support.runs import DIGITS, ENCODER, files_of, names_in, retrain_config
@@ -16,7 +20,6 @@ from torch import nn
 
 import dasvit.run.folder
 import dasvit.training.loop
-import dasvit.training.trained
 from dasvit.data.datasets import load_data
 from dasvit.report.events import Event, RetrainEpoch, RetrainResult
 from dasvit.report.record import load_retrain_result
@@ -27,9 +30,6 @@ from dasvit.spaces.cell.network import DASViT
 from dasvit.training.config import RetrainConfig
 from dasvit.training.loop import check_retrain, retrain
 from dasvit.training.networks import build_model
-from dasvit.training.optim import cosine_lr
-from dasvit.training.trained import RETRAIN_KIND as KIND
-from dasvit.training.trained import evaluate, load_model, load_retrain_config, topk_accuracy
 
 CPU = torch.device("cpu")
 

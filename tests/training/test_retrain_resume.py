@@ -10,20 +10,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import dasvit.training.trained
 import pytest
 import torch
+from dasvit.training.trained import RETRAIN_KIND as KIND
+from dasvit.training.trained import load_retrain_config
 from support import runs
 from support.retrain_runs import assert_same_run
 from support.runs import DIGITS, CrashError, retrain_config
 
 import dasvit.training.loop
-import dasvit.training.trained
 from dasvit.report.events import Event, RetrainEpoch, RetrainResult
 from dasvit.report.record import read_trace
 from dasvit.run.checkpoint import CheckpointWriter, load_checkpoint
 from dasvit.training.loop import retrain
-from dasvit.training.trained import RETRAIN_KIND as KIND
-from dasvit.training.trained import load_retrain_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,14 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dasvit.training.epochs
 import pytest
 import safetensors.torch
 import torch
+from dasvit.training.epochs import Training
+from dasvit.training.optim import cosine_lr
 from support import runs
 from support.runs import DIGITS, ENCODER, CrashError, retrain_config
 from torch import Tensor, nn
 
-import dasvit.training.epochs
 import dasvit.training.loop
 from dasvit.data.datasets import load_data
 from dasvit.presets import get_preset, modern
@@ -26,10 +28,8 @@ from dasvit.run.files import check_free_space
 from dasvit.run.settings import config_to_dict
 from dasvit.spaces.cell.edges import DerivedCell
 from dasvit.training.config import RetrainConfig
-from dasvit.training.epochs import Training
 from dasvit.training.loop import check_retrain, retrain
 from dasvit.training.networks import build_model
-from dasvit.training.optim import cosine_lr
 from dasvit.training.recipe import make_average, make_mixing, make_optimizer, make_schedule
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 from support.sweep_process import SMALL, SweepProcess, results
 
 from dasvit.data.config import DataConfig
-from dasvit.presets import digits
+from dasvit.presets import digits, get_preset
 from dasvit.search.config import SearchConfig
 from dasvit.spaces.cell.genotype import Edge, Genotype
 
@@ -27,7 +27,7 @@ def chain(first: str, second: str, third: str = "mlp_r3", fourth: str = "mlp_r3"
 @pytest.fixture
 def search_config() -> SearchConfig:
     """A small search whose own settings lie inside the outer space."""
-    return SearchConfig(
+    return get_preset("cifar10").search.replaced(
         data=DataConfig(dataset="digits", image_size=8),
         operations=("zero", "identity", "msa_h2", "mlp_r0.5", "mlp_r3"),
         dim=8,
@@ -152,10 +152,10 @@ def folder(tmp_path: Path, outcome: Any) -> Any:
     for trial in outcome.retrained:
         path = folder.retrain_dir / trial.name
         path.mkdir(parents=True)
-        for name in ("config.json", "model.json", "result.json"):
+        for name in ("config.json", "result.json"):
             (path / name).write_text("{}")
-        (path / "model.safetensors").write_text(f"weights of {trial.name}")
         (path / "model").mkdir()
+        (path / "model" / "model.safetensors").write_text(f"weights of {trial.name}")
         (path / "model" / "README.md").write_text(f"card of {trial.name}")
     for summary in outcome.ranking:
         for seed in (0, 1):

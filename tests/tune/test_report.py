@@ -45,7 +45,7 @@ def test_the_script_rebuilds_everything(run_dir: Path, outcome) -> None:
     text = (run_dir / "leaderboard.md").read_text()
     assert "3 of 4 search trials and 4 of 6 retrainings finished" in text
     best = outcome.ranking[0].hash
-    assert (run_dir / "best" / "model.safetensors").read_text() == f"weights of {best}_seed_0"
+    assert (run_dir / "best/model/model.safetensors").read_text() == f"weights of {best}_seed_0"
     page = (run_dir / "report.html").read_text()
     assert "--preset digits_darts" in page and "config_001_seed_1" in page
 

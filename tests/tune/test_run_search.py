@@ -20,11 +20,11 @@ import torch
 from dasvit.report.record import load_retrain_result
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.spaces.cell.sample import distinct_random_genotypes
-from dasvit.training.trained import evaluate
+from dasvit.training.loop import evaluate
 from tune.cluster import Cluster
 from tune.folder import open_folder
-from tune.run_search import main
 from tune.options import parse_options
+from tune.run_search import main
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tune" / "run_search.py"
@@ -346,5 +346,5 @@ def test_two_workers_retrain_what_one_retrains(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         [folder] = (storage / "tiny" / "retrain").glob("vit_seed_*")
         assert load_retrain_result(folder / "result.json").num_processes == workers
-        weights.append(safetensors.torch.load_file(folder / "model.safetensors"))
+        weights.append(safetensors.torch.load_file(folder / "model" / "model.safetensors"))
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)

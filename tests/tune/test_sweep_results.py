@@ -79,11 +79,12 @@ def test_best_folder(outcome: Outcome, folder: ResultFolder, plan: Plan) -> None
     write_results(plan, outcome, folder, preset="digits")
     write_results(plan, outcome, folder, preset="digits")  # as when a sweep is continued
     best = outcome.ranking[0].hash
-    assert (folder.best_dir / "model.safetensors").read_text() == f"weights of {best}_seed_0"
-    assert (folder.best_dir / "model" / "README.md").read_text() == f"card of {best}_seed_0"
+    model = folder.best_dir / "model"
+    assert (model / "model.safetensors").read_text() == f"weights of {best}_seed_0"
+    assert (model / "README.md").read_text() == f"card of {best}_seed_0"
     assert Genotype.load(folder.best_dir / "genotype.json") == outcome.ranking[0].genotype
     names = {path.name for path in folder.best_dir.iterdir()}
-    assert {"encoder.png", "encoder.svg", "config.json", "model.json"} <= names
+    assert {"encoder.png", "encoder.svg", "config.json", "result.json"} <= names
     assert not list(folder.root.glob(".*"))
 
 

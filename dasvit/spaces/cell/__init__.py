@@ -1,0 +1,1 @@
+"""The operation-level space: what sits on the edges of the ViT encoder, and how it is wired."""

@@ -43,7 +43,7 @@ def _copy(source: nn.Module | None, target: nn.Module | None) -> None:
 @torch.no_grad()
 def inherit_weights(old: SuperNet, new: SuperNet, *, order: str = "cyclic") -> None:
     """Algorithm 1, line 7: copy embedding, selector, head, and for each layer of `new` the
-    surviving operations of a layer of `old`. Alphas are not touched.
+    surviving operations of a layer of `old`.
 
     Args:
         order: "cyclic", layer `l` from layer `l mod L_old`; or "stretched", from layer
@@ -94,15 +94,19 @@ def derived_network(supernet: SuperNet, genotype: Genotype) -> DASViT:
             embed_dim=supernet.dim,
             depth=supernet.num_layers,
             proj_drop_rate=supernet.dropout,
-            token_ratio=supernet.token_ratio,
-            token_where=supernet.token_where,
-        ).to(supernet.alpha)
-    _copy(supernet.embedding, network.embedding)
+            token_ratio=supernet.route.token_ratio,
+            token_where=supernet.route.token_where,
+        ).to(supernet.head.weight)
+    _copy(supernet.embedding.patches, network.patch_embed)
+    network.load_state_dict(
+        {"cls_token": supernet.embedding.cls_token, "pos_embed": supernet.embedding.positions},
+        strict=False,
+    )
     _copy(supernet.selector, network.selector)
     _copy(supernet.norm, network.norm)
     _copy(supernet.head, network.head)
     edges = edge_list(supernet.num_nodes)
-    for cell, target in zip(supernet.cells, network.cells, strict=True):
+    for cell, target in zip(supernet.cells, network.blocks, strict=True):
         assert isinstance(target, DerivedCell)
         source = _unfused(cell)
         for wire, name, op in zip(target.wiring, genotype.operations, target.edges, strict=True):

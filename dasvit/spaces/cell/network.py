@@ -8,19 +8,16 @@ import torch
 from jaxtyping import Float
 from timm.models import build_model_with_cfg, register_model
 from timm.models._features import feature_take_indices
-from timm.models.vision_transformer import global_pool_nlc
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dasvit.spaces.cell.edges import DerivedCell
-from dasvit.spaces.cell.embedding import ImageEmbedding, fit_embedding
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES, Genotype
 from dasvit.spaces.cell.operations import init_linear
-from dasvit.spaces.cell.tokens import TokenSelector, check_selection
+from dasvit.spaces.cell.tokens import TokenSelector, check_selection, init_embedding
 
 __all__ = ["DASViT", "resolve_genotype"]
-
-POOLS = ("token", "avg", "max", "avgmax", "")
 
 
 def resolve_genotype(genotype: Genotype | dict[str, Any] | str | Path) -> Genotype:
@@ -42,10 +39,11 @@ def resolve_genotype(genotype: Genotype | dict[str, Any] | str | Path) -> Genoty
     return Genotype.load(genotype)
 
 
-class DASViT(nn.Module):
-    """`depth` encoders of a genotype between an embedding and LayerNorm + Linear on CLS.
+class DASViT(VisionTransformer):
+    """timm's ViT with the encoder of a genotype: each block reads the outputs of the two before it.
 
-    Arguments, attributes and methods have the names and the meaning of timm's VisionTransformer.
+    Embedding, positions, pooling, head and all methods are timm's; the blocks have no residual
+    around them but where the genotype has `identity`.
 
     Args:
         genotype: the encoder: a `Genotype`, its `to_dict`, a shipped one's name, or a file.
@@ -65,7 +63,7 @@ class DASViT(nn.Module):
         dynamic_img_size: take images of every size that patches fill, positions resampled.
 
     Raises:
-        ValueError: an operation that is unknown or does not fit `embed_dim`, or an unknown pool.
+        ValueError: an operation that is unknown or does not fit `embed_dim`.
     """
 
     def __init__(
@@ -76,7 +74,7 @@ class DASViT(nn.Module):
         patch_size: int = 16,
         in_chans: int = 3,
         num_classes: int = 1000,
-        global_pool: str = "token",
+        global_pool: Any = "token",
         embed_dim: int = 768,
         depth: int = 12,
         drop_rate: float = 0.0,
@@ -86,27 +84,32 @@ class DASViT(nn.Module):
         token_where: str = "input",
         dynamic_img_size: bool = False,
     ) -> None:
-        super().__init__()
         check_selection(token_ratio, token_where)
-        self.genotype = resolve_genotype(genotype)
-        self.in_chans, self.num_classes = in_chans, num_classes
-        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
-        self.num_prefix_tokens = 1
-        self.token_ratio, self.token_where = token_ratio, token_where
-        self.dynamic_img_size = dynamic_img_size
-        self.grad_checkpointing = False
-        self.embedding = ImageEmbedding(
-            image_size=img_size,
+        super().__init__(
+            img_size=img_size,
             patch_size=patch_size,
-            in_channels=in_chans,
-            dim=embed_dim,
-            dynamic=dynamic_img_size,
+            in_chans=in_chans,
+            num_classes=0,
+            global_pool=global_pool,
+            embed_dim=embed_dim,
+            depth=0,
+            num_heads=1,
+            fc_norm=False,
+            dynamic_img_size=dynamic_img_size,
+            drop_rate=drop_rate,
+            weight_init="skip",
+            norm_layer=nn.LayerNorm,
         )
+        self.genotype = resolve_genotype(genotype)
+        self.token_ratio, self.token_where = token_ratio, token_where
+        assert self.cls_token is not None and self.pos_embed is not None
+        init_embedding(self.patch_embed.proj, self.cls_token, self.pos_embed)
         selects = token_ratio < 1
         self.selector = (
             TokenSelector(embed_dim, token_ratio) if selects and token_where == "input" else None
         )
-        self.cells = nn.ModuleList(
+        # A list: each block takes two inputs.
+        self.blocks: Any = nn.ModuleList(
             DerivedCell(
                 self.genotype,
                 embed_dim,
@@ -116,80 +119,47 @@ class DASViT(nn.Module):
             )
             for layer in range(depth)
         )
-        self.feature_info: list[dict[str, Any]] = [
-            {"module": f"cells.{i}", "num_chs": embed_dim, "reduction": patch_size}
+        self.feature_info = [
+            {"module": f"blocks.{i}", "num_chs": embed_dim, "reduction": patch_size}
             for i in range(depth)
         ]
-        self.norm: nn.Module = nn.LayerNorm(embed_dim)
-        self.head_drop = nn.Dropout(drop_rate)
-        self.head: nn.Module
-        self.reset_classifier(num_classes, global_pool)
-
-    def get_classifier(self) -> nn.Module:
-        """The final linear layer."""
-        return self.head
+        self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the head by a fresh one; 0 removes it. The pool stays unless one is given."""
-        if global_pool is not None:
-            if global_pool not in POOLS:
-                raise ValueError(
-                    f"global_pool must be one of {', '.join(map(repr, POOLS))}, but got "
-                    f"{global_pool!r}"
-                )
-            self.global_pool = global_pool
-        self.num_classes = num_classes
-        if num_classes == 0:
-            self.head = nn.Identity()
-            return
-        head = nn.Linear(self.embed_dim, num_classes)
-        init_linear(head)
-        self.head = head.to(self.embedding.cls_token).train(self.training)
-
-    def set_input_size(
-        self,
-        img_size: int | tuple[int, int] | None = None,
-        patch_size: int | tuple[int, int] | None = None,
-    ) -> None:
-        """Change the size of images or patches; patch weights and positions are resampled."""
-        self.embedding.set_input_size(img_size, patch_size)
-        for info in self.feature_info:
-            info["reduction"] = self.embedding.patches.feat_ratio()
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each encoder in the backward pass instead of keeping its activations."""
-        self.grad_checkpointing = enable
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameters that timm's optimisers spare from weight decay."""
-        return {"embedding.cls_token", "embedding.positions"}
+        super().reset_classifier(num_classes, global_pool)
+        if isinstance(self.head, nn.Linear):
+            init_linear(self.head)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """timm's patterns for layer-wise learning rates: stem, encoders one by one, end."""
-        return {
-            "stem": r"^embedding|^selector",
-            "blocks": [(r"^cells\.(\d+)", None), (r"^norm", (99999,))],
-        }
+        """timm's patterns for layer-wise learning rates; the token selector is of the stem."""
+        groups = super().group_matcher(coarse)
+        return groups | {"stem": f"{groups['stem']}|^selector"}
 
-    def _start(self, images: Tensor) -> Tensor:
-        tokens = self.embedding(images)
+    def _embed(self, images: Tensor) -> Tensor:
+        tokens = self._pos_embed(self.patch_embed(images))
         return tokens if self.selector is None else self.selector(tokens)[0]
 
-    def _encode(self, cell: nn.Module, before_last: Tensor, last: Tensor) -> Tensor:
+    def _encode(self, block: nn.Module, before_last: Tensor, last: Tensor) -> Tensor:
         if self.grad_checkpointing:
-            return checkpoint(cell, before_last, last, use_reentrant=False)
-        return cell(before_last, last)
+            return checkpoint(block, before_last, last, use_reentrant=False)
+        return block(before_last, last)
 
-    def forward_features(
+    def forward(  # type: ignore[override], here and below: encoders take no attention mask
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        return self.forward_head(self.forward_features(images))
+
+    def forward_features(  # type: ignore[override]
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch tokens dim"]:
         """Normalised tokens after the last encoder, CLS first."""
-        before_last = last = self._start(images)
-        for cell in self.cells:
-            before_last, last = last, self._encode(cell, before_last, last)
+        before_last = last = self._embed(images)
+        for block in self.blocks:
+            before_last, last = last, self._encode(block, before_last, last)
         return self.norm(last)
 
-    def forward_intermediates(
+    def forward_intermediates(  # type: ignore[override]
         self,
         images: Float[Tensor, "batch channels height width"],
         indices: int | list[int] | None = None,
@@ -219,61 +189,45 @@ class DASViT(nn.Module):
                 f"with token_ratio={self.token_ratio} at the input the kept tokens fill no map; "
                 "ask for output_fmt='NLC'"
             )
-        take, last_index = feature_take_indices(len(self.cells), indices)
-        states: list[Tensor] = []
-        before_last = last = self._start(images)
-        for i, cell in enumerate(self.cells[: last_index + 1] if stop_early else self.cells):
-            before_last, last = last, self._encode(cell, before_last, last)
-            if i in take:
-                states.append(self.norm(last) if norm else last)
-        patches = [state[:, 1:] for state in states]
-        if output_fmt == "NCHW":
-            grid = self.embedding.grid_of(images)
-            patches = [
-                x.transpose(1, 2).reshape(x.shape[0], -1, *grid).contiguous() for x in patches
-            ]
-        found: list[Any] = list(patches)
-        if return_prefix_tokens:
-            found = [(x, state[:, :1]) for x, state in zip(patches, states, strict=True)]
+        take, last_index = feature_take_indices(len(self.blocks), indices)
+        found: list[Any] = []
+        before_last = last = self._embed(images)
+        for i, block in enumerate(self.blocks[: last_index + 1] if stop_early else self.blocks):
+            before_last, last = last, self._encode(block, before_last, last)
+            if i not in take:
+                continue
+            state = self.norm(last) if norm else last
+            patches = state[:, 1:]
+            if output_fmt == "NCHW":
+                grid = self.patch_embed.dynamic_feat_size((images.shape[2], images.shape[3]))
+                patches = patches.transpose(1, 2).unflatten(2, grid).contiguous()
+            found.append((patches, state[:, :1]) if return_prefix_tokens else patches)
         return found if intermediates_only else (self.norm(last), found)
 
-    def prune_intermediate_layers(
-        self,
-        indices: int | list[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
-    ) -> list[int]:
-        """Drop the encoders behind the last of `indices`, and what else is not wanted."""
-        take, last_index = feature_take_indices(len(self.cells), indices)
-        self.cells = self.cells[: last_index + 1]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return take
 
-    def forward_head(
-        self, features: Float[Tensor, "batch tokens dim"], pre_logits: bool = False
-    ) -> Tensor:
-        """Class logits `(batch, classes)` from the pooled tokens, or with `pre_logits` those."""
-        pooled = global_pool_nlc(features, pool_type=self.global_pool, num_prefix_tokens=1)
-        pooled = self.head_drop(pooled)
-        return pooled if pre_logits else self.head(pooled)
-
-    def forward(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
-        return self.forward_head(self.forward_features(images))
-
-
-def checkpoint_filter_fn(state: dict[str, Tensor], model: DASViT) -> dict[str, Tensor]:
-    """Weights for a network at another image or patch size."""
-    return fit_embedding(state, model.embedding)
+default_cfgs: dict[str, dict[str, Any]] = {
+    f"dasvit{name}": {
+        "url": "",
+        "architecture": f"dasvit{name}",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "fixed_input_size": True,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+    }
+    for name in ("", *(f"_{size}_patch16_224" for size in ("base", "small", "tiny")))
+}
 
 
 def _build(
     variant: str,
     pretrained: bool,
+    *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **kwargs: Any,
@@ -290,33 +244,6 @@ def _build(
     return model if dtype is None else model.to(dtype)
 
 
-_CFG: dict[str, Any] = {
-    "url": "",
-    "num_classes": 1000,
-    "input_size": (3, 224, 224),
-    "pool_size": None,
-    "crop_pct": 0.9,
-    "interpolation": "bicubic",
-    "fixed_input_size": True,
-    "mean": (0.5, 0.5, 0.5),
-    "std": (0.5, 0.5, 0.5),
-    "first_conv": "embedding.patches.proj",
-    "classifier": "head",
-}
-# Width of each size, and the genotype of each number of heads (both divide every width).
-_WIDTHS = {"base": 768, "small": 384, "tiny": 192}
-_HEADS = {"": "dasvit_cifar10", "_h12": "dasvit_imagenet100"}
-default_cfgs = {
-    name: dict(_CFG)
-    for name in ("dasvit", *(f"dasvit_{w}{h}_patch16_224" for w in _WIDTHS for h in _HEADS))
-}
-
-
-def _variant(size: str, heads: str, pretrained: bool, kwargs: dict[str, Any]) -> DASViT:
-    settings: dict[str, Any] = {"genotype": _HEADS[heads], "embed_dim": _WIDTHS[size], "depth": 12}
-    return _build(f"dasvit_{size}{heads}_patch16_224", pretrained, **(settings | kwargs))
-
-
 @register_model
 def dasvit(pretrained: bool = False, **kwargs: Any) -> DASViT:
     """A derived network from `genotype=…` at any width, depth, patch and image size."""
@@ -326,34 +253,18 @@ def dasvit(pretrained: bool = False, **kwargs: Any) -> DASViT:
 @register_model
 def dasvit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> DASViT:
     """The paper's encoder (8 heads) at its size: 12 layers, width 768, patch 16, 224 pixels."""
-    return _variant("base", "", pretrained, kwargs)
-
-
-@register_model
-def dasvit_base_h12_patch16_224(pretrained: bool = False, **kwargs: Any) -> DASViT:
-    """The paper's encoder with 12 heads, width 768."""
-    return _variant("base", "_h12", pretrained, kwargs)
+    return _build("dasvit_base_patch16_224", pretrained, **kwargs)
 
 
 @register_model
 def dasvit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> DASViT:
     """The paper's encoder (8 heads) at width 384."""
-    return _variant("small", "", pretrained, kwargs)
-
-
-@register_model
-def dasvit_small_h12_patch16_224(pretrained: bool = False, **kwargs: Any) -> DASViT:
-    """The paper's encoder with 12 heads at width 384."""
-    return _variant("small", "_h12", pretrained, kwargs)
+    kwargs.setdefault("embed_dim", 384)
+    return _build("dasvit_small_patch16_224", pretrained, **kwargs)
 
 
 @register_model
 def dasvit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> DASViT:
     """The paper's encoder (8 heads) at width 192."""
-    return _variant("tiny", "", pretrained, kwargs)
-
-
-@register_model
-def dasvit_tiny_h12_patch16_224(pretrained: bool = False, **kwargs: Any) -> DASViT:
-    """The paper's encoder with 12 heads at width 192."""
-    return _variant("tiny", "_h12", pretrained, kwargs)
+    kwargs.setdefault("embed_dim", 192)
+    return _build("dasvit_tiny_patch16_224", pretrained, **kwargs)

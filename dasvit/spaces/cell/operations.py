@@ -5,9 +5,8 @@ exists only where `identity` is chosen. Every operation maps `(batch, tokens, di
 shape.
 """
 
-import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +31,6 @@ __all__ = [
     "check_operation",
     "check_shape_preserving",
     "init_linear",
-    "load_plugins",
     "operation_kind",
     "register_operation",
     "registered_operations",
@@ -264,22 +262,6 @@ def build_operation(
 def check_operation(name: str) -> None:
     """Raise ValueError unless `name` is registered."""
     _parse(name)
-
-
-def load_plugins(modules: Sequence[str]) -> None:
-    """Import modules that register operations.
-
-    Raises:
-        ValueError: naming a module that cannot be imported.
-    """
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # whatever a user's module raises
-            raise ValueError(
-                f"plugins: cannot import {module!r} ({type(error).__name__}: {error}); is it "
-                "installed or on PYTHONPATH?"
-            ) from error
 
 
 def _build_zero(dim: int, *, dropout: float = 0.0) -> nn.Module:

@@ -2,52 +2,39 @@
 
 import random
 from collections.abc import Sequence
-from typing import Protocol
 
 from dasvit.run.seed import derive_seed
 from dasvit.spaces.cell.genotype import NUM_INPUTS, Edge, Genotype
 from dasvit.spaces.cell.operations import ZERO
+from dasvit.spaces.cell.space import CellSpace
 
 __all__ = ["distinct_random_genotypes", "random_genotype"]
 
 TRIES_EACH = 1000
 
 
-class SpaceSettings(Protocol):
-    """What of a search's settings says which encoders there are."""
-
-    @property
-    def operations(self) -> tuple[str, ...]: ...
-    @property
-    def num_nodes(self) -> int: ...
-    @property
-    def edges_per_node(self) -> int: ...
-
-
-def random_genotype(config: SpaceSettings, seed: int) -> Genotype:
-    """An encoder of the kind that a search with these settings derives, drawn uniformly.
+def random_genotype(space: CellSpace, seed: int) -> Genotype:
+    """An encoder of the kind that a search of this space derives, drawn uniformly.
 
     Each node reads `edges_per_node` of its sources (all of them where there are no more), every
     set with the same chance; each edge holds one of the candidates but `zero`, every one with the
-    same chance. Of the settings only `operations`, `num_nodes` and `edges_per_node` count.
+    same chance.
 
     Args:
-        config: the search whose space it is.
+        space: of it `operations`, `num_nodes` and `edges_per_node` count.
         seed: equal seeds give equal encoders on every machine.
     """
     rng = random.Random(derive_seed(seed, "random genotype"))
-    candidates = [name for name in config.operations if name != ZERO]
+    candidates = [name for name in space.operations if name != ZERO]
     nodes = []
-    for node in range(config.num_nodes):
+    for node in range(space.num_nodes):
         sources = range(node + NUM_INPUTS)
-        kept = sorted(rng.sample(sources, min(config.edges_per_node, len(sources))))
+        kept = sorted(rng.sample(sources, min(space.edges_per_node, len(sources))))
         nodes.append(tuple(Edge(source, rng.choice(candidates)) for source in kept))
     return Genotype(tuple(nodes), {"source": "drawn uniformly", "seed": seed})
 
 
-def distinct_random_genotypes(
-    config: SpaceSettings, count: int, *, seed: int
-) -> tuple[Genotype, ...]:
+def distinct_random_genotypes(space: CellSpace, count: int, *, seed: int) -> tuple[Genotype, ...]:
     """The first `count` encoders that differ in canonical form, from seeds `seed`, `seed` + 1, …
 
     A smaller count gives the beginning of a larger one.
@@ -60,12 +47,12 @@ def distinct_random_genotypes(
     for number in drawn:
         if len(found) == count:
             break
-        genotype = random_genotype(config, number)
+        genotype = random_genotype(space, number)
         found.setdefault(genotype.canonical_hash, genotype)
     if len(found) < count:
         raise ValueError(
             f"{count} distinct random encoders were asked for, but {len(drawn)} draws from "
-            f"{len(config.operations)} operations and {config.num_nodes} nodes gave {len(found)}; "
+            f"{len(space.operations)} operations and {space.num_nodes} nodes gave {len(found)}; "
             "ask for fewer"
         )
     return tuple(found.values())

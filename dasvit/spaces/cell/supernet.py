@@ -1,4 +1,4 @@
-"""The search network: encoders of mixed edges under one alpha shared by all layers."""
+"""The search network: encoders of mixed edges, under weights that all layers share."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dasvit.spaces.base import Route
 from dasvit.spaces.cell.edges import SearchCell
 from dasvit.spaces.cell.fused import FusedCell
 from dasvit.spaces.cell.genotype import edge_list
@@ -19,9 +20,7 @@ __all__ = ["SuperNet"]
 class SuperNet(nn.Module):
     """The supernet of one stage.
 
-    `alpha` is an `nn.Parameter` of shape (edges, ops), so it is in the `state_dict`; row `m` holds
-    the candidates `edge_ops[m]`. `weight_parameters` and `alpha_parameters` are disjoint and
-    together are all parameters.
+    It holds no architecture parameters: every pass is given the weights of the candidates.
 
     Args:
         edge_ops: the candidates of each edge, in the order of `edge_list`; equally many an edge.
@@ -33,9 +32,7 @@ class SuperNet(nn.Module):
         in_channels: 1 for grey images, 3 for RGB.
         num_classes: outputs of the head.
         dropout: inside the operations.
-        token_ratio: λ in (0, 1]; 1 selects all tokens and has no selector at all.
-        token_where: "input" (once, on `Z_0`) or "edge".
-        alpha_init_std: standard deviation of the alphas at the start.
+        route: which tokens go through the candidates; all of them need no selector.
         fused: compute the encoders as `FusedCell`s, where there is no dropout.
         recompute: see `FusedCell`; needs `fused`.
         precision: "fp32", or "bf16" to compute under bfloat16 autocast; parameters stay in fp32.
@@ -56,9 +53,7 @@ class SuperNet(nn.Module):
         in_channels: int,
         num_classes: int,
         dropout: float = 0.0,
-        token_ratio: float = 1.0,
-        token_where: str = "input",
-        alpha_init_std: float = 1e-3,
+        route: Route = Route(),  # noqa: B008 (a frozen value)
         fused: bool = False,
         recompute: bool = False,
         precision: str = "fp32",
@@ -71,20 +66,18 @@ class SuperNet(nn.Module):
                 f"edge_ops must have {expected} rows of equal length for {num_nodes} nodes, but "
                 f"got lengths {[len(names) for names in self.edge_ops]}"
             )
-        check_selection(token_ratio, token_where)
+        check_selection(route.token_ratio, route.token_where)
         self.num_nodes = num_nodes
         self.dim = dim
         self.dropout = dropout
-        self.token_ratio = token_ratio
-        self.token_where = token_where
+        self.route = route
         self.precision = precision
         self.embedding = TokenEmbedding(
             image_size=image_size, patch_size=patch_size, in_channels=in_channels, dim=dim
         )
-        selects = token_ratio < 1
-        self.selector = (
-            TokenSelector(dim, token_ratio) if selects and token_where == "input" else None
-        )
+        on_edges = route.token_where == "edge"
+        selects = route.token_ratio < 1 and not on_edges
+        self.selector = TokenSelector(dim, route.token_ratio) if selects else None
         self.cells = nn.ModuleList()
         for _ in range(num_layers):
             cell = SearchCell(
@@ -92,16 +85,13 @@ class SuperNet(nn.Module):
                 dim,
                 num_nodes=num_nodes,
                 dropout=dropout,
-                edge_token_ratio=token_ratio if token_where == "edge" else 1.0,
+                edge_token_ratio=route.token_ratio if on_edges else 1.0,
             )
             fuses = fused and dropout == 0
             self.cells.append(FusedCell(cell, recompute=recompute) if fuses else cell)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
         init_linear(self.head)
-        self.alpha = nn.Parameter(
-            alpha_init_std * torch.randn(len(self.edge_ops), len(self.edge_ops[0]))
-        )
 
     def compile_encoders(self, backend: str = "inductor") -> None:
         """Compute the encoders through `torch.compile` from now on.
@@ -121,18 +111,6 @@ class SuperNet(nn.Module):
     def num_layers(self) -> int:
         return len(self.cells)
 
-    def operation_weights(self) -> Float[Tensor, "edges ops"]:
-        """softmax(alpha), a row an edge (Eq. 8)."""
-        return self.alpha.softmax(dim=-1)
-
-    def alpha_parameters(self) -> list[nn.Parameter]:
-        """The architecture parameters: `[alpha]`."""
-        return [self.alpha]
-
-    def weight_parameters(self) -> list[nn.Parameter]:
-        """All parameters but the alphas, in a fixed order."""
-        return [p for name, p in self.named_parameters() if name != "alpha"]
-
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         if self.precision == "fp32" or device.type == "meta":
             return nullcontext()
@@ -150,17 +128,15 @@ class SuperNet(nn.Module):
     def forward(
         self,
         images: Float[Tensor, "batch channels height width"],
-        weights: Float[Tensor, "edges ops"] | None = None,
+        weights: Float[Tensor, "edges ops"],
     ) -> Float[Tensor, "batch classes"]:
         """Class logits.
 
         Args:
             images: normalised images.
-            weights: operation weights (edges, ops) to use instead of softmax(alpha): detached
-                ones in the weight pass, one-hot ones for a single architecture.
+            weights: of the candidates (Eq. 8), one row per edge; one-hot rows give a single
+                architecture.
         """
-        if weights is None:
-            weights = self.operation_weights()
         with self._autocast(images.device):
             tokens = self.embedding(images)
             if self.selector is not None:

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 
 from dasvit.spaces.cell.operations import init_linear
 
-__all__ = ["TokenEmbedding", "TokenSelector", "check_selection", "num_selected", "scatter_tokens"]
+__all__ = [
+    "TokenEmbedding",
+    "TokenSelector",
+    "check_selection",
+    "init_embedding",
+    "num_selected",
+    "scatter_tokens",
+]
 
 
 class TokenEmbedding(nn.Module):
@@ -35,12 +42,7 @@ class TokenEmbedding(nn.Module):
         self.patches = PatchEmbed(image_size, patch_size, in_channels, dim)
         self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
         self.positions = nn.Parameter(torch.empty(1, self.num_patches + 1, dim))
-        # Xavier-uniform of the linear layer that the convolution stands for.
-        nn.init.xavier_uniform_(self.patches.proj.weight.view(dim, -1))
-        assert self.patches.proj.bias is not None
-        nn.init.zeros_(self.patches.proj.bias)
-        nn.init.normal_(self.cls_token, std=0.02)
-        nn.init.normal_(self.positions, std=0.02)
+        init_embedding(self.patches.proj, self.cls_token, self.positions)
 
     @property
     def num_patches(self) -> int:
@@ -51,17 +53,7 @@ class TokenEmbedding(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch tokens dim"]:
-        """`(batch, channels, height, width)` to `(batch, 1 + N, dim)`."""
-        tokens = self.patch_tokens(images)
-        tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
-        return tokens + self.positions_of(images)
-
-    def patch_tokens(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch patches dim"]:
-        """The patches, row by row, through the linear embedding.
-
-        One matrix product: as a convolution it was 4 % of a step on a GPU (docs/performance.md).
+        """`(batch, channels, height, width)` to `(batch, 1 + N, dim)`.
 
         Raises:
             ValueError: the images have another size.
@@ -71,17 +63,25 @@ class TokenEmbedding(nn.Module):
             raise ValueError(
                 f"images must be {self.patches.img_size}, but got {(height, width)} pixels"
             )
-        down, across = self.patches.proj.kernel_size
+        # One matrix product: as a convolution it was 4 % of a step on a GPU (docs/performance.md).
+        proj = self.patches.proj
+        down, across = proj.kernel_size
         pieces = images.reshape(batch, channels, height // down, down, width // across, across)
         pieces = pieces.permute(0, 2, 4, 1, 3, 5).reshape(batch, self.num_patches, -1)
-        proj = self.patches.proj
-        return F.linear(pieces, proj.weight.flatten(1), proj.bias)
+        tokens = F.linear(pieces, proj.weight.flatten(1), proj.bias)
+        return torch.cat([self.cls_token.expand(batch, -1, -1), tokens], dim=1) + self.positions
 
-    def positions_of(
-        self, images: Float[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "1 tokens dim"]:
-        """What is added to the images' tokens."""
-        return self.positions
+
+def init_embedding(
+    proj: nn.Conv2d, cls_token: Float[Tensor, "1 1 dim"], positions: Float[Tensor, "1 tokens dim"]
+) -> None:
+    """Draw the patches' projection Xavier-uniform, as the linear layer that the convolution stands
+    for, then CLS and positions from a normal distribution of standard deviation 0.02."""
+    nn.init.xavier_uniform_(proj.weight.view(proj.out_channels, -1))
+    assert proj.bias is not None
+    nn.init.zeros_(proj.bias)
+    nn.init.normal_(cls_token, std=0.02)
+    nn.init.normal_(positions, std=0.02)
 
 
 def check_selection(token_ratio: float, token_where: str) -> None:

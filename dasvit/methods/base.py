@@ -1,0 +1,342 @@
+"""A search method as settings that act; the base class is plain DARTS (arXiv:1806.09055).
+
+A search is a space, a method and a loop. The space says which networks exist, the loop is
+Algorithm 1 for any pair. The method says how the architecture parameters become the weights of
+the candidates, what else acts on them, in which stages the search goes on, and what a sweep varies.
+Another method is a subclass that overrides some of the hooks below:
+
+    @register_method
+    @dataclass(frozen=True, kw_only=True)
+    class BetaDARTS(DARTS):
+        name: ClassVar[str] = "betadarts"
+        weight: float = 50.0
+
+        def penalty(self, arch, weights, candidates, t):
+            return t * self.weight * arch["alpha"].logsumexp(dim=-1).mean()
+
+`arch` holds the architecture parameters by name, `weights` is (edges, ops), and `t` is the share of
+the search that is done, a scalar tensor in [0, 1). With `cuda_graph` a hook must draw no random
+numbers and wait for nothing: what is random comes from `noise`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+
+from dasvit.run.settings import Range, check_settings, require
+from dasvit.spaces.base import Route
+
+if TYPE_CHECKING:
+    from typing import Self, TypeVar
+
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from dasvit.spaces.cell.candidates import Candidates
+
+    Arch = Mapping[str, Tensor]
+    MethodT = TypeVar("MethodT", bound="type[DARTS]")
+
+__all__ = [
+    "DARTS",
+    "Choice",
+    "LogUniform",
+    "Stage",
+    "Uniform",
+    "get_method",
+    "method_names",
+    "register_method",
+]
+
+
+class Uniform(NamedTuple):
+    """Any number between two, none more likely than another."""
+
+    low: float
+    high: float
+
+
+class LogUniform(NamedTuple):
+    """Any number between two, whose logarithm is uniform."""
+
+    low: float
+    high: float
+
+
+class Choice(NamedTuple):
+    """One of some values."""
+
+    values: tuple[Any, ...]
+
+
+Domain = Uniform | LogUniform | Choice
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One stage of a search: encoder layers of its supernet, candidates per edge, epochs."""
+
+    num_layers: int
+    num_ops: int
+    epochs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DARTS:
+    """Plain DARTS: softmax(alpha) weighs the candidates of an edge, in one stage."""
+
+    name: ClassVar[str] = "darts"
+    """What `--method` calls it."""
+    title: ClassVar[str] = "plain DARTS"
+    """What reports call it."""
+    staged: ClassVar[bool] = False
+    """Whether it goes on in several stages where a preset has them."""
+    outer: ClassVar[tuple[str, ...]] = ("xi",)
+    """The settings that tell the trials of a sweep apart."""
+    baseline: ClassVar[Mapping[str, Any]] = {"xi": 0.0}
+    """The settings under which the method is plain DARTS in first order, a sweep's baseline."""
+    tied: ClassVar[tuple[str, ...]] = ()
+    """Names of draws (`outer_space`) that bound each other."""
+
+    stage_layers: tuple[Annotated[int, Range("[1, 1000]")], ...] = (2,)
+    """Encoder layers of the supernet, one number per stage."""
+    stage_ops: tuple[Annotated[int, Range("[1, inf)")], ...] = ()
+    """Candidates kept on each edge, one number per stage; the first is the number of operations.
+    Without numbers all are kept."""
+    stage_epochs: Annotated[int, Range("[1, inf)")] = 90
+    """Epochs of each stage."""
+    inherit_weights: Literal["cyclic", "stretched", "fresh"] = "cyclic"
+    """Where the layers of a new stage get their weights: cyclic (layer l from layer l mod the old
+    depth, 0 1 0 1), stretched (the old layers in their order, 0 0 1 1), or fresh (initialised
+    anew)."""
+    inherit_alpha: Literal["carry", "reset"] = "carry"
+    """Whether the alphas that survive go on in the next stage or start anew."""
+    prune_zero: Literal["ranked", "first"] = "ranked"
+    """Whether `zero` is pruned by its weight like the others, or goes first."""
+
+    xi: Annotated[float, Range("[0, inf)", "0 is the first-order approximation")] = 0.0
+    """ξ: learning rate of the virtual weight step; 0 is first order (Algorithm 1, line 13)."""
+    alpha_lr: Annotated[float, Range("(0, inf)")] = 3e-4
+    """Learning rate of the alphas, Adam."""
+    alpha_betas: tuple[Annotated[float, Range("[0, 1)")], Annotated[float, Range("[0, 1)")]] = (
+        0.5,
+        0.999,
+    )
+    """Adam's betas for the alphas."""
+    alpha_weight_decay: Annotated[float, Range("[0, inf)")] = 1e-3
+    """Weight decay of the alphas."""
+    alpha_init_std: Annotated[float, Range("[0, inf)")] = 1e-3
+    """Standard deviation of the alphas at the start."""
+    alpha_freeze_epochs: Annotated[int, Range("[0, inf)")] = 0
+    """Epochs at the start of each stage in which the alphas stay still."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        layers, ops = self.stage_layers, self.stage_ops
+        require(
+            len(layers) >= 1 and len(ops) in (0, len(layers)),
+            f"stage_layers and stage_ops must have one entry per stage, but got {layers} and {ops}",
+        )
+        require(
+            all(a >= b for a, b in itertools.pairwise(ops)),
+            f"stage_ops must not grow, but got {ops}",
+        )
+        require(
+            self.alpha_freeze_epochs < self.stage_epochs,
+            f"alpha_freeze_epochs must be less than stage_epochs ({self.stage_epochs}), but got "
+            f"{self.alpha_freeze_epochs}: the alphas would never be trained",
+        )
+
+    # --- The schedule
+
+    def stages(self, num_ops: int) -> tuple[Stage, ...]:
+        """The stages of a search that begins with `num_ops` candidates on every edge.
+
+        Raises:
+            SettingError: `stage_ops` begins with another number.
+        """
+        kept = self.stage_ops or (num_ops,) * len(self.stage_layers)
+        require(
+            kept[0] == num_ops,
+            f"the first entry of stage_ops must be the number of operations, but got "
+            f"stage_ops={kept} with {num_ops} operations",
+        )
+        return tuple(
+            Stage(num_layers=layers, num_ops=ops, epochs=self.stage_epochs)
+            for layers, ops in zip(self.stage_layers, kept, strict=True)
+        )
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of all stages."""
+        return len(self.stage_layers) * self.stage_epochs
+
+    def frozen(self, epoch_in_stage: int) -> bool:
+        """Whether the architecture parameters stay still in an epoch of a stage."""
+        return epoch_in_stage < self.alpha_freeze_epochs
+
+    # --- What the supernet sees
+
+    def parameters(self, candidates: Candidates) -> dict[str, Tensor]:
+        """The architecture parameters at the start of a stage, by name; each has one row per edge
+        and one column per candidate."""
+        import torch
+
+        edge_ops = candidates.edge_ops
+        return {"alpha": self.alpha_init_std * torch.randn(len(edge_ops), len(edge_ops[0]))}
+
+    def carried(self, arch: Arch, kept: Int[Tensor, "edges kept"]) -> dict[str, Tensor]:
+        """The architecture parameters with which the next stage goes on, of the candidates that it
+        keeps; without any it starts anew."""
+        if self.inherit_alpha == "reset":
+            return {}
+        return {name: value.detach().gather(1, kept) for name, value in arch.items()}
+
+    def route(self) -> Route:
+        """Which tokens go through the candidates."""
+        return Route()
+
+    def noise(self, arch: Arch, t: Tensor) -> dict[str, Tensor]:
+        """Random tensors, drawn once per step and handed to every pass of it."""
+        return {}
+
+    def weights(self, arch: Arch, noise: Arch, t: Tensor) -> Float[Tensor, "edges ops"]:
+        """The weights of the candidates in the alpha pass (Eq. 8), and in evaluation."""
+        return arch["alpha"].softmax(dim=-1)
+
+    def train_weights(self, arch: Arch, noise: Arch, t: Tensor) -> Float[Tensor, "edges ops"]:
+        """The weights of the candidates where the supernet's own weights are trained."""
+        return self.weights(arch, noise, t)
+
+    def penalty(
+        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates, t: Tensor
+    ) -> Float[Tensor, ""] | None:
+        """What is added to the validation loss in the alpha pass; None for nothing."""
+        return None
+
+    # --- What is chosen
+
+    def scores(self, arch: Arch) -> Float[Tensor, "edges ops"]:
+        """By what candidates are pruned and the encoder is derived: in float64, larger is better,
+        comparable between edges."""
+        return arch["alpha"].detach().double().softmax(dim=-1)
+
+    # --- What is shown
+
+    def figures(
+        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates
+    ) -> dict[str, float]:
+        """The method's own numbers at the end of an epoch, by the tag that TensorBoard shows."""
+        return {}
+
+    # --- What a sweep varies
+
+    def outer_space(self, *, weight_lr: float, fixed: Collection[str] = ()) -> dict[str, Domain]:
+        """The domain of each number that a sweep draws.
+
+        Args:
+            weight_lr: the learning rate of the weights, which is ξ in second order.
+            fixed: settings that keep their value.
+        """
+        # First order, or second order with the weights' own learning rate (DARTS).
+        space: dict[str, Domain] = {"xi": Choice((0.0, weight_lr))}
+        return {name: domain for name, domain in space.items() if name not in fixed}
+
+    def drawn(self, draw: Mapping[str, Any]) -> Self:
+        """These settings with a draw put in.
+
+        Raises:
+            SettingError: a combination that is refused.
+        """
+        return dataclasses.replace(self, **draw)
+
+    def as_draw(self) -> dict[str, Any]:
+        """These settings as a draw: a value for every name that a draw may have."""
+        return self.outer_settings()
+
+    def outer_settings(self) -> dict[str, Any]:
+        """The settings that tell the trials of a sweep apart, by name."""
+        return {name: getattr(self, name) for name in self.outer}
+
+    @classmethod
+    def is_baseline(cls, settings: Mapping[str, Any]) -> bool:
+        """Whether settings of this method are those of plain DARTS in first order."""
+        return all(settings.get(name) == value for name, value in cls.baseline.items())
+
+    def make_room(self, given: Mapping[str, float]) -> Self:
+        """These settings, moved where a value that is about to be given leaves one of them no room.
+
+        Raises:
+            SettingError: nothing fits beside the given value.
+        """
+        return self
+
+    # --- By name
+
+    @staticmethod
+    def named(name: str) -> type[DARTS]:
+        """The method of a name, as `get_method`."""
+        return get_method(name)
+
+    @classmethod
+    def like(cls, other: DARTS) -> Self:
+        """This method for a search of the size of another's: settings that both have are taken
+        over. Where this one has a single stage, it has the other's first depth and all its epochs.
+        """
+        if type(other) is cls:
+            return other
+        mine = {f.name for f in dataclasses.fields(cls)}
+        theirs = {f.name for f in dataclasses.fields(other)}
+        values = {name: getattr(other, name) for name in mine & theirs}
+        if not cls.staged:
+            values |= {
+                "stage_layers": other.stage_layers[:1],
+                "stage_ops": (),
+                "stage_epochs": other.total_epochs,
+            }
+        return cls(**values)
+
+
+_METHODS: dict[str, type[DARTS]] = {}
+
+
+def register_method(kind: MethodT) -> MethodT:
+    """Make a method known by its `name`: to `--method`, and to searches that are continued.
+
+    Raises:
+        ValueError: the name is taken, or the method has none of its own.
+    """
+    name = kind.name
+    if "name" not in vars(kind):
+        raise ValueError(f"{kind.__name__} needs a name of its own: name: ClassVar[str] = ...")
+    other = _METHODS.get(name, kind)
+    if (other.__module__, other.__qualname__) != (kind.__module__, kind.__qualname__):
+        raise ValueError(f"method {name!r} is registered already, as {other.__qualname__}")
+    _METHODS[name] = kind
+    return kind
+
+
+def get_method(name: str) -> type[DARTS]:
+    """The method of a name.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in _METHODS:
+        raise ValueError(
+            f"unknown method {name!r}; known: {', '.join(_METHODS)} (a module that registers more "
+            "can be named in plugins)"
+        )
+    return _METHODS[name]
+
+
+def method_names() -> tuple[str, ...]:
+    """The names of all methods."""
+    return tuple(_METHODS)
+
+
+register_method(DARTS)

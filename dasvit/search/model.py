@@ -1,0 +1,119 @@
+"""What one stage trains: a supernet, and the architecture parameters of a method."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dasvit.methods import DARTS
+from dasvit.search.config import SearchConfig
+from dasvit.spaces.base import EdgeOps
+from dasvit.spaces.cell.candidates import Candidates
+from dasvit.spaces.cell.supernet import SuperNet
+
+__all__ = ["Noise", "SearchModel", "build_model"]
+
+Noise = Mapping[str, Tensor]
+"""What a method draws once per step; empty in evaluation."""
+
+
+class SearchModel(nn.Module):
+    """A supernet whose candidates are weighed by a method.
+
+    The architecture parameters are in the `state_dict` beside the supernet's weights. The two lists
+    `weight_parameters` and `arch_parameters` are disjoint, and together they are all parameters.
+
+    Args:
+        method: turns architecture parameters into weights of the candidates.
+        supernet: freshly built.
+        candidates: of the stage.
+    """
+
+    t: Tensor
+    """The share of the search that is done, a scalar; a captured step reads it where it lies."""
+
+    def __init__(self, method: DARTS, supernet: SuperNet, candidates: Candidates) -> None:
+        super().__init__()
+        self.method, self.candidates = method, candidates
+        self.supernet = supernet
+        self.arch = nn.ParameterDict(method.parameters(candidates))
+        self.register_buffer("t", torch.zeros(()), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.t.device
+
+    def weight_parameters(self) -> list[nn.Parameter]:
+        """All parameters of the supernet, in a fixed order."""
+        return list(self.supernet.parameters())
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """The architecture parameters, in a fixed order."""
+        return list(self.arch.parameters())
+
+    def named_arch(self) -> dict[str, Tensor]:
+        """The architecture parameters by name, as the hooks of a method take them."""
+        return dict(self.arch.items())
+
+    def noise(self) -> Noise:
+        """A draw of the method's noise, for the passes of one step."""
+        return self.method.noise(self.named_arch(), self.t)
+
+    def weights(self, noise: Noise | None = None) -> Float[Tensor, "edges ops"]:
+        """The weights of the candidates in the alpha pass, or without noise in evaluation."""
+        return self.method.weights(self.named_arch(), noise or {}, self.t)
+
+    def train_weights(self, noise: Noise) -> Float[Tensor, "edges ops"]:
+        """The weights of the candidates where the supernet is trained."""
+        return self.method.train_weights(self.named_arch(), noise, self.t)
+
+    def penalty(self, weights: Float[Tensor, "edges ops"]) -> Float[Tensor, ""] | None:
+        """What the method adds to the validation loss."""
+        return self.method.penalty(self.named_arch(), weights, self.candidates, self.t)
+
+    def scores(self) -> Float[Tensor, "edges ops"]:
+        """By what the method prunes and derives."""
+        return self.method.scores(self.named_arch())
+
+    def figures(self, weights: Float[Tensor, "edges ops"]) -> dict[str, float]:
+        """What the method shows of itself."""
+        return self.method.figures(self.named_arch(), weights, self.candidates)
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        weights: Float[Tensor, "edges ops"] | None = None,
+    ) -> Float[Tensor, "batch classes"]:
+        """Class logits under given weights of the candidates, or those of evaluation."""
+        return self.supernet(images, self.weights() if weights is None else weights)
+
+
+def build_model(
+    config: SearchConfig,
+    edge_ops: EdgeOps | None = None,
+    *,
+    num_layers: int,
+    in_channels: int,
+    num_classes: int,
+) -> SearchModel:
+    """A stage's model, freshly initialised, on the default device.
+
+    Args:
+        config: the search.
+        edge_ops: the candidates of each edge; by default every operation on every edge.
+        num_layers: encoder layers.
+        in_channels: 1 for grey images, 3 for RGB.
+        num_classes: outputs of the head.
+    """
+    candidates = config.space.candidates(edge_ops)
+    supernet = config.space.supernet(
+        candidates.edge_ops,
+        num_layers=num_layers,
+        image_size=config.data.image_size,
+        in_channels=in_channels,
+        num_classes=num_classes,
+        route=config.method.route(),
+        precision=config.precision,
+    )
+    return SearchModel(config.method, supernet, candidates)

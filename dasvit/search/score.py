@@ -1,0 +1,23 @@
+"""The score of a network on the validation half."""
+
+import torch
+from torch import nn
+
+from dasvit.data.batch import EVAL_BATCH
+from dasvit.data.splits import Split
+
+__all__ = ["accuracy"]
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, split: Split) -> float:
+    """Top-1 accuracy on a split (ratio). The model's mode is as before on return."""
+    training = model.training
+    model.eval()
+    correct = torch.zeros((), device=next(model.parameters()).device)
+    # Not compiled anew for batches of these sizes.
+    with torch.compiler.set_stance("force_eager"):
+        for images, labels in split.batches(EVAL_BATCH):
+            correct += (model(images).argmax(dim=1) == labels).sum()
+    model.train(training)
+    return correct.item() / len(split)

@@ -1,0 +1,176 @@
+"""Drawings of encoders: what they show, and that nothing overlaps, whatever the encoder."""
+
+import random
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from dasvit.report.encoder import encoder_figure, operation_label
+from dasvit.report.layout import PADDING, encoder_layout
+from dasvit.report.style import save_figure
+from dasvit.spaces.cell.genotype import NAMED_GENOTYPES, Edge, Genotype
+
+PAPERS = NAMED_GENOTYPES["dasvit_cifar10"]
+OPERATIONS = ("zero", "identity", "msa_h8", "msa_h12", "msa_h16", "mlp_r0.5", "mlp_r3", "conv_k3")
+
+
+def random_genotype(num_nodes: int, seed: int, edges: int | None = None) -> Genotype:
+    """Nodes with `edges` incoming edges each, or with any number of them."""
+    generator = random.Random(seed)
+    nodes = []
+    for j in range(num_nodes):
+        count = min(edges or generator.randint(1, j + 2), j + 2)
+        sources = sorted(generator.sample(range(j + 2), count))
+        nodes.append(tuple(Edge(s, generator.choice(OPERATIONS)) for s in sources))
+    return Genotype(tuple(nodes))
+
+
+def texts(figure: Figure) -> list[str]:
+    return [t.get_text() for t in figure.axes[0].texts]
+
+
+def patches(figure: Figure, *kinds: str) -> dict[str, list]:
+    """The drawing's patches by gid, of the kinds asked for."""
+    found: dict[str, list] = {}
+    for patch in figure.axes[0].patches:
+        gid = patch.get_gid()
+        if gid.partition("-")[0] in kinds:
+            found.setdefault(gid, []).append(patch)
+    return found
+
+
+def inside(points: np.ndarray, box: Bbox) -> bool:
+    return bool(((points > box.min) & (points < box.max)).all(axis=1).any())
+
+
+def assert_nothing_overlaps(figure: Figure) -> None:
+    """In pixels of the rendered figure: shapes, texts, lines and arrow heads keep apart."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    shapes = {  # half a pixel of tolerance for lines that end on an outline
+        gid: patch.get_path().get_extents(patch.get_transform()).padded(-0.5)
+        for gid, (patch,) in patches(figure, "input", "box", "node", "sum", "output").items()
+    }
+    outside = {}  # labels that are not written inside their own shape
+    for text in figure.axes[0].texts:
+        gid, label = text.get_gid(), text.get_window_extent(renderer)
+        assert Bbox.intersection(label, figure.bbox).size == pytest.approx(label.size), gid
+        own = [s for s in shapes if s.partition("-")[2] == gid.partition("-")[2]]
+        if own and not own[0].startswith("node"):
+            box = shapes[own[0]]
+            assert (label.min > box.min).all() and (label.max < box.max).all(), (gid, own)
+        else:
+            outside[gid] = label
+    for (name, a), (other, b) in combinations((shapes | outside).items(), 2):
+        assert not a.overlaps(b), f"{name} overlaps {other}"
+
+    for gid, (patch,) in patches(figure, "line").items():
+        polygons = patch.get_path().to_polygons(patch.get_transform(), closed_only=False)
+        for polygon in polygons:
+            steps = np.linspace(0, len(polygon) - 1, 40 * len(polygon))
+            points = np.stack(
+                [np.interp(steps, np.arange(len(polygon)), polygon[:, k]) for k in (0, 1)], axis=1
+            )
+            for name, box in (shapes | outside).items():
+                if name.startswith(("node", "sum")):  # round: its corners are free
+                    distance = np.linalg.norm(points - (box.min + box.max) / 2, axis=1).min()
+                    assert distance > box.width / 2 - 0.5, f"{gid} runs through {name}"
+                else:
+                    assert not inside(points, box), f"{gid} runs through {name}"
+
+
+@pytest.mark.parametrize("name", sorted(NAMED_GENOTYPES))
+def test_the_papers_encoder(name: str) -> None:
+    heads = "8" if name == "dasvit_cifar10" else "12"
+    figure = encoder_figure(NAMED_GENOTYPES[name], title="found")
+    expected = ["$e_{k-2}$", "$e_{k-1}$", "$o_0$", "$o_1$", "$e_k$", "found", "MLP ×0.5"]
+    assert sorted(texts(figure)) == sorted([*expected, *["MLP ×0.5"] * 2, f"MSA {heads} heads"])
+    # Into and out of each of 4 boxes, 2 into the sum and 1 out, and 4 lanes.
+    sizes = {"box": 4, "node": 2, "sum": 1, "line": 4 + 4 + 2 + 1 + 4}
+    assert {kind: len(patches(figure, kind)) for kind in sizes} == sizes
+    assert_nothing_overlaps(figure)
+
+
+def test_one_node_has_no_second_sum_and_an_unread_input_is_faint() -> None:
+    figure = encoder_figure(Genotype(((Edge(0, "identity"),),)), "A title wider than all of it")
+    assert not patches(figure, "sum") and len(patches(figure, "node")) == 1
+    colours = {p.get_edgecolor() for (p,) in patches(figure, "input").values()}
+    assert len(patches(figure, "input")) == len(colours) == 2
+    assert_nothing_overlaps(figure)
+
+
+def test_colours_are_by_kind() -> None:
+    names = ("zero", "identity", "msa_h8", "msa_h16", "mlp_r3", "conv_k3", "pool")
+    figures = {name: encoder_figure(Genotype(((Edge(0, name),),))) for name in names}
+    colour = {n: patches(f, "box").popitem()[1][0].get_facecolor() for n, f in figures.items()}
+    assert colour["msa_h8"] == colour["msa_h16"] and colour["conv_k3"] == colour["pool"]
+    assert len(set(colour.values())) == 5
+
+
+@pytest.mark.parametrize("num_nodes", range(1, 7))
+def test_nothing_overlaps(num_nodes: int) -> None:
+    for seed in range(12 if num_nodes == 2 else 2):
+        for edges in (None, 2)[: 1 if num_nodes == 2 else 2]:
+            genotype = random_genotype(num_nodes, seed, edges)
+            assert_nothing_overlaps(encoder_figure(genotype, "a title"))
+
+
+def test_the_overlap_check_can_fail() -> None:
+    figure = encoder_figure(PAPERS)
+    (item,) = patches(figure, "box").popitem()[1]
+    item.set_x(item.get_x() + 0.8)
+    with pytest.raises(AssertionError, match=r"overlaps|runs through|label"):
+        assert_nothing_overlaps(figure)
+
+
+def test_long_names_of_other_operations_fit() -> None:
+    operation = "averylongnameofanoperation_k10.25"
+    figure = encoder_figure(Genotype(((Edge(0, operation), Edge(1, "zero")),)))
+    assert "averylongnameofanoperation k=10.25" in texts(figure)
+    assert_nothing_overlaps(figure)
+
+
+@pytest.mark.parametrize(
+    ("operation", "label"),
+    [
+        ("zero", "zero"),
+        ("msa_h1", "MSA 1 head"),
+        ("msa_h12", "MSA 12 heads"),
+        ("mlp_r0.5", "MLP ×0.5"),
+        ("conv_k3", "conv k=3"),
+    ],
+)
+def test_operation_label(operation: str, label: str) -> None:
+    assert operation_label(operation) == label
+
+
+def test_places_run_left_to_right_and_keep_their_distance() -> None:
+    items, links = encoder_layout(random_genotype(5, 0), box_width=1.3)
+    assert (items, links) == encoder_layout(random_genotype(5, 0), box_width=1.3)
+    assert {item.width for item in items if item.kind == "box"} == {1.3}
+    for u, v in links:
+        start, end = items[u], items[v]
+        assert end.column == start.column + 1
+        assert start.x + start.width / 2 < end.x - end.width / 2
+    for column in range(items[-1].column):
+        inside = sorted((i for i in items if i.column == column), key=lambda i: -i.y)
+        for above, below in pairwise(inside):
+            assert above.bottom - below.top > 0.99 * PADDING
+    for v in {v for _, v in links if items[v].kind in ("node", "sum")}:
+        arriving = sorted((items[u].y, angle) for (u, w), angle in links.items() if w == v)
+        assert all(low[1] < high[1] for low, high in pairwise(arriving))
+
+
+def test_equal_encoders_give_equal_files(tmp_path) -> None:
+    first = save_figure(encoder_figure(PAPERS, "found"), tmp_path / "new" / "a.v1")
+    second = save_figure(encoder_figure(PAPERS, "found"), tmp_path / "b")
+    assert [p.name for p in first] == ["a.v1.png", "a.v1.svg"]
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes()
+    svg = first[1].read_text(encoding="utf-8")
+    assert first[0].read_bytes().startswith(b"\x89PNG") and "dc:date" not in svg
+    other = save_figure(encoder_figure(NAMED_GENOTYPES["dasvit_imagenet100"]), tmp_path / "b")
+    assert other[0].read_bytes() != first[0].read_bytes()
