@@ -1,6 +1,7 @@
 """What all tests share: one thread, fixed seeds, tiny spaces and networks."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,12 +12,25 @@ from support.search_runs import checkpoints_at_once, few_searched, whole_search 
 from support.trained_runs import own, trained_encoder  # noqa: F401
 from torch import Tensor, nn
 
+from dasvit.methods import DARTS, DASViT
 from dasvit.run.seed import seed_everything
+from dasvit.search.model import SearchModel
+from dasvit.spaces.base import EdgeOps, Route
+from dasvit.spaces.cell.candidates import Candidates
+from dasvit.spaces.cell.genotype import edge_list
 from dasvit.spaces.cell.supernet import SuperNet
 
 torch.set_num_threads(1)
 
 TINY_OPS = ("zero", "identity", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r2")
+FAIRNESS = {
+    "skip_weight": 0.7,
+    "type_weight": 1.3,
+    "gamma_min": 0.3,
+    "gamma_max": 0.35,
+    "zeta1": 2.0,
+    "zeta2": 3.0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +85,10 @@ def randomise() -> Callable[[nn.Module], nn.Module]:
 def make_supernet(
     randomise: Callable[[nn.Module], nn.Module],
 ) -> Callable[..., SuperNet]:
-    """A supernet of width 8 on grey 8 × 8 images, random in all parameters."""
+    """A supernet of width 8 on grey 8 × 8 images, random in all parameters. Takes the settings of
+    a `Route` by their own names."""
 
-    def make(edge_ops: tuple[tuple[str, ...], ...] | None = None, **settings: Any) -> SuperNet:
+    def make(edge_ops: EdgeOps | None = None, **settings: Any) -> SuperNet:
         values: dict[str, Any] = {
             "num_layers": 2,
             "dim": 8,
@@ -82,14 +97,26 @@ def make_supernet(
             "patch_size": 4,
             "in_channels": 1,
             "num_classes": 3,
-            "alpha_init_std": 1.0,
         } | settings
-        if edge_ops is None:
-            edges = sum(2 + j for j in range(values["num_nodes"]))
-            edge_ops = (TINY_OPS,) * edges
-        model = SuperNet(edge_ops, **values)
+        chosen = {name: values.pop(name) for name in ("token_ratio", "token_where") & values.keys()}
+        values.setdefault("route", Route(**chosen))
+        model = SuperNet(edge_ops or (TINY_OPS,) * len(edge_list(values["num_nodes"])), **values)
         randomise(model)
         return model
+
+    return make
+
+
+@pytest.fixture
+def make_model(make_supernet: Callable[..., SuperNet]) -> Callable[..., SearchModel]:
+    """A supernet as of `make_supernet` under a method, with alphas of standard deviation 1. By
+    default all tokens, and a fairness term that every coefficient has a part in."""
+
+    def make(method: DARTS | None = None, **settings: Any) -> SearchModel:
+        method = replace(method or DASViT(token_ratio=1.0, **FAIRNESS), alpha_init_std=1.0)
+        supernet = make_supernet(**({"route": method.route()} | settings))
+        candidates = Candidates(edge_ops=supernet.edge_ops, operations=TINY_OPS)
+        return SearchModel(method, supernet, candidates)
 
     return make
 

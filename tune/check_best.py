@@ -10,11 +10,11 @@ from typing import Any
 from ray import tune
 
 from dasvit.search.config import SearchConfig
-from tune.aggregate import ConfigSummary
 from tune.cluster import Demand
-from tune.gather import gather_checks
 from tune.job import Job
 from tune.progress import Progress
+from tune.report.aggregate import ConfigSummary
+from tune.report.gather import gather_searches
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.sweep import fit
 from tune.trainable import SearchSetup, failure_recorder, make_trainable
@@ -48,7 +48,7 @@ def run_check_trials(
     ray_dir: Path,
     demand: Demand,
 ) -> None:
-    """Run what `gather_checks` does not find finished. Needs a connected Ray.
+    """Run what `gather_searches` does not find finished. Needs a connected Ray.
 
     Args:
         configs: to search again, with the settings that they had.
@@ -56,7 +56,8 @@ def run_check_trials(
     """
     setup = CheckSetup(search=search, trials_dir=trials_dir, ray_dir=ray_dir, demand=demand)
     trials = draws(configs, seeds, search.seed)
-    finished, _ = gather_checks(trials_dir, configs=configs, seeds=seeds)
+    indices = [config.config_index for config in configs]
+    finished, _, _ = gather_searches(trials_dir, indices, seeds)
     progress = Progress(
         "check",
         total=len(trials),

@@ -8,9 +8,9 @@ from dasvit.presets import PAPER_PRESET
 from dasvit.report.progress import counted, duration
 from tune.cluster import Cluster, Demand
 from tune.folder import ResultFolder
-from tune.leaderboard import table
-from tune.outcome import Outcome
 from tune.plan import Plan
+from tune.report.outcome import Outcome
+from tune.report.tables import leaderboard
 from tune.space import against_baseline
 
 __all__ = ["print_end", "print_machine", "print_plan", "print_results"]
@@ -73,13 +73,7 @@ def print_machine(cluster: Cluster, need: Demand) -> None:
 
 def print_results(outcome: Outcome) -> None:
     """The first rows of the leaderboard."""
-    rows = table(outcome, limit=SHOWN_ROWS)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    print()
-    for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+    print(f"\n{leaderboard(outcome, limit=SHOWN_ROWS).to_string(index=False)}")
     hidden = len(outcome.ranking) - SHOWN_ROWS
     print(f"and {hidden} more encoders in leaderboard.md" if hidden > 0 else "")
 

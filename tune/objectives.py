@@ -1,16 +1,13 @@
-"""More than one objective: what an encoder costs, and the Pareto front. No Ray."""
+"""More than one objective: what an encoder costs. No Ray."""
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dasvit.spaces.cell.genotype import Genotype
 from dasvit.training.config import RetrainConfig
 
-if TYPE_CHECKING:
-    from dasvit.spaces.cell.genotype import Genotype
-
-__all__ = ["ACCURACY", "COSTS", "cost", "front", "parse_objectives", "spread_out", "vit_cost"]
+__all__ = ["ACCURACY", "COSTS", "cost", "parse_objectives", "vit_cost"]
 
 ACCURACY = "accuracy"
 """The search score, which every sweep maximises."""
@@ -79,28 +76,3 @@ def _cost(nodes: Any, image_size: int, patch_size: int, dim: int, depth: int) ->
         )
     found = complexity(network, (3, image_size, image_size))
     return found.macs_total, found.num_params
-
-
-def front(points: Mapping[str, Sequence[float]]) -> list[str]:
-    """The names of points that no other point beats: it would be as good in every value and
-    better in one. Larger is better; equal points stay together."""
-    return [
-        name
-        for name, values in points.items()
-        if not any(_beats(other, values) for other in points.values())
-    ]
-
-
-def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
-    pairs = list(zip(one, other, strict=True))
-    return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
-
-
-def spread_out(names: Sequence[str], count: int) -> list[str]:
-    """`count` of `names`, evenly along their order: the first and the last, and between."""
-    if count >= len(names):
-        return list(names)
-    if count == 1:
-        return [names[-1]]
-    places = [round(i * (len(names) - 1) / (count - 1)) for i in range(count)]
-    return [names[place] for place in places]

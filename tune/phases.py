@@ -31,13 +31,13 @@ from tune.cluster import (
 )
 from tune.console import print_end, print_machine, print_plan, print_results
 from tune.folder import ResultFolder, open_folder, set_aside
-from tune.gather import gather
 from tune.options import SweepOptions
-from tune.outcome import Outcome
 from tune.own_space import identify_space, load_space
 from tune.plan import Plan
 from tune.record import SweepRecord
-from tune.results import save_genotypes, save_random_genotypes, write_results
+from tune.report.gather import gather
+from tune.report.outcome import Outcome
+from tune.report.results import save_genotypes, write_results
 from tune.retrain_best import run_retrain_trials
 from tune.searcher import result_lag
 from tune.signals import sigterm_as_ctrl_c
@@ -92,7 +92,7 @@ def run(options: SweepOptions, command: str) -> int:
             record.save()
             outcome = state()
         if outcome.search or outcome.retrained:
-            write_results(plan, outcome, folder, preset=options.preset)
+            write_results(outcome, folder, preset=options.preset)
             print_results(outcome)
         if outcome.complete:
             folder.remove_ray_records()
@@ -249,8 +249,7 @@ def _check_best(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> Non
 def _retrain(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
     plan, folder = run.plan, run.folder
     best = outcome.chosen(plan.retrain_top)
-    save_random_genotypes(outcome.random, folder)
-    save_genotypes(outcome.ranking, folder)
+    save_genotypes(outcome, folder)
     drawn = f"{len(outcome.random)} random encoders" if outcome.random else ""
     found = f"{len(best)} encoders" if best else ""
     names = ", ".join(filter(None, (found, drawn)))
@@ -259,7 +258,7 @@ def _retrain(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
         print(f"  {summary.hash}  {summary.genotype}", flush=True)
     run_retrain_trials(
         plan.retrain,
-        models=plan.models(best, outcome.random),
+        models=plan.models([summary.hash for summary in best], outcome.random),
         seeds=plan.retraining_seeds,
         genotypes_dir=folder.genotypes_dir,
         trials_dir=folder.retrain_dir,

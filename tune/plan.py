@@ -13,7 +13,6 @@ from tune.objectives import ACCURACY
 
 if TYPE_CHECKING:
     from dasvit.spaces.cell.genotype import Genotype
-    from tune.aggregate import GenotypeSummary
 
 __all__ = ["Plan", "Scheduler", "Strategy"]
 
@@ -100,15 +99,13 @@ class Plan:
         """
         return _random_genotypes(self.search, self.num_random)
 
-    def models(
-        self, chosen: "Sequence[GenotypeSummary]", random: "Sequence[Genotype]"
-    ) -> tuple[str, ...]:
-        """What is retrained, each once: the chosen found ones, the drawn ones, the plain ViT."""
+    def models(self, chosen: Sequence[str], random: "Sequence[Genotype]") -> tuple[str, ...]:
+        """What is retrained, each once, by canonical hash: the chosen found ones, the drawn ones,
+        the plain ViT."""
         from dasvit.training.networks import VIT
 
-        found = [summary.hash for summary in chosen[: self.retrain_top]]
         drawn = [genotype.canonical_hash for genotype in random]
-        return tuple(dict.fromkeys([*found, *drawn, VIT]))
+        return tuple(dict.fromkeys([*chosen[: self.retrain_top], *drawn, VIT]))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready. What is as always is left out, so that a folder of an earlier version with

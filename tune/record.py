@@ -9,10 +9,9 @@ from typing import Any
 from dasvit.run.environment import environment
 from tune.cluster import Demand
 from tune.folder import ResultFolder
+from tune.report.gather import wall_of
 
-__all__ = ["PHASES", "SweepRecord", "wall_of"]
-
-PHASES = ("search", "check", "retraining")
+__all__ = ["SweepRecord"]
 
 
 class SweepRecord:
@@ -70,13 +69,3 @@ class SweepRecord:
     def wall(self) -> dict[str, float]:
         """See `wall_of`."""
         return wall_of(self._values["runs"])
-
-
-def wall_of(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds of all runs together, and the last one's trials at a time."""
-    runs = [run for run in runs if "wall_seconds" in run]
-    if not runs:
-        return {}
-    parts = (*PHASES, "other", "total")
-    sums = {part: sum(run["wall_seconds"].get(part, 0.0) for run in runs) for part in parts}
-    return {**sums, "concurrent": runs[-1]["concurrent_trials"]}

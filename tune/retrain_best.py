@@ -7,8 +7,8 @@ from ray import tune
 
 from dasvit.training.config import RetrainConfig
 from tune.cluster import Demand
-from tune.gather import gather_retrain
 from tune.progress import Progress
+from tune.report.gather import gather_retrainings
 from tune.sweep import fit
 from tune.trainable import RetrainSetup, failure_recorder, make_trainable
 
@@ -25,7 +25,7 @@ def run_retrain_trials(
     ray_dir: Path,
     demand: Demand,
 ) -> None:
-    """Run what `gather_retrain` does not find finished. Needs a connected Ray.
+    """Run what `gather_retrainings` does not find finished. Needs a connected Ray.
 
     Args:
         models: canonical hashes, each with a file in `genotypes_dir`, and "vit".
@@ -38,7 +38,7 @@ def run_retrain_trials(
         ray_dir=ray_dir,
         demand=demand,
     )
-    finished, _ = gather_retrain(trials_dir, models=models, seeds=seeds)
+    finished, _ = gather_retrainings(trials_dir, models, seeds)
     progress = Progress(
         "retraining",
         total=len(models) * len(seeds),

@@ -13,9 +13,9 @@ from ray.tune.search import Searcher
 from dasvit.search.config import SearchConfig
 from dasvit.training.config import RetrainConfig
 from tune.cluster import Demand
-from tune.gather import gather_search, gather_stopped
 from tune.objectives import ACCURACY
 from tune.progress import Progress
+from tune.report.gather import gather_searches
 from tune.searcher import CONFIG_INDEX, make_searcher
 from tune.space import first_draws
 from tune.trainable import SearchSetup, failure_recorder, make_trainable, stop_recorder
@@ -42,7 +42,7 @@ def run_search_trials(
     scheduler: TrialScheduler | None = None,
     then: str = "",
 ) -> None:
-    """Run what `gather_search` does not find finished. Needs a connected Ray.
+    """Run what `gather_searches` does not find finished. Needs a connected Ray.
 
     Finished trials are proposed again, in the same order, and pass their score to Optuna at once;
     unfinished ones continue from their last epoch.
@@ -72,8 +72,7 @@ def run_search_trials(
         told=trials_dir / "told.json",
         first=first_draws(search, space, fixed=fixed),
     )
-    finished, _ = gather_search(trials_dir, num_samples=num_samples, seeds=seeds)
-    stopped = gather_stopped(trials_dir, num_samples=num_samples, seeds=seeds)
+    finished, stopped, _ = gather_searches(trials_dir, range(num_samples), seeds)
     progress = Progress(
         "search",
         total=num_samples * len(seeds),

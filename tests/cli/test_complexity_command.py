@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-import dasvit.commands.fvcore_count
+import dasvit.commands.fvcore_count as second
 from dasvit.cli import main
 from dasvit.costs import Latency
 
@@ -58,10 +58,8 @@ def test_json_holds_all(run: Run) -> None:
 def test_counters_that_disagree_are_named(
     run: Run, monkeypatch: pytest.MonkeyPatch, factor: float, shown: str
 ) -> None:
-    count = dasvit.commands.fvcore_count.fvcore_macs
-    monkeypatch.setattr(
-        dasvit.commands.fvcore_count, "fvcore_macs", lambda *args: factor * count(*args)
-    )
+    count = second.fvcore_macs
+    monkeypatch.setattr(second, "fvcore_macs", lambda *args: factor * count(*args))
     assert run(*SMALL, "--no-latency").splitlines()[1].endswith(shown)
 
 
@@ -97,7 +95,7 @@ def test_too_large_a_batch_is_one_line(
 
         return latency
 
-    timing = "dasvit.costs.latency"
+    timing = "dasvit.costs.latency.latency"
     monkeypatch.setattr(timing, fails("CUDA out of memory. Tried to allocate 2 GiB"))
     with pytest.raises(SystemExit) as ended:
         main([*SMALL, "--device", "cpu", "--latency-batch", "9"])

@@ -57,8 +57,8 @@ def split(line: str) -> list[list[str]]:
             break
         else:
             found[-1].append(word)
-            found[:0] = split(word) if " " in word else []
-    return found
+            found[:0] = split(word) if "&&" in word else []
+    return [command[1:] if command and "=" in command[0] else command for command in found]
 
 
 def of(*starts: str) -> list[Any]:
@@ -74,7 +74,7 @@ def of(*starts: str) -> list[Any]:
 
 
 DASVIT = of("dasvit", "python -m dasvit")
-SWEEP = of("python tune/run_search.py")
+SWEEP = of("python tune/run_search.py", "~/dasvit-env/bin/python tune/run_search.py")
 RAY = of("ray")
 
 

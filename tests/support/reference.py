@@ -6,7 +6,7 @@ read from the modules under test, the arithmetic is done anew.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dasvit.spaces.cell.genotype import Edge, Genotype
+from dasvit.spaces.cell.genotype import Genotype
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -222,12 +222,11 @@ def network(
     return cls @ model.head.weight.T + model.head.bias
 
 
-def supernet(model: Any, images: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Logits of the search network; `weights` default to softmax(alpha), by rows."""
-    rows = softmax(model.alpha) if weights is None else weights
+def supernet(model: Any, images: Tensor, weights: Tensor) -> Tensor:
+    """Logits of the search network under weights of the candidates, (edges, ops)."""
     z_0 = embedding(model.embedding, images)
     return network(
-        model, z_0, model.cells, lambda cell, e_2, e_1: search_cell(cell, e_2, e_1, rows)
+        model, z_0, model.cells, lambda cell, e_2, e_1: search_cell(cell, e_2, e_1, weights)
     )
 
 
@@ -245,7 +244,7 @@ def derived(model: Any, images: Tensor) -> Tensor:
     )
 
 
-# Fairness (Eq. 16-19).
+# What methods add to the validation loss.
 
 
 def fairness(
@@ -282,137 +281,104 @@ def fairness(
     return skip_weight * l_1 + type_weight * l_2
 
 
-# Genotypes, derivation and pruning by trying everything.
+def beta_penalty(alpha: Tensor, t: float, *, weight: float) -> Tensor:
+    """β-DARTS: the mean over edges of log Σ exp(α), by t and a weight."""
+    return t * weight * sum(row.exp().sum().log() for row in alpha) / len(alpha)
 
 
-def relabelled(genotype: Genotype, order: Sequence[int]) -> Genotype | None:
-    """Old node `order[i]` becomes node i; None if that puts a reader before its source."""
-    new = {old: i for i, old in enumerate(order)}
-    nodes = []
-    for i, old in enumerate(order):
-        edges = []
-        for edge in genotype.nodes[old]:
-            source = edge.source if edge.source < 2 else 2 + new[edge.source - 2]
-            if source >= 2 + i:
-                return None
-            edges.append(Edge(source, edge.operation))
-        nodes.append(tuple(edges))
-    return Genotype(tuple(nodes))
-
-
-def derive(
-    alpha: Tensor, edge_ops: Sequence[Sequence[str]], num_nodes: int, edges_per_node: int
-) -> Genotype:
-    """Of all encoders with `edges_per_node` edges a node, the one of largest total weight."""
-    weights = softmax(alpha.double())
-    edges = edges_of(num_nodes)
-    nodes = []
-    for node in range(num_nodes):
-        into = [m for m, (_, j) in enumerate(edges) if j == node]
-        best, chosen = -1.0, None
-        for subset in itertools.combinations(into, min(edges_per_node, len(into))):
-            for picks in itertools.product(*(range(len(edge_ops[m])) for m in subset)):
-                names = [edge_ops[m][o] for m, o in zip(subset, picks, strict=True)]
-                total = sum(float(weights[m, o]) for m, o in zip(subset, picks, strict=True))
-                if "zero" not in names and total > best:
-                    best = total
-                    chosen = [Edge(edges[m][0], n) for m, n in zip(subset, names, strict=True)]
-        assert chosen is not None
-        nodes.append(tuple(chosen))
-    return Genotype(tuple(nodes))
-
-
-def prune(row: Sequence[float], names: Sequence[str], num_ops: int, zero: str) -> list[int]:
-    """Of all ways to keep `num_ops` candidates, that of largest total (the earliest if tied)."""
-    best, chosen = -math.inf, None
-    for kept in itertools.combinations(range(len(names)), num_ops):
-        if zero == "first" and num_ops < len(names) and "zero" in [names[i] for i in kept]:
-            continue
-        total = sum(row[i] for i in kept)
-        if total > best:
-            best, chosen = total, list(kept)
-    assert chosen is not None
-    return chosen
-
-
-# The bilevel step (Algorithm 1, line 13).
+# The bilevel step (Algorithm 1, line 13), on a `SearchModel`.
 
 Batch = tuple[Tensor, Tensor]
 
 
-def _loss(model: nn.Module, weights: dict[str, Tensor], alpha: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy written out."""
-    logits = functional_call(model, {**weights, "alpha": alpha}, (batch[0],))
+def _loss(model: Any, weights: dict[str, Tensor], rows: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy written out, with the supernet's weights and those of the candidates given."""
+    logits = functional_call(model.supernet, weights, (batch[0], rows))
     chosen = logits.gather(1, batch[1][:, None])[:, 0]
     return (logits.exp().sum(1).log() - chosen).mean()
 
 
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: p.detach().clone().requires_grad_()
-        for name, p in model.named_parameters()
-        if name != "alpha"
-    }
+def _leaves(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: p.detach().clone().requires_grad_() for name, p in named}
+
+
+def _objective(
+    model: Any, weights: dict[str, Tensor], arch: dict[str, Tensor], noise: Any, batch: Batch
+) -> Tensor:
+    """L_val and what the method adds."""
+    rows = model.method.weights(arch, noise, model.t)
+    loss = _loss(model, weights, rows, batch)
+    penalty = model.method.penalty(arch, rows, model.candidates, model.t)
+    return loss if penalty is None else loss + penalty
 
 
 def hypergradient(
-    model: nn.Module,
-    train_batch: Batch,
-    val_batch: Batch,
-    fairness: Callable[[Tensor], Tensor],
-    xi: float,
-) -> Tensor:
-    """∇_α (L_val + L_fair)(w − ξ∇_w L_train(w, α), α) by differentiating through the step."""
-    weights, alpha = _weights(model), model.alpha.detach().clone().requires_grad_()
+    model: Any, train_batch: Batch, val_batch: Batch, xi: float, noise: Any
+) -> list[Tensor]:
+    """∇_α (L_val + penalty)(w − ξ∇_w L_train(w, α), α) by differentiating through the step, one
+    per architecture parameter."""
+    weights, arch = _leaves(model.supernet.named_parameters()), _leaves(model.arch.items())
     with sdpa_kernel(SDPBackend.MATH):
-        train_loss = _loss(model, weights, alpha, train_batch)
-        grads = torch.autograd.grad(train_loss, list(weights.values()), create_graph=True)
+        rows = model.method.train_weights(arch, noise, model.t)
+        train_loss = _loss(model, weights, rows, train_batch)
+        grads = torch.autograd.grad(
+            train_loss, list(weights.values()), create_graph=True, materialize_grads=True
+        )
         moved = {
             name: w - xi * g for (name, w), g in zip(weights.items(), grads, strict=True)
         }  # w' as a function of alpha
-        objective = _loss(model, moved, alpha, val_batch) + fairness(softmax(alpha))
-        return torch.autograd.grad(objective, alpha)[0]
+        return list(
+            torch.autograd.grad(
+                _objective(model, moved, arch, noise, val_batch), list(arch.values())
+            )
+        )
 
 
 def second_order(
-    model: nn.Module,
+    model: Any,
     train_batch: Batch,
     val_batch: Batch,
-    fairness: Callable[[Tensor], Tensor],
     xi: float,
+    noise: Any,
     *,
     radius: float = 0.01,
     before_pass: Callable[[], None] = lambda: None,
-) -> tuple[Tensor, Tensor]:
-    """DARTS' formula term by term: `∇_α(L_val + L_fair)(w')` and
-    `(∇_α L_train(w⁺) − ∇_α L_train(w⁻)) / 2ε`, ε = radius / ‖∇_{w'}L_val‖.
+) -> tuple[list[Tensor], list[Tensor]]:
+    """DARTS' formula term by term: `∇_α(L_val + penalty)(w')` and
+    `(∇_α L_train(w⁺) − ∇_α L_train(w⁻)) / 2ε`, ε = radius / ‖∇_{w'}L_val‖; one of each per
+    architecture parameter.
 
     Args:
         before_pass: called ahead of every forward pass.
     """
-    weights, alpha = _weights(model), model.alpha.detach().clone().requires_grad_()
-    before_pass()
-    grads = torch.autograd.grad(_loss(model, weights, alpha, train_batch), list(weights.values()))
+    weights, arch = _leaves(model.supernet.named_parameters()), _leaves(model.arch.items())
+
+    def train_gradient(at: dict[str, Tensor], of: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        before_pass()
+        loss = _loss(model, at, model.method.train_weights(arch, noise, model.t), train_batch)
+        return torch.autograd.grad(loss, list(of.values()), materialize_grads=True)
+
     moved = {
         name: (w - xi * g).detach().requires_grad_()
-        for (name, w), g in zip(weights.items(), grads, strict=True)
+        for (name, w), g in zip(weights.items(), train_gradient(weights, weights), strict=True)
     }
     before_pass()
-    val_loss = _loss(model, moved, alpha, val_batch)
-    direct, *vector = torch.autograd.grad(
-        val_loss + fairness(softmax(alpha)), [alpha, *moved.values()]
+    objective = _objective(model, moved, arch, noise, val_batch)
+    inputs = [*arch.values(), *moved.values()]
+    found = torch.autograd.grad(objective, inputs, materialize_grads=True)
+    direct, vector = list(found[: len(arch)]), found[len(arch) :]
+    epsilon = radius / math.sqrt(sum(float((v**2).sum()) for v in vector))
+    above, below = (
+        train_gradient(
+            {
+                name: (w + sign * epsilon * v).detach()
+                for (name, w), v in zip(weights.items(), vector, strict=True)
+            },
+            arch,
+        )
+        for sign in (1, -1)
     )
-    norm = math.sqrt(sum(float((v**2).sum()) for v in vector))
-    epsilon = radius / norm
-    sides = []
-    for sign in (1, -1):
-        shifted = {
-            name: (w + sign * epsilon * v).detach()
-            for (name, w), v in zip(weights.items(), vector, strict=True)
-        }
-        before_pass()
-        sides.append(torch.autograd.grad(_loss(model, shifted, alpha, train_batch), alpha)[0])
-    return direct, (sides[0] - sides[1]) / (2 * epsilon)
+    return direct, [(a - b) / (2 * epsilon) for a, b in zip(above, below, strict=True)]
 
 
 def cosine_lr(

@@ -1,5 +1,6 @@
 """Values that the tests of the sweep share; skipped where Ray is not installed."""
 
+import dataclasses
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -98,18 +99,15 @@ def make_chain() -> Callable[..., Genotype]:
 
 
 @pytest.fixture
-def outcome(make_chain, search_trial, retrain_trial) -> Any:
+def outcome(plan, make_chain, search_trial, retrain_trial) -> Any:
     """Two encoders; the second by search score is the better one on the test set."""
-    from tune.outcome import Outcome
+    from tune.report.outcome import Outcome
 
     a, b = make_chain("msa_h2", "mlp_r3"), make_chain("identity", "mlp_r3")
     ha, hb = a.canonical_hash, b.canonical_hash
     return Outcome(
         name="mine",
-        dataset="digits",
-        retrain_dataset="digits",
-        metric="discretised_accuracy",
-        operations=("zero", "identity", "msa_h2", "mlp_r3"),
+        plan=plan,
         search=(
             search_trial(0, 0, a, 0.60, 0.70),
             search_trial(0, 1, a, 0.64, 0.70),
@@ -122,6 +120,20 @@ def outcome(make_chain, search_trial, retrain_trial) -> Any:
             retrain_trial("vit", 0, 0.85),
         ),
         wall={"search": 40.0, "retraining": 90.0, "other": 10.0, "total": 140.0, "concurrent": 2},
+    )
+
+
+@pytest.fixture
+def several(outcome, make_chain, search_trial) -> Any:
+    """Two objectives and three encoders: the best, a cheaper one, and one that both beat."""
+    worst = make_chain("mlp_r3", "msa_h2")
+    names = (*(summary.hash for summary in outcome.ranking), worst.canonical_hash)
+    macs = (9_000_000, 4_000_000, 8_000_000)
+    return dataclasses.replace(
+        outcome,
+        plan=dataclasses.replace(outcome.plan, objectives=("accuracy", "macs")),
+        search=(*outcome.search, search_trial(2, 0, worst, 0.4, 0.5)),
+        costs={name: {"macs": n, "params": 10} for name, n in zip(names, macs, strict=True)},
     )
 
 

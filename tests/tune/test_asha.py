@@ -1,36 +1,28 @@
 """Searches that a scheduler stops early: neither failed nor finished, and never run again."""
 
-import dataclasses
 import json
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import optuna
 import pytest
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from support.events import SEARCH_RESULT
 from support.sweep_process import SweepProcess
 
+from dasvit.report.record import save_result
 from dasvit.search.config import SearchConfig
 from tune import trainable
-from tune.aggregate import rank_configs, vote
 from tune.cluster import Demand
-from tune.folder import ResultFolder
-from tune.gather import gather_search, gather_stopped
 from tune.job import Job
-from tune.leaderboard import markdown
 from tune.options import parse_options
-from tune.outcome import Outcome
-from tune.page import write_page
 from tune.plan import Plan
+from tune.report.gather import gather_searches
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.space import first_draws
-from tune.study import write_study
 from tune.sweep import asha
 from tune.trainable import SearchSetup, stop_recorder
-from tune.trials import STOP_FILE, StoppedTrial
+from tune.trials import STOP_FILE
 
 ASHA = "--scheduler asha --seeds 1 --metric supernet_accuracy"
 DRAW = {CONFIG_INDEX: 3, TRIAL_INDEX: 0}
@@ -132,24 +124,23 @@ def test_asha_ends_nobody_who_has_had_all_epochs() -> None:
 
 
 def test_a_stopped_search_is_neither_failed_nor_finished(stopped_job: Job, tmp_path: Path) -> None:
-    finished, failed = gather_search(tmp_path, num_samples=4, seeds=range(1))
+    finished, (stop,), failed = gather_searches(tmp_path, range(4), range(1))
     assert finished == []
     assert [f.name for f in failed] == [f"config_00{i}_seed_0" for i in range(3)]
-    (stop,) = gather_stopped(tmp_path, num_samples=4, seeds=range(1))
     assert (stop.name, stop.epochs, stop.score) == (stopped_job.name, 1, 0.4)
     assert stop.settings["token_ratio"] == stopped_job.config.token_ratio
 
 
 def test_a_result_outweighs_a_stop(
-    setup: SearchSetup, drawn: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setup: SearchSetup, drawn: dict[str, Any], tmp_path: Path
 ) -> None:
     """The worker may have ended while the scheduler decided."""
     job = setup.job(drawn)
     stop_recorder(setup)(drawn, {"epoch": 1, "supernet_accuracy": 0.4})
-    (job.folder / "result.json").write_text("{}")
-    monkeypatch.setattr(Job, "result", lambda self: object())
+    save_result(job.folder / "result.json", SEARCH_RESULT)
     assert job.stopped() is None
-    assert gather_stopped(tmp_path, num_samples=4, seeds=range(1)) == []
+    finished, stopped, _ = gather_searches(tmp_path, range(4), range(1))
+    assert ([trial.name for trial in finished], stopped) == ([job.name], [])
 
 
 def test_a_stopped_search_is_told_again_and_not_run(
@@ -161,42 +152,6 @@ def test_a_stopped_search_is_told_again_and_not_run(
     trainable._trial(drawn, setup)
     assert [(r["epoch"], r["supernet_accuracy"]) for r in reports] == [(1, 0.4), (1, 0.4)]
     assert not any("finished" in report for report in reports)
-
-
-@pytest.fixture
-def with_stopped(outcome: Outcome) -> Outcome:
-    stop = StoppedTrial(
-        name="config_002_seed_0",
-        epochs=2,
-        total_epochs=6,
-        score=0.25,
-        settings={"token_ratio": 0.9, "seed": 0},
-    )
-    return dataclasses.replace(outcome, stopped=(stop,))
-
-
-def test_the_reports_list_it(with_stopped: Outcome, plan: Plan, tmp_path: Path) -> None:
-    configs = rank_configs(with_stopped.search, with_stopped.metric)
-    votes = vote([t.genotype for t in with_stopped.search], with_stopped.operations)
-    text = markdown(with_stopped, with_stopped.ranking, configs, votes)
-    assert "3 of 4 search trials" in text and "1 stopped early" in text
-    assert "| config_002_seed_0 | 2 of 6 | 25.0 | 0.9 |" in text
-    assert with_stopped.complete and not with_stopped.interrupted
-    write_page(plan, with_stopped, ResultFolder(tmp_path), preset="digits")
-    page = (tmp_path / "report.html").read_text()
-    assert "Stopped early" in page and "config_002_seed_0" in page
-
-
-def test_the_study_has_it_as_pruned(with_stopped: Outcome, tmp_path: Path) -> None:
-    configs = rank_configs(with_stopped.search, with_stopped.metric)
-    path = tmp_path / "optuna.journal"
-    write_study(path, configs, with_stopped.metric, name="mine", stopped=with_stopped.stopped)
-    study = optuna.load_study(
-        study_name="mine", storage=JournalStorage(JournalFileBackend(str(path)))
-    )
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE", "PRUNED"]
-    assert study.trials[2].intermediate_values == {2: 0.25}
-    assert study.trials[2].params == {"token_ratio": 0.9}
 
 
 SWEEP = [

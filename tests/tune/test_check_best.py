@@ -2,9 +2,9 @@ import dataclasses
 from pathlib import Path
 
 from dasvit.search.config import SearchConfig
-from tune.aggregate import rank_configs
 from tune.check_best import CheckSetup, draws
 from tune.cluster import Demand
+from tune.report.aggregate import rank_configs
 
 
 def test_a_check_differs_from_its_search_by_the_seed_alone(

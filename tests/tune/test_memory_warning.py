@@ -7,8 +7,8 @@ import torch
 
 from dasvit.search.config import SearchConfig
 from tune.cluster import Demand
-from tune.phases import memory_warning
 from tune.options import parse_options
+from tune.phases import memory_warning
 
 SMALL = "--stage-layers 1 1 1 --batch-size 8"
 

@@ -52,7 +52,8 @@ def test_fresh_seeds_come_after_those_of_the_search(plan: Plan) -> None:
 def test_every_model_is_retrained_once(plan: Plan, outcome) -> None:
     first, second = (summary.genotype for summary in outcome.ranking)
     other = dataclasses.replace(plan, random_baseline=1).random_genotypes()
-    names = plan.models(outcome.ranking, (second, *other))
+    found = [summary.hash for summary in outcome.ranking]
+    names = plan.models(found, (second, *other))
     hashes = [g.canonical_hash for g in (first, second, *other)]
     assert names == (*hashes, "vit")
 

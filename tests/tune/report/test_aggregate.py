@@ -1,19 +1,14 @@
-import dataclasses
+"""Distinct encoders, their scores and ranks, and the vote per edge."""
+
 import math
 import random
 
 import pytest
 
 from dasvit.spaces.cell.genotype import Edge, Genotype
-from tune.aggregate import rank_configs, rank_genotypes, spread, summarize_model, vote
+from tune.report.aggregate import rank_configs, rank_genotypes, summarize_models, vote
 
-
-def test_spread_by_hand() -> None:
-    got = spread([0.2, 0.4, 0.9])
-    assert got.mean == pytest.approx(0.5)
-    assert got.std == pytest.approx(math.sqrt((0.09 + 0.01 + 0.16) / 2))  # n - 1
-    assert got.count == 3
-    assert spread([0.7]).std is None
+OPERATIONS = ("zero", "identity", "msa_h2", "mlp_r3")
 
 
 def test_equal_genotypes_merge_and_rank_by_mean(make_chain, search_trial) -> None:
@@ -28,22 +23,10 @@ def test_equal_genotypes_merge_and_rank_by_mean(make_chain, search_trial) -> Non
     first, second = rank_genotypes(trials, "discretised_accuracy")
     # By the mean 0.70 of b over 0.65 of a, although a holds the best single trial.
     assert (first.genotype, second.genotype) == (b, a)
-    assert first.count == second.count == 2
-    assert first.discretised_accuracy.mean == pytest.approx(0.70)
-    assert first.discretised_accuracy.std == pytest.approx(math.sqrt(0.02))
-    assert first.supernet_accuracy.mean == pytest.approx(0.85)
-    assert first.gap.mean == pytest.approx(0.15)
+    assert (first.scores["gap"].mean, first.scores["gap"].count) == (pytest.approx(0.15), 2)
+    assert first.score("discretised_accuracy").std == pytest.approx(math.sqrt(0.02))
     assert [t.name for t in second.trials] == ["config_000_seed_0", "config_001_seed_1"]
-    assert [t.settings["token_ratio"] for t in second.trials] == [0.5, 0.6]
-
-
-def test_the_metric_ranks(make_chain, search_trial) -> None:
-    a, b = make_chain("msa_h2", "mlp_r3"), make_chain("identity", "mlp_r3")
-    trials = [search_trial(0, 0, a, 0.9, 0.91), search_trial(0, 1, b, 0.8, 0.95)]
-    assert rank_genotypes(trials, "discretised_accuracy")[0].genotype == a
-    assert rank_genotypes(trials, "supernet_accuracy")[0].genotype == b
-    with pytest.raises(ValueError, match="metric must be one of"):
-        rank_genotypes(trials, "test_top1")
+    assert rank_genotypes(trials, "supernet_accuracy")[0].genotype == a  # the metric ranks
 
 
 def test_genotypes_merge_by_canonical_form(search_trial) -> None:
@@ -51,11 +34,9 @@ def test_genotypes_merge_by_canonical_form(search_trial) -> None:
     left, right = (Edge(0, "mlp_r3"), Edge(1, "mlp_r3")), (Edge(0, "msa_h2"), Edge(1, "identity"))
     one, other = Genotype((left, right)), Genotype((right, left))
     assert one != other
-    (merged,) = rank_genotypes(
-        [search_trial(0, 0, one, 0.5, 0.5), search_trial(0, 1, other, 0.7, 0.7)],
-        "discretised_accuracy",
-    )
-    assert merged.count == 2
+    trials = [search_trial(0, 0, one, 0.5, 0.5), search_trial(0, 1, other, 0.7, 0.7)]
+    (merged,) = rank_genotypes(trials, "discretised_accuracy")
+    assert len(merged.trials) == 2
     assert merged.genotype == one.canonical() == other.canonical()
 
 
@@ -68,30 +49,18 @@ def test_ties_go_to_the_more_frequent(make_chain, search_trial) -> None:
 
 def test_configurations_over_seeds(make_chain, search_trial) -> None:
     g = make_chain("msa_h2", "mlp_r3")
-    trials = [
-        search_trial(0, 0, g, 0.5, 0.6),
-        search_trial(0, 1, g, 0.7, 0.6),
-        search_trial(1, 0, g, 0.9, 0.6),
-    ]
+    scores = {(0, 0): 0.5, (0, 1): 0.7, (1, 0): 0.9}
+    trials = [search_trial(*place, g, score, 0.6) for place, score in scores.items()]
     first, second = rank_configs(trials, "discretised_accuracy")
     assert (first.config_index, second.config_index) == (1, 0)
-    assert second.discretised_accuracy == spread([0.5, 0.7])
+    assert second.score("discretised_accuracy").mean == pytest.approx(0.6)
     assert second.settings == {"token_ratio": 0.5}  # the seed is not a setting of it
-
-
-OPERATIONS = ("zero", "identity", "msa_h2", "mlp_r3")
+    assert second.genotypes == [g.canonical_hash] * 2
 
 
 def test_vote_by_hand(make_chain) -> None:
-    votes = vote(
-        [
-            make_chain("msa_h2", "mlp_r3"),
-            make_chain("msa_h2", "identity"),
-            make_chain("msa_h2", "mlp_r3"),
-            make_chain("msa_h2", "msa_h2"),
-        ],
-        OPERATIONS,
-    )
+    second = ("mlp_r3", "identity", "mlp_r3", "msa_h2")
+    votes = vote([make_chain("msa_h2", name) for name in second], OPERATIONS)
     by_edge = {(v.source, v.node): v for v in votes}
     assert list(by_edge) == [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1)]
     unanimous = by_edge[0, 0]
@@ -110,6 +79,7 @@ def test_an_even_vote_among_all_answers_has_no_agreement(make_chain) -> None:
     # o_1 has three sources, so that an edge may also be absent: four answers.
     ends = [make_chain("msa_h2", "mlp_r3", "mlp_r3", name) for name in OPERATIONS[1:]]
     assert vote(ends, OPERATIONS)[4].normalised_entropy == pytest.approx(math.log(3) / math.log(4))
+    assert vote([], OPERATIONS) == []
 
 
 def test_votes_are_cast_on_the_edges_of_the_search() -> None:
@@ -118,22 +88,15 @@ def test_votes_are_cast_on_the_edges_of_the_search() -> None:
     other = Genotype(((Edge(1, "msa_h2"),), (Edge(0, "mlp_r3"),)))
     assert one.canonical() == other.canonical()
     votes = vote([one, other], OPERATIONS, edges_per_node=1)
-    assert [v.votes for v in votes] == [
-        {"mlp_r3": 1, "none": 1},
-        {"msa_h2": 1, "none": 1},
-        {"mlp_r3": 1, "none": 1},
-        {"msa_h2": 1, "none": 1},
-        {"none": 2},
-    ]
+    mlp, msa = {"mlp_r3": 1, "none": 1}, {"msa_h2": 1, "none": 1}
+    assert [v.votes for v in votes] == [mlp, msa, mlp, msa, {"none": 2}]
     assert votes[0].normalised_entropy == pytest.approx(0.5)  # one of two bits: four answers
 
 
-def test_no_votes() -> None:
-    assert vote([], OPERATIONS) == []
-
-
-def test_retrained_model_over_seeds(retrain_trial) -> None:
-    got = summarize_model([retrain_trial("vit", 0, 0.90), retrain_trial("vit", 1, 0.94)])
-    assert got.test_top1.mean == pytest.approx(0.92)
-    assert got.test_top1.std == pytest.approx(math.sqrt(0.0008))
-    assert dataclasses.asdict(got)["num_params"] == 250_000
+def test_retrained_models_over_seeds(retrain_trial) -> None:
+    trials = [retrain_trial("vit", 0, 0.90), retrain_trial("a", 0, 0.5)]
+    models = summarize_models([*trials, retrain_trial("vit", 1, 0.94)])
+    assert list(models) == ["vit", "a"]
+    vit = models["vit"]
+    assert (vit.test_top1.mean, vit.test_top1.count) == (pytest.approx(0.92), 2)
+    assert vit.num_params == 250_000 and models["a"].test_top1.std is None

@@ -1,4 +1,4 @@
-"""`python tune/report.py RUN_DIR`, on a folder with the files that trials leave."""
+"""`python -m tune.report RUN_DIR`, on a folder with the files that trials leave."""
 
 import dataclasses
 import subprocess
@@ -10,10 +10,10 @@ import pytest
 from dasvit.cli import parse_command
 from dasvit.report.events import RetrainResult, SearchResult
 from dasvit.report.record import save_result
-from tune.report import main
-from tune.reproduce import retrain_command, search_command
+from tune.report.__main__ import main
+from tune.report.reproduce import retrain_command, search_command
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -32,18 +32,22 @@ def run_dir(plan, outcome, folder) -> Path:
     return folder.root
 
 
-def test_the_script_rebuilds_everything(run_dir: Path, outcome) -> None:
+def test_everything_is_rebuilt_without_ray(run_dir: Path, outcome) -> None:
+    code = (
+        "import runpy, sys; sys.modules['ray'] = None; sys.argv[1:] = [sys.argv[1]]; "
+        "runpy.run_module('tune.report', run_name='__main__', alter_sys=True)"
+    )
     done = subprocess.run(
-        [sys.executable, str(ROOT / "tune" / "report.py"), str(run_dir)],
+        [sys.executable, "-c", code, str(run_dir)],
         capture_output=True,
         text=True,
-        cwd="/",
+        cwd=ROOT,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{run_dir / 'report.html'}\n"
     text = (run_dir / "leaderboard.md").read_text()
-    assert "3 of 4 search trials and 4 of 6 retrainings finished" in text
+    assert "3 of 4 searches and 4 of 6 retrainings finished" in text
     best = outcome.ranking[0].hash
     assert (run_dir / "best/model/model.safetensors").read_text() == f"weights of {best}_seed_0"
     page = (run_dir / "report.html").read_text()
@@ -53,7 +57,7 @@ def test_the_script_rebuilds_everything(run_dir: Path, outcome) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "one folder is needed; usage: python tune/report.py RUN_DIR"),
+        ([], "one folder is needed; usage: python -m tune.report RUN_DIR"),
         (["--nix"], "one folder is needed"),
         (["nowhere"], "nowhere holds no sweep"),
         (["empty"], "no trial of this sweep has finished yet"),
@@ -79,26 +83,20 @@ def test_bad_input_is_one_line(
 
 def test_commands_repeat_the_trials(plan, outcome) -> None:
     """What the commands parse to is what the trials computed."""
+    data = dataclasses.replace(plan.search.data, augment="shift")
+    own = {"stage_layers": (1, 2, 2), "fused": False, "data": data}
     changed = dataclasses.replace(
         plan,
-        search=dataclasses.replace(
-            plan.search,
-            stage_layers=(1, 2, 2),
-            fused=False,
-            data=dataclasses.replace(plan.search.data, augment="shift"),
-        ),
+        search=plan.search.replaced(**own),
         retrain=dataclasses.replace(plan.retrain, epochs=9, dim=96),
     )
-    trial = dataclasses.replace(
-        outcome.search[1], settings={"token_ratio": 0.1 + 0.2, "xi": 1e-05, "seed": 1}
-    )
+    drawn = {"token_ratio": 0.1 + 0.2, "xi": 1e-05, "seed": 1}
+    trial = dataclasses.replace(outcome.search[1], settings=drawn)
     words = search_command(changed, trial, preset="digits").split()
     assert words[:3] == ["python", "-m", "dasvit"]
     got = parse_command(words[3:]).args
     assert got.preset == "digits"
-    assert got.search == dataclasses.replace(
-        changed.search, token_ratio=0.1 + 0.2, xi=1e-05, seed=1
-    )
+    assert got.search == changed.search.replaced(**drawn)
     words = retrain_command(changed, "genotypes/0a.json", 3, preset="digits").split()
     got = parse_command(words[3:]).args
     assert got.retrain == dataclasses.replace(changed.retrain, model="genotypes/0a.json", seed=3)

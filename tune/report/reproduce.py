@@ -2,12 +2,10 @@
 
 import dataclasses
 import shlex
+from dataclasses import replace
 from typing import Any
 
-from dasvit.data.config import DataConfig
 from dasvit.presets import get_preset
-from dasvit.search.config import SearchConfig
-from dasvit.training.config import RetrainConfig
 from tune.plan import Plan
 from tune.trials import SearchTrial
 
@@ -17,11 +15,13 @@ __all__ = ["retrain_command", "search_command"]
 def search_command(plan: Plan, trial: SearchTrial, *, preset: str) -> str:
     """`python -m dasvit search …` with a trial's settings, as flags where they differ from the
     preset's."""
-    own = {f.name for f in dataclasses.fields(SearchConfig)}
-    settings = {name: value for name, value in trial.settings.items() if name in own}
-    config = dataclasses.replace(plan.search, **settings | {"seed": trial.seed})
-    flags = _flags(config, get_preset(preset).search)
-    return shlex.join(["python", "-m", "dasvit", "search", "--preset", preset, *flags])
+    config = plan.search.replaced(**trial.settings | {"seed": trial.seed})
+    base, words = get_preset(preset).search, ["python", "-m", "dasvit", "search"]
+    words += ["--preset", preset]
+    if type(config.method) is not type(base.method):
+        base = replace(base, method=type(config.method).like(base.method))
+        words += ["--method", config.method.name]
+    return shlex.join([*words, *_flags(config, base)])
 
 
 def retrain_command(plan: Plan, model: str, seed: int, *, preset: str) -> str:
@@ -32,23 +32,20 @@ def retrain_command(plan: Plan, model: str, seed: int, *, preset: str) -> str:
     return shlex.join([*start, *_flags(config, base)])
 
 
-def _flags(
-    config: SearchConfig | RetrainConfig | DataConfig,
-    base: SearchConfig | RetrainConfig | DataConfig,
-) -> list[str]:
+def _flags(config: Any, base: Any) -> list[str]:
+    """The settings in which two configurations differ, as flags of the first; nested ones go by
+    their own names too."""
     words: list[str] = []
     for field in dataclasses.fields(config):
         value, usual = getattr(config, field.name), getattr(base, field.name)
-        if isinstance(value, DataConfig):
+        flag = field.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
             words += _flags(value, usual)
-        elif value != usual:
-            words += _flag(field.name.replace("_", "-"), value)
+        elif value == usual:
+            continue
+        elif isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, tuple | list) else [value]
+            words += [f"--{flag}", *map(str, values)]
     return words
-
-
-def _flag(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    if isinstance(value, tuple | list):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}", str(value)]

@@ -1,42 +1,38 @@
 """A sweep as far as it has come: its trials, what ranks them, and the model to keep. Pure."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from dasvit.methods import DARTS
 from dasvit.spaces.cell.genotype import Genotype
-from tune.aggregate import (
+from dasvit.training.networks import VIT
+from tune.plan import Plan
+from tune.report.aggregate import (
     ConfigSummary,
+    EdgeVote,
     GenotypeSummary,
     ModelSummary,
     rank_configs,
     rank_genotypes,
-    summarize_model,
+    summarize_models,
+    vote,
 )
-from tune.objectives import ACCURACY, front, spread_out
 from tune.trials import Failure, RetrainTrial, SearchTrial, StoppedTrial, config_index
 
-__all__ = ["VIT", "Outcome", "best_retraining"]
-
-VIT = "vit"
+__all__ = ["VIT", "Outcome", "best_retraining", "pareto_front", "spread_out"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """A sweep as far as it has come.
 
     Attributes:
         name: of the sweep.
-        dataset, retrain_dataset: searched and retrained on.
-        metric: that ranks.
-        operations: candidates of the search.
-        method: of the search.
-        edges_per_node: that its derivation keeps.
+        plan: what it computes.
         search, retrained: finished trials.
         not_searched, not_retrained: the others.
         stopped: searches that the scheduler ended early; they are neither.
         checked, not_checked: searches of the best configurations on fresh seeds; no rank.
-        seeds, check_seeds, retrain_seeds: that each of them was asked for; 0 if unknown.
-        objectives: accuracy, and what is minimised beside it.
         costs: of the encoders by canonical hash and of "vit", each by objective; empty with one
             objective.
         random: encoders drawn at random, which were or will be retrained too.
@@ -45,12 +41,7 @@ class Outcome:
     """
 
     name: str
-    dataset: str
-    retrain_dataset: str
-    metric: str
-    operations: tuple[str, ...]
-    method: DARTS = field(default_factory=DARTS)
-    edges_per_node: int = 2
+    plan: Plan
     search: tuple[SearchTrial, ...] = ()
     not_searched: tuple[Failure, ...] = ()
     stopped: tuple[StoppedTrial, ...] = ()
@@ -58,13 +49,14 @@ class Outcome:
     not_retrained: tuple[Failure, ...] = ()
     checked: tuple[SearchTrial, ...] = ()
     not_checked: tuple[Failure, ...] = ()
-    seeds: int = 0
-    check_seeds: int = 0
-    retrain_seeds: int = 0
-    objectives: tuple[str, ...] = (ACCURACY,)
     costs: dict[str, dict[str, int]] = field(default_factory=dict)
     random: tuple[Genotype, ...] = ()
     wall: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """The search score that ranks."""
+        return self.plan.metric
 
     @property
     def num_searches(self) -> int:
@@ -84,8 +76,7 @@ class Outcome:
     def configs_without_score(self) -> list[int]:
         """Configurations none of whose seeds has finished."""
         scored = {trial.config_index for trial in self.search}
-        indices = {config_index(failure.name) for failure in self.not_searched}
-        return sorted(indices - scored)
+        return sorted({config_index(failure.name) for failure in self.not_searched} - scored)
 
     @property
     def complete(self) -> bool:
@@ -102,7 +93,7 @@ class Outcome:
         left = self.not_searched if self.not_searched and not self.search else self.failures
         return any(failure.error is None for failure in left)
 
-    @property
+    @cached_property
     def ranking(self) -> list[GenotypeSummary]:
         """The found encoders, best first; of equal scores the cheaper one."""
         ranked = rank_genotypes(self.search, self.metric)
@@ -110,20 +101,18 @@ class Outcome:
 
     def _values(self, summary: GenotypeSummary) -> list[float]:
         """Of each objective; larger is better."""
-        found = self.costs.get(summary.hash, {})
-        mean = getattr(summary, self.metric).mean
-        return [mean, *(-found[name] for name in self.objectives[1:])]
+        costs = [self.costs[summary.hash][name] for name in self.plan.objectives[1:]]
+        return [summary.score(self.metric).mean, *(-cost for cost in costs)]
 
-    @property
+    @cached_property
     def front(self) -> list[GenotypeSummary]:
         """The Pareto front of the found encoders, cheapest first; with one objective, the best."""
         if not self.costs:
             return self.ranking[:1]
-        names = set(front({s.hash: self._values(s) for s in self.ranking}))
-        first = self.objectives[1]
-        return sorted(
-            (s for s in self.ranking if s.hash in names), key=lambda s: self.costs[s.hash][first]
-        )
+        names = pareto_front({s.hash: self._values(s) for s in self.ranking})
+        first = self.plan.objectives[1]
+        on_it = [s for s in self.ranking if s.hash in names]
+        return sorted(on_it, key=lambda s: self.costs[s.hash][first])
 
     def chosen(self, count: int) -> list[GenotypeSummary]:
         """The encoders to retrain, in the order of the ranking: the best; with several objectives,
@@ -136,22 +125,37 @@ class Outcome:
             names[-1] = best
         return [summary for summary in self.ranking if summary.hash in names]
 
+    @cached_property
+    def configs(self) -> list[ConfigSummary]:
+        """The proposed configurations, best first."""
+        return rank_configs(self.search, self.metric)
+
     def best_configs(self, count: int) -> list[ConfigSummary]:
         """The configurations of the highest mean score, best first; with several objectives those
         that gave the chosen encoders."""
-        configs = rank_configs(self.search, self.metric)
         if not self.costs:
-            return configs[:count]
+            return self.configs[:count]
         wanted = {summary.trials[0].config_index for summary in self.chosen(count)}
-        return [config for config in configs if config.config_index in wanted]
+        return [config for config in self.configs if config.config_index in wanted]
 
-    @property
+    @cached_property
     def models(self) -> dict[str, ModelSummary]:
         """The retrained models by canonical hash, and "vit"."""
-        names = dict.fromkeys(trial.model for trial in self.retrained)
-        return {
-            name: summarize_model([t for t in self.retrained if t.model == name]) for name in names
-        }
+        return summarize_models(self.retrained)
+
+    @cached_property
+    def drawn(self) -> dict[str, Genotype]:
+        """The random encoders that no search found, by canonical hash."""
+        ranked = {summary.hash for summary in self.ranking}
+        drawn = {genotype.canonical_hash: genotype for genotype in self.random}
+        return {name: genotype for name, genotype in drawn.items() if name not in ranked}
+
+    @cached_property
+    def votes(self) -> list[EdgeVote]:
+        """What the searches agree on, edge by edge."""
+        search = self.plan.search
+        genotypes = [trial.genotype for trial in self.search]
+        return vote(genotypes, search.space.operations, edges_per_node=search.space.edges_per_node)
 
 
 def best_retraining(outcome: Outcome) -> RetrainTrial | None:
@@ -162,3 +166,28 @@ def best_retraining(outcome: Outcome) -> RetrainTrial | None:
     best = outcome.ranking[0].hash
     candidates = [trial for trial in outcome.retrained if trial.model == best]
     return min(candidates, key=lambda trial: trial.seed, default=None)
+
+
+def pareto_front(points: Mapping[str, Sequence[float]]) -> list[str]:
+    """The names of points that no other point beats: it would be as good in every value and
+    better in one. Larger is better; equal points stay together."""
+
+    def beats(one: Sequence[float], other: Sequence[float]) -> bool:
+        pairs = list(zip(one, other, strict=True))
+        return all(a >= b for a, b in pairs) and any(a > b for a, b in pairs)
+
+    return [
+        name
+        for name, values in points.items()
+        if not any(beats(other, values) for other in points.values())
+    ]
+
+
+def spread_out(names: Sequence[str], count: int) -> list[str]:
+    """`count` of `names`, evenly along their order: the first and the last, and between."""
+    if count >= len(names):
+        return list(names)
+    if count == 1:
+        return [names[-1]]
+    places = [round(i * (len(names) - 1) / (count - 1)) for i in range(count)]
+    return [names[place] for place in places]

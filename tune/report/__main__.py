@@ -1,7 +1,7 @@
-"""Rebuild a sweep's results from its trials: `python tune/report.py RUN_DIR`.
+"""Rebuild a sweep's results from its trials: `python -m tune.report RUN_DIR`.
 
 Writes leaderboard.md, leaderboard.csv, genotypes.json, best/ and report.html anew, whatever state
-the sweep is in. Trains nothing and needs no running Ray.
+the sweep is in. Trains nothing and needs no Ray.
 """
 
 import shlex
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-USAGE = "usage: python tune/report.py RUN_DIR"
+USAGE = "usage: python -m tune.report RUN_DIR"
 
 
 def rebuild(root: Path) -> Path:
@@ -21,10 +21,9 @@ def rebuild(root: Path) -> Path:
     from dasvit.commands.arguments import preset_from_argv
     from dasvit.run.plugins import load_plugins
     from tune.folder import ResultFolder
-    from tune.gather import gather
     from tune.plan import Plan
-    from tune.record import wall_of
-    from tune.results import write_results
+    from tune.report.gather import gather, wall_of
+    from tune.report.results import write_results
 
     folder = ResultFolder(root.expanduser().resolve())
     values = folder.read() if folder.root.is_dir() else None
@@ -39,7 +38,7 @@ def rebuild(root: Path) -> Path:
         outcome = gather(plan, folder, name=folder.root.name, wall=wall_of(runs))
         if not (outcome.search or outcome.retrained):
             raise ValueError(f"{root}: no trial of this sweep has finished yet")
-        write_results(plan, outcome, folder, preset=preset)
+        write_results(outcome, folder, preset=preset)
     return folder.root / "report.html"
 
 
@@ -60,6 +59,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    # Python puts this file's folder first; `tune` and `dasvit` are imported from the root.
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
     sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,283 @@
+"""Every registered method through one suite. A new one is covered by its registration; one that
+has a penalty adds its literal formula to `LITERAL`."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import support.plugin_method  # noqa: F401  registers betadarts and shaken
+import torch
+from support import reference, runs
+from support.search_runs import assert_same_run
+from support.tape import Tape
+from torch import Tensor
+
+import dasvit.search.loop
+from dasvit.methods import DARTS, DASViT, get_method, method_names
+from dasvit.methods.base import Choice, LogUniform, Uniform
+from dasvit.report.events import SearchResult
+from dasvit.run.settings import config_from_dict, config_to_dict
+from dasvit.search.architect import arch_gradient
+from dasvit.search.config import SearchConfig
+from dasvit.search.loop import search
+from dasvit.search.model import SearchModel
+from dasvit.spaces.base import Route
+from dasvit.spaces.cell.candidates import Candidates
+
+OPERATIONS = ("zero", "identity", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r2")
+EDGES = (OPERATIONS,) * 5
+CANDIDATES = Candidates(edge_ops=EDGES, operations=OPERATIONS)
+STAGED = DASViT(stage_layers=(2, 3, 4), stage_ops=(6, 4, 2), stage_epochs=5, alpha_lr=0.01, xi=0.1)
+WEIGHT_LR = 0.004
+XI = 0.4
+
+Penalty = Callable[[Any, dict[str, Tensor], Tensor, float], Tensor]
+LITERAL: dict[str, Penalty] = {
+    "dasvit": lambda method, arch, weights, t: reference.fairness(
+        weights,
+        EDGES,
+        ("msa", "mlp"),
+        **{
+            name: getattr(method, name)
+            for name in ("skip_weight", "type_weight", "gamma_min", "gamma_max", "zeta1", "zeta2")
+        },
+    ),
+    "betadarts": lambda method, arch, weights, t: reference.beta_penalty(
+        arch["alpha"], t, weight=method.weight
+    ),
+}
+
+pytestmark = pytest.mark.parametrize("kind", [*map(get_method, method_names())], ids=method_names())
+
+
+def _arch(method: DARTS, scale: float = 1.0) -> dict[str, Tensor]:
+    """Architecture parameters anywhere."""
+    found = method.parameters(CANDIDATES)
+    return {name: (scale * torch.randn_like(p)).requires_grad_() for name, p in found.items()}
+
+
+def _draws(method: DARTS, count: int = 40, **options: Any) -> Iterator[dict[str, Any]]:
+    """Both corners of the outer space, and points between them."""
+    space = method.outer_space(weight_lr=WEIGHT_LR, **options)
+    shares = [torch.zeros(len(space)), torch.ones(len(space)), *torch.rand(count, len(space))]
+    for share in shares:
+        yield {
+            name: _at(domain, x.item())
+            for (name, domain), x in zip(space.items(), share, strict=True)
+        }
+
+
+def _at(domain: Uniform | LogUniform | Choice, share: float) -> Any:
+    if isinstance(domain, Choice):
+        return domain.values[round(share * (len(domain.values) - 1))]
+    if isinstance(domain, LogUniform):
+        return domain.low ** (1 - share) * domain.high**share
+    return domain.low + share * (domain.high - domain.low)
+
+
+# --- Settings
+
+
+def test_settings_come_back_from_json(kind: type[DARTS]) -> None:
+    config = SearchConfig(method=kind(alpha_lr=0.02))
+    stored = json.loads(json.dumps(config_to_dict(config)))
+    assert stored["method"]["name"] == kind.name == config.method.name
+    assert config_from_dict(SearchConfig, stored) == config
+    assert type(config_from_dict(SearchConfig, stored).method) is kind
+    known = {f.name for f in fields(kind)}
+    assert kind.title and set(kind.outer) <= known and set(kind.baseline) <= known
+    assert set(kind.tied) <= kind().as_draw().keys()
+    assert kind.is_baseline(replace(kind(), **kind.baseline).outer_settings())
+
+
+def test_like_another_method(kind: type[DARTS]) -> None:
+    """The same epochs, and what both know; a method of one stage begins as the other does."""
+    method = kind.like(STAGED)
+    assert type(method) is kind and kind.like(method) is method
+    assert method.total_epochs == STAGED.total_epochs == 15
+    assert (method.alpha_lr, method.xi) == (0.01, 0.1)
+    assert method.stage_layers == ((2, 3, 4) if kind.staged else (2,))
+    assert DASViT.like(method).total_epochs == 15
+
+
+def test_stages(kind: type[DARTS]) -> None:
+    method = replace(kind.like(STAGED), alpha_freeze_epochs=2)
+    stages = method.stages(len(OPERATIONS))
+    assert stages[0].num_ops == len(OPERATIONS)
+    assert tuple(stage.num_layers for stage in stages) == method.stage_layers
+    assert sum(stage.epochs for stage in stages) == method.total_epochs
+    assert [method.frozen(epoch) for epoch in range(4)] == [True, True, False, False]
+
+
+def test_what_a_sweep_draws(kind: type[DARTS]) -> None:
+    """Every draw is a valid method, and `as_draw` its inverse; what is fixed stays."""
+    method = kind.like(STAGED)
+    assert method.drawn(method.as_draw() if kind is not DASViT else {}) == method
+    drawn = []
+    for draw in _draws(method):
+        found = method.drawn(draw)
+        assert {name: found.as_draw()[name] for name in draw} == pytest.approx(draw)
+        drawn.append(found)
+        assert replace(found, **method.outer_settings()) == method  # nothing else moves
+    for name in kind.outer:
+        assert len({getattr(found, name) for found in drawn}) > 1, name
+        changed = method.make_room({name: getattr(drawn[2], name)})
+        changed = replace(changed, **{name: getattr(drawn[2], name)})
+        for draw in _draws(changed, fixed=(name,)):
+            assert getattr(changed.drawn(draw), name) == getattr(changed, name)
+    assert method.outer_space(weight_lr=WEIGHT_LR, fixed=kind.outer) == {}
+
+
+# --- What the supernet sees
+
+
+def test_parameters_weights_and_scores(kind: type[DARTS]) -> None:
+    method = kind()
+    start = method.parameters(CANDIDATES)
+    assert start["alpha"].std().item() == pytest.approx(method.alpha_init_std, rel=0.6)
+    assert {p.shape for p in start.values()} == {(5, 6)}
+    for arch in (start, _arch(method), _arch(method, 5.0)):
+        for t in (0.0, 0.5, 0.999):
+            share = torch.tensor(t)
+            noise = method.noise(arch, share)
+            for weights in (
+                method.weights(arch, {}, share),  # evaluation
+                method.weights(arch, noise, share),
+                method.train_weights(arch, noise, share),
+            ):
+                assert weights.shape == (5, 6) and weights.isfinite().all()
+                assert (weights >= 0).all()
+        scores = method.scores(arch)
+        assert scores.dtype == torch.float64 and not scores.requires_grad
+        assert scores.shape == (5, 6) and scores.isfinite().all()
+
+
+def test_one_alpha_far_above_the_others_is_one_operation(kind: type[DARTS]) -> None:
+    method = kind()
+    arch = {k: p.clone() for k, p in method.parameters(CANDIDATES).items()}
+    one_hot = torch.nn.functional.one_hot(torch.tensor([1, 3, 0, 5, 2]), 6).float()
+    arch["alpha"] = 100 * (2 * one_hot - 1)
+    weights = method.weights(arch, {}, torch.tensor(0.9))
+    torch.testing.assert_close(weights, one_hot, rtol=0, atol=1e-6)
+    assert torch.equal(method.scores(arch).argmax(dim=1), one_hot.argmax(dim=1))
+
+
+@pytest.mark.usefixtures("double")
+def test_the_penalty_is_its_formula(
+    kind: type[DARTS], assert_same_gradients: Callable[..., None]
+) -> None:
+    """Values and gradients, under the settings of many draws."""
+    method, t = kind.like(STAGED), 0.6
+    share = torch.tensor(t)
+    for draw in _draws(method, count=15):
+        found = method.drawn(draw)
+        arch = _arch(found)
+        weights = found.weights(arch, {}, share)
+        penalty = found.penalty(arch, weights, CANDIDATES, share)
+        assert (penalty is not None) == (kind.name in LITERAL), "its formula belongs into LITERAL"
+        if penalty is None:
+            return
+        literal = LITERAL[kind.name](found, arch, found.weights(arch, {}, share), t)
+        torch.testing.assert_close(penalty, literal)
+        assert_same_gradients(penalty, literal, list(arch.values()))
+
+
+def test_hooks_can_be_captured(kind: type[DARTS]) -> None:
+    """With noise given they draw nothing and wait for nothing, as `cuda_graph` asks."""
+    method, t = kind(), torch.tensor(0.5)
+    arch = _arch(method)
+    noise = method.noise(arch, t)
+    method.penalty(arch, method.weights(arch, noise, t), CANDIDATES, t)
+    with Tape() as tape:
+        method.train_weights(arch, noise, t)
+        method.penalty(arch, method.weights(arch, noise, t), CANDIDATES, t)
+    assert tape.calls
+
+
+def test_what_the_next_stage_goes_on_with(kind: type[DARTS]) -> None:
+    method = kind()
+    arch, kept = _arch(method), torch.tensor([[0, 2], [1, 5], [3, 4], [0, 1], [4, 5]])
+    for name, value in method.carried(arch, kept).items():
+        expected = torch.stack(
+            [row[columns] for row, columns in zip(arch[name], kept, strict=True)]
+        )
+        assert torch.equal(value, expected) and not value.requires_grad
+    assert method.carried(arch, kept).keys() == arch.keys()
+    assert replace(method, inherit_alpha="reset").carried(arch, kept) == {}
+
+
+# --- In the step
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("fused", [False, True])
+def test_second_order_is_the_exact_hypergradient(
+    fused: bool,
+    kind: type[DARTS],
+    make_model: Callable[..., SearchModel],
+    make_batch: Callable[..., tuple[Tensor, Tensor]],
+) -> None:
+    """By double backward, under noise; every architecture parameter has a gradient."""
+    model = make_model(kind(), fused=fused, route=Route())
+    batches = make_batch(4), make_batch(4)
+    model.t.fill_(0.5)
+    noise = model.noise()
+    first = reference.hypergradient(model, *batches, 0.0, noise)
+    found = arch_gradient(model, *batches, noise=noise, xi=0.0)
+    torch.testing.assert_close(found.gradients, first)
+
+    exact = reference.hypergradient(model, *batches, XI, noise)
+    found = arch_gradient(model, *batches, noise=noise, xi=XI)
+    for gradient, wanted, cheap in zip(found.gradients, exact, first, strict=True):
+        tolerance = 2e-3 * (wanted - cheap).norm()
+        assert (gradient - wanted).norm() < tolerance
+        assert cheap.abs().max() > 1e-3 and (wanted - cheap).norm() > 1e-3
+
+
+@pytest.mark.usefixtures("double")
+def test_second_order_on_the_methods_own_route(
+    kind: type[DARTS],
+    make_model: Callable[..., SearchModel],
+    make_batch: Callable[..., tuple[Tensor, Tensor]],
+) -> None:
+    """DARTS' formula term by term: where tokens are selected by a straight-through gate, no double
+    backward is exact."""
+    model, batches = make_model(kind()), (make_batch(4), make_batch(4))
+    model.t.fill_(0.5)
+    noise = model.noise()
+    direct, product = reference.second_order(model, *batches, XI, noise)
+    found = arch_gradient(model, *batches, noise=noise, xi=XI)
+    wanted = [d - XI * p for d, p in zip(direct, product, strict=True)]
+    torch.testing.assert_close(found.gradients, wanted, rtol=1e-7, atol=1e-10)
+
+
+# --- In a search
+
+
+def _config(kind: type[DARTS], **changes: Any) -> SearchConfig:
+    base = runs.search_config(operations=OPERATIONS, stage_layers=(1, 2), stage_ops=(6, 3), dim=8)
+    return base.replaced(
+        method=kind.like(base.method), plugins=("support.plugin_method",), **changes
+    )
+
+
+def test_a_killed_search_ends_as_if_it_had_not_been(
+    kind: type[DARTS], tmp_path: Path, few_searched: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a genotype of the space that says which method found it; in second order."""
+    config = _config(kind, xi=0.05)
+    found = search(config, tmp_path / "whole")
+    assert isinstance(found, SearchResult)
+    assert set(found.genotype.operations) <= set(config.space.operations) - {"zero"}
+    assert found.genotype.provenance["settings"]["method"]["name"] == kind.name
+    assert found.settings == config.outer_settings
+    with monkeypatch.context() as patch:
+        runs.crash_after_saving(patch, epoch=1)
+        with pytest.raises(runs.CrashError):
+            search(config, tmp_path / "killed")
+    search(config, tmp_path / "killed", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert dasvit.search.loop.load_search_config(tmp_path / "killed") == config

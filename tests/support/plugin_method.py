@@ -1,0 +1,71 @@
+"""Two methods of a user's own, registered from outside the package: `betadarts` and `shaken`."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+
+from dasvit.methods import DARTS, register_method
+from dasvit.methods.base import LogUniform, Uniform
+from dasvit.run.settings import Range
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class BetaDARTS(DARTS):
+    """β-DARTS (arXiv:2203.01665): alphas are kept from growing, more and more as the search goes
+    on."""
+
+    name: ClassVar[str] = "betadarts"
+    title: ClassVar[str] = "β-DARTS"
+    outer: ClassVar[tuple[str, ...]] = ("xi", "weight")
+    baseline: ClassVar[dict[str, float]] = {"xi": 0.0, "weight": 0.0}
+
+    weight: Annotated[float, Range("[0, inf)")] = 50.0
+    """Largest weight of the penalty."""
+
+    def penalty(self, arch, weights, candidates, t):
+        return t * self.weight * arch["alpha"].logsumexp(dim=-1).mean()
+
+    def outer_space(self, *, weight_lr, fixed=()):
+        space = super().outer_space(weight_lr=weight_lr, fixed=fixed)
+        return space if "weight" in fixed else space | {"weight": LogUniform(1.0, 100.0)}
+
+
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class ShakenDARTS(DARTS):
+    """After SDARTS-RS (arXiv:2002.05283): the network is trained under alphas that are shaken. A
+    second architecture parameter, an offset per candidate, is there to be tested."""
+
+    name: ClassVar[str] = "shaken"
+    title: ClassVar[str] = "shaken DARTS"
+    staged: ClassVar[bool] = True
+    outer: ClassVar[tuple[str, ...]] = ("xi", "epsilon")
+    baseline: ClassVar[dict[str, float]] = {"xi": 0.0, "epsilon": 0.0}
+
+    epsilon: Annotated[float, Range("[0, inf)")] = 0.3
+    """The furthest that an alpha is shaken, at the end of the search."""
+
+    def parameters(self, candidates):
+        found = super().parameters(candidates)
+        return found | {"offset": torch.zeros_like(found["alpha"])}
+
+    def noise(self, arch, t):
+        return {"shake": t * self.epsilon * (2 * torch.rand_like(arch["alpha"]) - 1)}
+
+    def weights(self, arch, noise, t):
+        return (arch["alpha"] + arch["offset"]).softmax(dim=-1)
+
+    def train_weights(self, arch, noise, t):
+        return (arch["alpha"] + arch["offset"] + noise["shake"]).softmax(dim=-1)
+
+    def scores(self, arch):
+        return (arch["alpha"] + arch["offset"]).detach().double().softmax(dim=-1)
+
+    def figures(self, arch, weights, candidates):
+        return {"offset/largest": arch["offset"].abs().max().item()}
+
+    def outer_space(self, *, weight_lr, fixed=()):
+        space = super().outer_space(weight_lr=weight_lr, fixed=fixed)
+        return space if "epsilon" in fixed else space | {"epsilon": Uniform(0.0, 0.5)}

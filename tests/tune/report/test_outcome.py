@@ -1,0 +1,76 @@
+"""What a sweep has reached: what ranks, what is chosen, what is left to do."""
+
+import dataclasses
+
+import pytest
+
+from tune.report.outcome import best_retraining, pareto_front, spread_out
+from tune.trials import Failure
+
+
+def test_the_best_model_is_chosen_without_the_test_set(outcome) -> None:
+    best = best_retraining(outcome)
+    # Not the encoder that tests at 0.99, and not the seed that tests at 0.92.
+    assert (best.model, best.seed) == (outcome.ranking[0].hash, 0)
+    assert best.test_top1 == 0.90
+    assert [s.hash for s in outcome.chosen(1)] == [outcome.ranking[0].hash]
+    assert best_retraining(dataclasses.replace(outcome, search=())) is None
+
+
+def test_along_the_front(several) -> None:
+    first, second, _ = (summary.hash for summary in several.ranking)
+    assert [s.hash for s in several.front] == [second, first]  # cheapest first
+    assert [s.hash for s in several.chosen(3)] == [first, second]
+    assert [s.hash for s in several.chosen(1)] == [first]
+    assert [c.config_index for c in several.best_configs(2)] == [0, 1]
+    assert best_retraining(several).model == first
+    # Before any search has finished: the baselines' costs are known from the start.
+    none = dataclasses.replace(several, search=(), costs={"vit": {"macs": 5, "params": 10}})
+    assert (none.ranking, none.front, none.chosen(2), none.best_configs(2)) == ([], [], [], [])
+
+
+def test_of_equal_scores_the_cheaper_one_leads(several, make_chain, search_trial) -> None:
+    a, b = make_chain("msa_h2", "mlp_r3"), make_chain("identity", "mlp_r3")
+    for dear, cheap in ((a, b), (b, a)):
+        tied = dataclasses.replace(
+            several,
+            search=(search_trial(0, 0, a, 0.5, 0.5), search_trial(1, 0, b, 0.5, 0.5)),
+            costs={dear.canonical_hash: {"macs": 2}, cheap.canonical_hash: {"macs": 1}},
+        )
+        assert tied.ranking[0].hash == cheap.canonical_hash
+        assert [s.hash for s in tied.front] == [cheap.canonical_hash]
+
+
+def test_pareto_front() -> None:
+    points = {"best": (0.9, -9.0), "beaten": (0.8, -9.0), "cheap": (0.5, -1.0), "twin": (0.5, -1.0)}
+    assert pareto_front(points) == ["best", "cheap", "twin"]
+    assert pareto_front({}) == []
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, "e"), (2, "ae"), (3, "ace"), (5, "abcde"), (9, "abcde")]
+)
+def test_spread_out(count: int, expected: str) -> None:
+    assert "".join(spread_out("abcde", count)) == expected
+
+
+BOOM, LEFT = Failure("config_000_seed_0", "boom"), Failure("vit_seed_0")
+
+
+@pytest.mark.parametrize(
+    ("changes", "complete", "interrupted"),
+    [
+        ({}, True, False),
+        ({"not_searched": (BOOM,)}, False, False),
+        ({"not_searched": (BOOM, LEFT)}, False, True),
+        ({"not_checked": (BOOM,)}, False, False),
+        ({"not_retrained": (LEFT,)}, False, True),
+        # Without a finished search there is nothing to retrain: that is no interruption.
+        ({"search": (), "not_searched": (BOOM,), "not_retrained": (LEFT,)}, False, False),
+        ({"search": (), "retrained": ()}, False, False),
+    ],
+)
+def test_what_is_left(outcome, changes, complete: bool, interrupted: bool) -> None:
+    changed = dataclasses.replace(outcome, **changes)
+    assert (changed.complete, changed.interrupted) == (complete, interrupted)
+    assert changed.search_interrupted == (LEFT in changed.not_searched)

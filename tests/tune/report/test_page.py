@@ -1,0 +1,135 @@
+"""report.html: what it holds, that it needs nothing else, and that a browser has no complaint."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tune.report.page import page_text, scatter_figure
+from tune.trials import Failure
+
+VOID = {"meta", "link", "img", "br"}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+
+class Page(HTMLParser):
+    """Tags, their attributes and whether they are closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.ids: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag != "script"
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.fixture
+def sweep(outcome, folder, make_chain, search_trial):
+    """With traces, a failure, a random encoder and eight configurations."""
+    found = [trial.genotype for trial in outcome.search]
+    trials = []
+    for i in range(8):
+        settings = {"token_ratio": 0.3 + 0.08 * i, "skip_weight": 0.01 * 3**i, "xi": 0.0, "seed": 0}
+        score = 0.4 + 0.05 * i
+        trials.append(search_trial(i, 0, found[2 * (i % 2)], score, 0.8, settings=settings))
+        path = folder.search_dir / trials[-1].name
+        path.mkdir(parents=True)
+        rows = [
+            {
+                "epoch": epoch,
+                "weights": [[0.5 - 0.01 * i, 0.2 + 0.01 * epoch, 0.3]] * 5,
+                "edge_ops": [["zero", "identity", "msa_h2"]] * 5,
+            }
+            for epoch in range(6)
+        ]
+        (path / "alpha.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return dataclasses.replace(
+        outcome,
+        search=tuple(trials),
+        random=(make_chain("mlp_r3", "msa_h2"),),
+        not_searched=(Failure("config_008_seed_0", "loss is <nan> & gone"),),
+    )
+
+
+@pytest.fixture
+def page(sweep, folder) -> str:
+    return page_text(sweep, folder, preset="digits")
+
+
+def test_the_page_is_whole_and_alone(page: str, sweep, folder) -> None:
+    parsed = Page(page)
+    assert "://" not in re.sub(r'src="data:[^"]*"', "", page)
+    linked = [value for name, value in parsed.attributes if name in ("src", "href")]
+    assert linked and all(value and value.startswith(("data:", "#")) for value in linked)
+    assert {value[1:] for value in linked if value and value.startswith("#")} == set(parsed.ids)
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    assert all(value for name, value in parsed.attributes if name == "alt")
+    assert page_text(sweep, folder, preset="digits") == page
+
+
+def test_what_the_page_holds(page: str, sweep) -> None:
+    sections = "leaderboard worth encoders settings agreement skips failures reproduce time"
+    assert Page(page).ids == sections.split()
+    for summary in sweep.ranking:
+        assert page.count(summary.hash) >= 3
+    assert "loss is &lt;nan&gt; &amp; gone" in page  # escaped, once
+    # The score rises with both settings, xi does not vary: two importances that share the whole.
+    names = "token_ratio|skip_weight|xi"
+    shown = re.findall(rf"<tr>\s*<td>({names})</td>\s*<td><span.*?</span>([\d.]+)", page)
+    assert {name for name, _ in shown} == {"token_ratio", "skip_weight"}
+    assert sum(float(share) for _, share in shown) == pytest.approx(1.0, abs=0.02)
+    assert "python -m dasvit search --preset digits" in page
+    assert "python -m dasvit retrain --preset digits --model vit" in page
+    # The random encoder was not retrained.
+    assert "what the search adds is not measured" in page
+
+
+def test_several_objectives_have_a_picture_of_the_front(several, folder) -> None:
+    page = page_text(several, folder, preset="digits")
+    assert "front" in Page(page).ids and "Search score by multiply-adds" in page
+
+
+def test_the_line_of_a_scatter_figure_is_the_front() -> None:
+    points = [(3.0, 0.7), (1.0, 0.5), (2.0, 0.4), (2.0, 0.6), (4.0, 0.7), (1.0, 0.3)]
+    groups = {"found": points[:4], "random": points[4:], "none": []}
+    (axes,) = scatter_figure(groups, x="cost", y="score", front=True).axes
+    (line,) = axes.lines
+    assert line.get_xydata().tolist() == [[1.0, 0.5], [2.0, 0.6], [3.0, 0.7]]
+    assert [len(c.get_offsets()) for c in axes.collections] == [4, 2]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
+def test_a_browser_renders_it_without_errors(page: str, tmp_path: Path) -> None:
+    def browse(name: str, text: str) -> subprocess.CompletedProcess[str]:
+        path = tmp_path / f"{name}.html"
+        path.write_text(text, encoding="utf-8")
+        flags = (
+            "--headless --no-sandbox --disable-gpu --disable-background-networking "
+            "--disable-component-update --disable-sync --no-first-run --enable-logging=stderr "
+            f"--v=0 --user-data-dir={tmp_path / name} --dump-dom"
+        )
+        command = [CHROMIUM, *flags.split(), path.as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+    done = browse("whole", page)
+    assert ":CONSOLE" not in done.stderr
+    assert done.stdout.count("<section") == page.count("<section")
+    # The same check does see an error: what the page's policy forbids.
+    broken = page.replace("<nav>", '<img alt="" src="https://localhost/x.png"><nav>')
+    assert ":CONSOLE" in browse("broken", broken).stderr

@@ -1,0 +1,191 @@
+"""What a sweep leaves for people: the leaderboard as text and CSV, genotypes.json, best/."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dasvit.spaces.cell.genotype import Genotype
+from tune.folder import ResultFolder
+from tune.report import tables
+from tune.report.outcome import Outcome
+from tune.report.results import save_genotypes, write_results
+from tune.trials import Failure, StoppedTrial
+
+
+@pytest.fixture
+def written(folder: ResultFolder) -> Any:
+    """Writes an outcome; leaderboard.md, the rows of leaderboard.csv, and genotypes.json."""
+
+    def write(outcome: Outcome) -> tuple[str, list[dict[str, str]], dict[str, Any]]:
+        write_results(outcome, folder, preset="digits")
+        rows = csv.DictReader((folder.root / "leaderboard.csv").read_text().splitlines())
+        values = json.loads((folder.root / "genotypes.json").read_text())
+        return (folder.root / "leaderboard.md").read_text(), list(rows), values
+
+    return write
+
+
+def test_the_leaderboard(outcome: Outcome, written: Any) -> None:
+    text, rows, values = written(outcome)
+    a, b = outcome.ranking
+    for line in (
+        f"| 1 | {a.hash} | 2× | 62.0 ± 2.8 | 70.0 ± 0.0 | 8.0 ± 2.8 | 91.0 ± 1.4 (2 seeds) |",
+        f"| 2 | {b.hash} | 1× | 50.0 | 80.0 | 30.0 | 99.0 (1 of 2 seeds) | 0.25 M |",
+        "| – | plain ViT | – | – | – | – | 85.0 (1 of 2 seeds) | 0.25 M |",
+        f"1. `{a.hash}`: {a.genotype}",
+        "no choice is made on it",
+    ):
+        assert line in text
+    assert "Not finished" not in text and "Pareto" not in text
+    assert "|\n| --- | --- |" in text and "|\n\n|" not in text  # tables in one piece
+    assert [row["model"] for row in rows] == [a.hash, b.hash, "vit"]
+    assert float(rows[0]["discretised_accuracy_mean"]) == pytest.approx(0.62)
+    assert float(rows[0]["test_top1_mean"]) == pytest.approx(0.91)
+    assert (rows[1]["test_top1_std"], rows[1]["retrain_seeds"], rows[2]["rank"]) == ("", "1", "")
+    first = values["genotypes"][0]
+    assert Genotype.from_dict(first["genotype"]) == a.genotype
+    assert first["count"] == 2
+    assert [t["settings"]["token_ratio"] for t in first["trials"]] == [0.5, 0.5]
+    assert first["retrained"]["test_top1"]["mean"] == pytest.approx(0.91)
+    assert len(values["votes"]) == 5
+    assert values["votes"][0]["votes"] == {"msa_h2": 2, "identity": 1}
+    assert [c["config_index"] for c in values["configurations"]] == [0, 1]
+    # One vote at most is cut off where the terminal shows the first rows.
+    assert list(tables.leaderboard(outcome, limit=1)["genotype"]) == [a.hash, "plain ViT"]
+
+
+def test_configurations_name_their_genotypes(
+    outcome: Outcome, written: Any, search_trial: Any, make_chain: Any
+) -> None:
+    other = search_trial(1, 1, make_chain("msa_h2", "mlp_r3"), 0.40, 0.60)
+    more = dataclasses.replace(outcome, search=(*outcome.search, other))
+    text, _, _ = written(more)
+    a, b = (summary.hash for summary in outcome.ranking)
+    assert "| configuration | seeds | genotypes | discretised % |" in text
+    assert f"| 0 | 2 of 2 | {a} 2× | 62.0 ± 2.8 |" in text
+    # 0.50 and 0.40: 7.1 with n - 1, 5.0 with n.
+    assert f"| 1 | 2 of 2 | {b}, {a} | 45.0 ± 7.1 |" in text
+
+
+def test_failures_and_stops_are_counted_with_their_reasons(
+    outcome: Outcome, written: Any, folder: ResultFolder, search_trial: Any, make_chain: Any
+) -> None:
+    no_kernel = "RuntimeError: no such kernel | <none>"
+    stop = StoppedTrial(
+        name="config_003_seed_0",
+        epochs=2,
+        total_epochs=6,
+        score=0.25,
+        settings={"token_ratio": 0.9, "seed": 0},
+    )
+    failed = dataclasses.replace(
+        outcome,
+        plan=dataclasses.replace(outcome.plan, check_seeds=2),
+        not_searched=(
+            Failure("config_001_seed_1", "the loss or the weights are not finite"),
+            Failure("config_002_seed_0", no_kernel),
+            Failure("config_002_seed_1", no_kernel),
+        ),
+        stopped=(stop,),
+        checked=(search_trial(0, 2, make_chain("msa_h2", "mlp_r3"), 0.6, 0.7),),
+        not_checked=(Failure("config_000_seed_3", "MemoryError"),),
+        not_retrained=(Failure("vit_seed_1", "killed"), Failure("unstarted")),
+    )
+    text, _, values = written(failed)
+    assert "3 of 7 searches" in text and "1 stopped early, 5 failed (reasons below)" in text
+    for failure in failed.failed:
+        assert f"- `{failure.name}`: {failure.error}" in text
+    assert "- `unstarted`: not started, or interrupted" in text
+    assert "| config_003_seed_0 | 2 of 6 | 25.0 | 0.9 |" in text
+    seeds = tables.configurations(failed)[["configuration", "seeds"]].values.tolist()
+    assert seeds == [["0", "2 of 2"], ["1", "1 of 2"], ["2", "0 of 2"]]
+    assert "| 2 | 0 of 2 | – | – |" in text
+    assert "| 0 | 62.0 ± 2.8 (2 seeds) | 60.0 (1 of 2 seeds) | -2.0 |" in text  # the check
+    assert len(values["not_finished"]) == 6 and values["stopped"][0]["score"] == 0.25
+    page = (folder.root / "report.html").read_text()
+    assert "no such kernel | &lt;none&gt;" in page and "Stopped early" in page
+
+
+def test_best_folder(outcome: Outcome, written: Any, folder: ResultFolder) -> None:
+    for _ in range(2):  # as when a sweep is continued
+        written(outcome)
+    best = outcome.ranking[0].hash
+    assert (folder.best_dir / "model.safetensors").read_text() == f"weights of {best}_seed_0"
+    assert (folder.best_dir / "model" / "README.md").read_text() == f"card of {best}_seed_0"
+    assert Genotype.load(folder.best_dir / "genotype.json") == outcome.ranking[0].genotype
+    names = {path.name for path in folder.best_dir.iterdir()}
+    assert {"encoder.png", "encoder.svg", "config.json", "model.json"} <= names
+    assert not list(folder.root.glob(".*"))
+    written(dataclasses.replace(outcome, retrained=()))
+    assert not folder.best_dir.exists()  # none is better than a wrong one
+
+
+def test_wall_time_adds_up(outcome: Outcome, search_trial: Any, make_chain: Any) -> None:
+    rows = dict(tables.wall_time(outcome).values.tolist())
+    assert rows == {
+        "search: training": "15 s",  # 3 trials of 10 s, two at a time
+        "search: Ray's overhead": "25 s",
+        "retraining: training": "1 min 00 s",
+        "retraining: Ray's overhead": "30 s",
+        "starting and stopping Ray, reports": "10 s",
+        "total": "2 min 20 s",
+        "Ray's overhead in a trial (median)": "10.0 s",  # of 12, 12, 12, 10, 10, 10, 10
+    }
+    assert tables.wall_time(dataclasses.replace(outcome, wall={})).empty
+    # A trial that was continued took less than its epochs: it is left out.
+    g = make_chain("msa_h2", "mlp_r3")
+    trials = [search_trial(0, s, g, 0.5, 0.5, wall_seconds=w) for s, w in enumerate((15, 4, None))]
+    assert tables.ray_seconds(trials) == 5.0
+    assert tables.ray_seconds(trials[1:]) is None
+
+
+def test_saved_genotypes_say_where_they_come_from(outcome: Outcome, tmp_path: Path) -> None:
+    folder = ResultFolder(tmp_path / "mine")
+    save_genotypes(outcome, folder)
+    best = outcome.ranking[0]
+    saved = Genotype.load(folder.genotypes_dir / f"{best.hash}.json")
+    assert saved == best.genotype
+    sources = {s["trial"]: s["alpha_trace"] for s in saved.provenance["trials"]}
+    names = ("config_000_seed_0", "config_000_seed_1")
+    assert sources == {name: f"search/{name}/alpha.jsonl" for name in names}
+    assert len(list(folder.genotypes_dir.iterdir())) == 2
+
+
+def test_random_encoders_are_in_the_same_leaderboard(
+    outcome: Outcome, written: Any, folder: ResultFolder, make_chain: Any, retrain_trial: Any
+) -> None:
+    found = outcome.ranking[0].genotype
+    drawn = (make_chain("mlp_r3", "msa_h2"), make_chain("msa_h2", "msa_h2"), found)
+    a, b, _ = (g.canonical_hash for g in drawn)
+    tests = (retrain_trial(a, 0, 0.70), retrain_trial(b, 0, 0.80))
+    more = dataclasses.replace(outcome, random=drawn, retrained=(*outcome.retrained, *tests))
+    text, rows, values = written(more)
+    assert f"| random | {a} | – | – | – | – | 70.0 (1 of 2 seeds) | 0.25 M |" in text
+    assert text.count(f"| {found.canonical_hash} |") == 1  # found and drawn: one row
+    # 0.91 (two seeds) less the mean of 0.70, 0.80 and its own 0.91: it was drawn as well.
+    assert "tests +10.7 points from the mean of 3 random encoders; 95 % interval" in text
+    assert [row["origin"] for row in rows] == ["search", "search", "random", "random", "baseline"]
+    assert [r["hash"] for r in values["random"]] == [g.canonical_hash for g in drawn]
+    assert values["random"][0]["retrained"]["test_top1"]["mean"] == 0.70
+    assert Genotype.load(folder.genotypes_dir / f"{a}.json") == drawn[0]
+    saved = Genotype.load(folder.genotypes_dir / f"{found.canonical_hash}.json")
+    assert "trials" in saved.provenance  # the search's file, not the draw's
+    # A random search ranks nothing.
+    only = dataclasses.replace(more, search=(), random=drawn[:2], retrained=tests)
+    text, rows, _ = written(only)
+    assert only.complete and not folder.best_dir.exists()
+    assert [(row["rank"], row["origin"]) for row in rows] == [("", "random")] * 2
+
+
+def test_several_objectives_show_the_front(several: Outcome, written: Any) -> None:
+    text, rows, values = written(several)
+    table = tables.leaderboard(several)
+    shown = table[["multiply-adds", "Pareto front"]].values.tolist()
+    assert shown[:3] == [["9.00 M", "yes"], ["4.00 M", "yes"], ["8.00 M", ""]]
+    assert "2 of 3 encoders are on it" in text
+    assert (rows[0]["macs"], rows[0]["params"], rows[-1]["macs"]) == ("9000000", "10", "")
+    assert [g["on_front"] for g in values["genotypes"]] == [True, True, False]

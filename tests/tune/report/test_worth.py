@@ -1,0 +1,107 @@
+"""Intervals and correlations, by known answers, and what a sweep says with them."""
+
+import dataclasses
+import math
+
+import pytest
+
+from tune.report.tables import checks
+from tune.report.worth import (
+    gain_over_random,
+    gain_sentence,
+    mean_difference,
+    rank_correlation,
+    score_correlation,
+    score_sentence,
+)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "tau"),
+    [
+        ([1, 2, 3, 4], [10, 20, 30, 40], 1.0),
+        ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
+        ([1, 2, 3, 4], [1, 3, 2, 4], 4 / 6),  # of 6 pairs, (2, 3) alone is discordant
+        ([1, 1, 2], [1, 2, 3], 2 / math.sqrt(6)),  # one tie in x: 2 of 3, τ-b = 2 / sqrt(2 · 3)
+        ([1, 1, 1], [1, 2, 3], None),
+        ([1, 2], [1, 2], None),
+    ],
+)
+def test_kendalls_tau(x, y, tau) -> None:
+    found = rank_correlation(x, y)
+    assert (found and found.value) == (tau if tau is None else pytest.approx(tau))
+
+
+def test_the_interval_of_a_correlation() -> None:
+    x = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    perfect = rank_correlation(x, x)
+    assert (perfect.count, perfect.low, perfect.high) == (6, None, None)  # as every resample is
+    noisy = rank_correlation(x, [0.3, 0.1, 0.2, 0.6, 0.4, 0.5])
+    assert noisy == rank_correlation(x, [0.3, 0.1, 0.2, 0.6, 0.4, 0.5])
+    assert noisy.value == pytest.approx(7 / 15)
+    # An own loop over 2,000 resamples gave -0.39 and 1.
+    assert noisy.low == pytest.approx(-0.39, abs=0.1) and noisy.high == pytest.approx(1.0, abs=0.02)
+
+
+def test_mean_difference_is_welchs() -> None:
+    got = mean_difference([0.9, 0.92, 0.94], [0.7, 0.8, 0.75, 0.65])
+    assert (got.value, got.count) == (pytest.approx(0.195), 4)
+    # s1² / 3 = 0.000133, s2² / 4 = 0.001042; 3.71 degrees of freedom; t = 2.8639.
+    assert got.low == pytest.approx(0.0968, abs=5e-4)
+    assert got.high == pytest.approx(0.2932, abs=5e-4)
+    assert mean_difference([], [0.7]) is None and mean_difference([0.9], []) is None
+    for few in (mean_difference([0.9], [0.7, 0.8]), mean_difference([0.5, 0.5], [0.35, 0.35])):
+        assert (few.value, few.low, few.high) == (pytest.approx(0.15), None, None)
+
+
+@pytest.fixture
+def measured(outcome, make_chain, search_trial, retrain_trial):
+    """Four found and two random encoders; the score orders the test but for one pair."""
+    found = [make_chain("mlp_r3", name) for name in ("msa_h2", "msa_h3", "mlp_r3", "identity")]
+    drawn = (make_chain("msa_h2", "msa_h2"), make_chain("msa_h3", "msa_h3"))
+    tests = zip((*found, *drawn), (0.92, 0.90, 0.91, 0.80, 0.70, 0.74), strict=True)
+    return dataclasses.replace(
+        outcome,
+        search=tuple(search_trial(i, 0, g, 0.9 - 0.1 * i, 0.9) for i, g in enumerate(found)),
+        random=drawn,
+        retrained=tuple(
+            retrain_trial(g.canonical_hash, seed, top1 + 0.01 * seed)
+            for g, top1 in tests
+            for seed in ((0,) if g in drawn else (0, 1))
+        ),
+    )
+
+
+def test_gain_over_random(measured) -> None:
+    gain = gain_over_random(measured)
+    assert (gain.value, gain.count) == (pytest.approx(0.925 - 0.72), 2)
+    assert gain.low < gain.value < gain.high
+    text = gain_sentence(measured)
+    assert "(" + measured.ranking[0].hash + ", 2 seeds) tests +20.5 points" in text
+    assert "mean of 2 random encoders; 95 % interval" in text
+    more = dataclasses.replace(measured.plan, retrain_seeds=3)
+    assert "2 of 3 seeds" in gain_sentence(dataclasses.replace(measured, plan=more))
+    without = dataclasses.replace(measured, random=())
+    assert "--random-baseline" in gain_sentence(without)
+    one = dataclasses.replace(measured, random=measured.random[:1])
+    assert "1 random encoder; an interval needs" in gain_sentence(one)
+    assert gain_over_random(dataclasses.replace(measured, search=())) is None
+
+
+def test_score_and_test(measured) -> None:
+    tau = score_correlation(measured)
+    assert (tau.value, tau.count) == (pytest.approx((5 - 1) / 6), 4)  # one of six pairs crossed
+    assert "is +0.67 (n = 4" in score_sentence(measured)
+    few = dataclasses.replace(measured, search=measured.search[:2])
+    assert "needs three retrained encoders" in score_sentence(few)
+
+
+def test_scores_before_and_after_the_check(measured, search_trial) -> None:
+    assert checks(measured).empty
+    genotype = measured.ranking[0].genotype
+    fresh = (search_trial(0, 1, genotype, 0.7, 0.9), search_trial(0, 2, genotype, 0.8, 0.9))
+    checking = dataclasses.replace(measured.plan, check_seeds=3)
+    checked = dataclasses.replace(measured, checked=fresh, plan=checking)
+    [row] = checks(checked).values.tolist()
+    assert row == ["0", "90.0 (1 of 2 seeds)", "75.0 ± 7.1 (2 of 3 seeds)", "-15.0"]
+    assert checked.ranking == measured.ranking

@@ -1,0 +1,192 @@
+"""From all trials of a sweep to distinct encoders, their scores, and the vote per edge. Pure."""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scipy import stats
+
+from dasvit.report.statistics import Spread, spread
+from dasvit.spaces.cell.genotype import Genotype, edge_list
+from tune.trials import RetrainTrial, SearchTrial
+
+__all__ = [
+    "SCORES",
+    "ConfigSummary",
+    "EdgeVote",
+    "GenotypeSummary",
+    "ModelSummary",
+    "rank_configs",
+    "rank_genotypes",
+    "summarize_models",
+    "vote",
+]
+
+SCORES = ("discretised_accuracy", "supernet_accuracy", "gap")
+"""What a search trial measures (ratios); each of the accuracies can rank."""
+
+ABSENT = "none"
+"""The vote for no edge: the derivation keeps a few incoming edges per node."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Searches:
+    """Finished searches that belong together, in the order of their names."""
+
+    trials: tuple[SearchTrial, ...]
+
+    def score(self, name: str) -> Spread:
+        """One of `SCORES` over the trials."""
+        return spread(getattr(trial, name) for trial in self.trials)
+
+    @property
+    def scores(self) -> dict[str, Spread]:
+        return {name: self.score(name) for name in SCORES}
+
+
+@dataclass(frozen=True, slots=True)
+class GenotypeSummary(_Searches):
+    """All searches that derived one encoder."""
+
+    @property
+    def genotype(self) -> Genotype:
+        """In canonical form, without provenance."""
+        return Genotype(self.trials[0].genotype.canonical().nodes)
+
+    @property
+    def hash(self) -> str:
+        return self.trials[0].genotype.canonical_hash
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigSummary(_Searches):
+    """All searches with one proposed configuration, over seeds."""
+
+    @property
+    def config_index(self) -> int:
+        return self.trials[0].config_index
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {k: v for k, v in self.trials[0].settings.items() if k != "seed"}
+
+    @property
+    def genotypes(self) -> list[str]:
+        """What each seed derived, by canonical hash."""
+        return [trial.genotype.canonical_hash for trial in self.trials]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EdgeVote:
+    """What the trials' genotypes put on one edge.
+
+    Attributes:
+        source, node: the edge.
+        votes: trials by operation, most first; "none" where the edge was not kept.
+        entropy: of the votes, in nats; 0 where all agree.
+        normalised_entropy: entropy over that of an even vote among all possible answers.
+    """
+
+    source: int
+    node: int
+    votes: dict[str, int]
+    entropy: float
+    normalised_entropy: float
+
+    @property
+    def agreement(self) -> float:
+        """1 where all agree, 0 for an even vote among all possible answers."""
+        return 1.0 - self.normalised_entropy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSummary:
+    """One retrained model over seeds (accuracies on the test set, ratios)."""
+
+    model: str
+    test_top1: Spread
+    test_top5: Spread
+    train_accuracy: Spread
+    num_params: int
+    seconds: Spread
+
+
+def rank_genotypes(trials: Iterable[SearchTrial], metric: str) -> list[GenotypeSummary]:
+    """Equal genotypes merged by canonical form, best first.
+
+    The order is that of the mean search score over all trials that gave the genotype; ties go
+    to the one that appeared more often, then to the smaller hash.
+
+    Args:
+        trials: finished ones, in any order.
+        metric: the score, an accuracy of `SCORES`.
+    """
+    groups = map(GenotypeSummary, _grouped(trials, lambda t: t.genotype.canonical_hash))
+    return sorted(groups, key=lambda s: (-s.score(metric).mean, -len(s.trials), s.hash))
+
+
+def rank_configs(trials: Iterable[SearchTrial], metric: str) -> list[ConfigSummary]:
+    """The proposed configurations with their scores over seeds, best first."""
+    groups = map(ConfigSummary, _grouped(trials, lambda t: t.config_index))
+    return sorted(groups, key=lambda s: (-s.score(metric).mean, s.config_index))
+
+
+def _grouped(
+    trials: Iterable[SearchTrial], key: Callable[[SearchTrial], Hashable]
+) -> list[tuple[SearchTrial, ...]]:
+    groups: dict[Hashable, list[SearchTrial]] = defaultdict(list)
+    for trial in sorted(trials, key=lambda t: (t.config_index, t.seed)):
+        groups[key(trial)].append(trial)
+    return [tuple(members) for members in groups.values()]
+
+
+def vote(
+    genotypes: Sequence[Genotype], operations: Sequence[str], *, edges_per_node: int = 2
+) -> list[EdgeVote]:
+    """What a sweep's genotypes agree on, edge by edge, in the order of `edge_list`.
+
+    Every trial has one vote. Genotypes vote as they were derived, not in canonical form: the
+    edges are those of the search, each with its own row of alpha.
+
+    Args:
+        genotypes: one per trial, all with the same number of nodes.
+        operations: the search's candidates; `zero` is never derived.
+        edges_per_node: incoming edges the derivation keeps. A node with no more sources than that
+            keeps all its edges, so "none" is no possible answer there.
+    """
+    votes = []
+    for source, node in edge_list(len(genotypes[0].nodes) if genotypes else 0):
+        counts = Counter(_operation(genotype, source, node) for genotype in genotypes)
+        answers = {*operations, *counts} - {"zero"}
+        if node + 2 > edges_per_node:
+            answers.add(ABSENT)
+        ordered = dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+        entropy = float(stats.entropy(list(ordered.values())))
+        share = entropy / math.log(len(answers)) if len(answers) > 1 else 0.0
+        edge = {"source": source, "node": node, "votes": ordered}
+        votes.append(EdgeVote(**edge, entropy=entropy, normalised_entropy=share))
+    return votes
+
+
+def _operation(genotype: Genotype, source: int, node: int) -> str:
+    return next((e.operation for e in genotype.nodes[node] if e.source == source), ABSENT)
+
+
+def summarize_models(trials: Iterable[RetrainTrial]) -> dict[str, ModelSummary]:
+    """The retrainings of each model over its seeds, by canonical hash or "vit"."""
+    groups: dict[str, list[RetrainTrial]] = defaultdict(list)
+    for trial in trials:
+        groups[trial.model].append(trial)
+    return {
+        model: ModelSummary(
+            model=model,
+            test_top1=spread(t.test_top1 for t in members),
+            test_top5=spread(t.test_top5 for t in members),
+            train_accuracy=spread(t.train_accuracy for t in members),
+            num_params=members[0].num_params,
+            seconds=spread(t.seconds for t in members),
+        )
+        for model, members in groups.items()
+    }

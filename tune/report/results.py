@@ -1,0 +1,158 @@
+"""What a sweep leaves for people: leaderboard, genotypes, the page, the best model."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dasvit.report.encoder import encoder_figure
+from dasvit.report.events import edge_name
+from dasvit.report.style import save_figure
+from dasvit.run.files import write_atomic
+from dasvit.spaces.cell.genotype import Genotype
+from tune.folder import ResultFolder
+from tune.report.aggregate import ConfigSummary, GenotypeSummary, ModelSummary
+from tune.report.outcome import VIT, Outcome, best_retraining
+from tune.report.page import leaderboard_text, page_text
+from tune.report.study import JOURNAL_FILE, write_study
+from tune.report.tables import scores
+from tune.trials import SearchTrial, retrain_dirname
+
+__all__ = ["save_genotypes", "write_results"]
+
+SCHEMA = "dasvit/genotypes/1"
+
+
+def save_genotypes(outcome: Outcome, folder: ResultFolder) -> None:
+    """Write each encoder, found or drawn, as `genotypes/<hash>.json`; the found ones with where
+    they came from."""
+    folder.genotypes_dir.mkdir(parents=True, exist_ok=True)
+    for name, genotype in outcome.drawn.items():
+        genotype.save(folder.genotypes_dir / f"{name}.json")
+    for summary in outcome.ranking:
+        sources = [
+            {
+                "trial": trial.name,
+                "seed": trial.seed,
+                "settings": trial.settings,
+                "alpha_trace": f"search/{trial.name}/alpha.jsonl",
+            }
+            for trial in summary.trials
+        ]
+        genotype = Genotype(summary.genotype.nodes, {"sweep": folder.root.name, "trials": sources})
+        genotype.save(folder.genotypes_dir / f"{summary.hash}.json")
+
+
+def write_results(outcome: Outcome, folder: ResultFolder, *, preset: str) -> None:
+    """Write leaderboard.md, leaderboard.csv, genotypes.json, genotypes/, optuna.journal, best/ and
+    report.html.
+
+    Args:
+        outcome: what the sweep has computed.
+        folder: where to write.
+        preset: that the plan began from, for the commands that the report shows.
+    """
+    save_genotypes(outcome, folder)
+    if outcome.configs:
+        write_study(folder.root / JOURNAL_FILE, outcome)
+    _copy_best(outcome, folder)
+    for name, text in {
+        "leaderboard.md": leaderboard_text(outcome),
+        "leaderboard.csv": scores(outcome).to_csv(index=False, lineterminator="\n"),
+        "genotypes.json": json.dumps(_genotypes(outcome), indent=2) + "\n",
+        "report.html": page_text(outcome, folder, preset=preset),
+    }.items():
+        write_atomic(folder.root / name, text)
+
+
+def _genotypes(outcome: Outcome) -> dict[str, Any]:
+    on_front = {summary.hash for summary in outcome.front}
+    return {
+        "schema": SCHEMA,
+        "sweep": outcome.name,
+        "ranked_by": outcome.metric,
+        "genotypes": [
+            {
+                "rank": rank,
+                **_encoder(summary.genotype),
+                "count": len(summary.trials),
+                **_spreads(summary),
+                "costs": outcome.costs.get(summary.hash),
+                "on_front": summary.hash in on_front if outcome.costs else None,
+                "trials": [_trial(trial) for trial in summary.trials],
+                "retrained": _model(outcome, summary.hash),
+            }
+            for rank, summary in enumerate(outcome.ranking, start=1)
+        ],
+        "random": [
+            {**_encoder(genotype), "retrained": _model(outcome, genotype.canonical_hash)}
+            for genotype in outcome.random
+        ],
+        "baseline": _model(outcome, VIT),
+        "votes": [
+            {"edge": edge_name(v.source, v.node), "agreement": v.agreement, **dataclasses.asdict(v)}
+            for v in outcome.votes
+        ],
+        "configurations": [
+            {
+                "config_index": config.config_index,
+                "settings": config.settings,
+                **_spreads(config),
+                "genotypes": config.genotypes,
+            }
+            for config in outcome.configs
+        ],
+        "stopped": _plain(outcome.stopped),
+        "not_finished": _plain(outcome.failures),
+    }
+
+
+def _encoder(genotype: Genotype) -> dict[str, Any]:
+    name = genotype.canonical_hash
+    return {"hash": name, "encoder": str(genotype), "genotype": genotype.to_dict()}
+
+
+def _spreads(summary: GenotypeSummary | ConfigSummary) -> dict[str, Any]:
+    return {name: dataclasses.asdict(spread) for name, spread in summary.scores.items()}
+
+
+def _trial(trial: SearchTrial) -> dict[str, Any]:
+    values = {f.name: getattr(trial, f.name) for f in dataclasses.fields(trial)}
+    values.pop("genotype")
+    return values | {"gap": trial.gap}
+
+
+def _model(outcome: Outcome, name: str) -> dict[str, Any] | None:
+    model: ModelSummary | None = outcome.models.get(name)
+    return None if model is None else dataclasses.asdict(model)
+
+
+def _plain(values: Iterable[Any]) -> list[dict[str, Any]]:
+    return [dataclasses.asdict(value) for value in values]
+
+
+def _copy_best(outcome: Outcome, folder: ResultFolder) -> None:
+    """best/ is whole or not there: `python -m dasvit evaluate` runs on it."""
+    best = best_retraining(outcome)
+    if best is None:
+        # An earlier report's best is of another encoder: none is better than a wrong one.
+        shutil.rmtree(folder.best_dir, ignore_errors=True)
+        return
+    source = folder.retrain_dir / retrain_dirname(best.model, best.seed)
+    fresh = folder.root / ".best.tmp"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    for path in ("config.json", "genotype.json", "model.json", "model.safetensors", "result.json"):
+        if (source / path).exists():
+            shutil.copyfile(source / path, fresh / path)
+    if (source / "model").is_dir():
+        shutil.copytree(source / "model", fresh / "model")
+    drawing = encoder_figure(
+        Genotype.load(source / "genotype.json"), f"{outcome.name}: best encoder"
+    )
+    save_figure(drawing, fresh / "encoder")
+    old: Path = folder.best_dir
+    shutil.rmtree(old, ignore_errors=True)
+    fresh.rename(old)

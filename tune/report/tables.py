@@ -1,0 +1,237 @@
+"""The tables of a sweep's reports, as pandas frames. Pure.
+
+`scores` holds numbers and becomes leaderboard.csv; the others hold what people read: text, and a
+share of 1 as a number.
+"""
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from dasvit.costs import format_count
+from dasvit.report.events import edge_name
+from dasvit.report.progress import counted, duration
+from dasvit.report.statistics import Spread
+from tune.report.aggregate import SCORES, ModelSummary, rank_configs
+from tune.report.outcome import VIT, Outcome
+from tune.trials import RetrainTrial, SearchTrial
+
+__all__ = [
+    "COST_WORDS",
+    "agreement",
+    "checks",
+    "configurations",
+    "encoders",
+    "failures",
+    "leaderboard",
+    "ray_seconds",
+    "scores",
+    "stopped",
+    "wall_time",
+]
+
+COST_WORDS = {"macs": "multiply-adds", "params": "parameters, counted"}
+"""Headings of what is minimised: at the retraining's size, with a head of 10 classes."""
+
+SCORE_WORDS = dict(zip(SCORES, ("discretised %", "supernet %", "gap"), strict=True))
+NOTHING = "–"
+
+
+def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
+    """The found encoders by rank, then those drawn at random, then the plain ViT.
+
+    Args:
+        outcome: of the sweep.
+        limit: found encoders to show.
+    """
+    rows = [
+        _row(outcome, summary.hash, str(rank), f"{len(summary.trials)}×", summary.scores)
+        for rank, summary in enumerate(outcome.ranking[:limit], start=1)
+    ]
+    rows += [_row(outcome, name, "random") for name in outcome.drawn]
+    if VIT in outcome.models:
+        rows.append(_row(outcome, VIT, NOTHING) | {"genotype": "plain ViT"})
+    return pd.DataFrame(rows)
+
+
+def _row(
+    outcome: Outcome,
+    name: str,
+    rank: str,
+    found: str = NOTHING,
+    scores: dict[str, Spread] | None = None,
+) -> dict[str, str]:
+    row = {"rank": rank, "genotype": name, "found": found}
+    row |= {words: scores[s].percent if scores else NOTHING for s, words in SCORE_WORDS.items()}
+    row |= {"test top-1 %": NOTHING, "parameters": NOTHING}
+    if model := outcome.models.get(name):
+        row["test top-1 %"] = _of_seeds(model.test_top1, outcome.plan.retrain_seeds)
+        row["parameters"] = f"{model.num_params / 1e6:.2f} M"
+    if outcome.costs:
+        costs = outcome.costs.get(name)
+        for cost in outcome.plan.objectives[1:]:
+            row[COST_WORDS[cost]] = format_count(costs[cost]) if costs else NOTHING
+        row["Pareto front"] = "yes" if name in {s.hash for s in outcome.front} else ""
+    return row
+
+
+def _of_seeds(values: Spread, asked: int) -> str:
+    return f"{values.percent} ({counted(values.count, 'seed', asked=asked)})"
+
+
+def scores(outcome: Outcome) -> pd.DataFrame:
+    """Every model once, with accuracies as ratios. Empty: not measured, or a single value."""
+    rows: list[dict[str, Any]] = []
+    for rank, summary in enumerate(outcome.ranking, start=1):
+        row = {"rank": rank, "model": summary.hash, "encoder": str(summary.genotype)}
+        row |= {"found": len(summary.trials)} | _cells(summary.scores)
+        rows.append(row | {"origin": "search"})
+    for name, genotype in outcome.drawn.items():
+        rows.append({"model": name, "encoder": str(genotype), "origin": "random"})
+    if VIT in outcome.models:
+        rows.append({"model": VIT, "origin": "baseline"})
+    for row in rows:
+        row |= outcome.costs.get(row["model"], {}) | _tested(outcome.models.get(row["model"]))
+    columns = ["rank", "model", "encoder", "found"]
+    for name in (*SCORES, "test_top1", "test_top5"):
+        columns += [f"{name}_mean", f"{name}_std"]
+    columns += list(COST_WORDS) if outcome.costs else []
+    columns += ["retrain_seeds", "num_params", "retrain_seconds", "origin"]
+    whole = ["rank", "found", "retrain_seeds", "num_params", *(COST_WORDS if outcome.costs else ())]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(whole, "Int64"))
+
+
+def _cells(spreads: dict[str, Spread]) -> dict[str, Any]:
+    means = {f"{name}_mean": spread.mean for name, spread in spreads.items()}
+    return means | {f"{name}_std": spread.std for name, spread in spreads.items()}
+
+
+def _tested(model: ModelSummary | None) -> dict[str, Any]:
+    if model is None:
+        return {}
+    return _cells({"test_top1": model.test_top1, "test_top5": model.test_top5}) | {
+        "retrain_seeds": model.test_top1.count,
+        "num_params": model.num_params,
+        "retrain_seconds": model.seconds.mean,
+    }
+
+
+def encoders(outcome: Outcome) -> pd.DataFrame:
+    """Every encoder in words: the found ones by rank, then the random ones."""
+    rows = [
+        (str(rank), summary.hash, str(summary.genotype))
+        for rank, summary in enumerate(outcome.ranking, start=1)
+    ]
+    drawn = {genotype.canonical_hash: str(genotype) for genotype in outcome.random}
+    rows += [("random", name, text) for name, text in drawn.items()]
+    return pd.DataFrame(rows, columns=["rank", "genotype", "encoder"])
+
+
+def configurations(outcome: Outcome) -> pd.DataFrame:
+    """The configurations by their mean score; those without one last."""
+    rows = [
+        {
+            "configuration": str(config.config_index),
+            "seeds": f"{len(config.trials)} of {outcome.plan.seeds}",
+            "genotypes": ", ".join(
+                name if count == 1 else f"{name} {count}×"
+                for name, count in Counter(config.genotypes).items()
+            ),
+            **{SCORE_WORDS[name]: spread.percent for name, spread in config.scores.items()},
+            **{name: _short(value) for name, value in config.settings.items()},
+        }
+        for config in outcome.configs
+    ]
+    without = outcome.configs_without_score
+    rows += [{"configuration": str(i), "seeds": f"0 of {outcome.plan.seeds}"} for i in without]
+    return pd.DataFrame(rows).fillna(NOTHING)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def checks(outcome: Outcome) -> pd.DataFrame:
+    """One row per checked configuration, best first: its score in the search, which chose it, and
+    on fresh seeds. Empty without a check."""
+    again = {c.config_index: c for c in rank_configs(outcome.checked, outcome.metric)}
+    rows = []
+    for config in outcome.configs:
+        if config.config_index in again:
+            before = config.score(outcome.metric)
+            after = again[config.config_index].score(outcome.metric)
+            rows.append(
+                {
+                    "configuration": str(config.config_index),
+                    "score that chose it, %": _of_seeds(before, outcome.plan.seeds),
+                    "on fresh seeds, %": _of_seeds(after, outcome.plan.check_seeds),
+                    "change": f"{100 * (after.mean - before.mean):+.1f}",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def stopped(outcome: Outcome) -> pd.DataFrame:
+    """The searches that the scheduler ended early. Empty if there are none."""
+    return pd.DataFrame(
+        {
+            "search": stop.name,
+            "epochs": f"{stop.epochs} of {stop.total_epochs}",
+            "supernet % then": f"{100 * stop.score:.1f}",
+            **{name: _short(v) for name, v in stop.settings.items() if name != "seed"},
+        }
+        for stop in outcome.stopped
+    )
+
+
+def agreement(outcome: Outcome) -> pd.DataFrame:
+    """The vote of each edge."""
+    return pd.DataFrame(
+        {
+            "edge": edge_name(vote.source, vote.node),
+            "agreement": vote.agreement,
+            "entropy (nats)": f"{vote.entropy:.2f}",
+            "votes": ", ".join(f"{name} {count}" for name, count in vote.votes.items()),
+        }
+        for vote in outcome.votes
+    )
+
+
+def failures(outcome: Outcome) -> pd.DataFrame:
+    """The trials without a result. Empty if there are none."""
+    return pd.DataFrame(
+        {"trial": failure.name, "reason": failure.error or "not started, or interrupted"}
+        for failure in outcome.failures
+    )
+
+
+def wall_time(outcome: Outcome) -> pd.DataFrame:
+    """Where the time went. Training is the trials' own epochs divided by how many ran at a time;
+    the rest of a phase is Ray's: processes, imports, waiting for its controllers."""
+    wall = outcome.wall
+    concurrent = max(1.0, wall.get("concurrent", 1.0))
+    rows = []
+    phases = {"search": outcome.search, "check": outcome.checked, "retraining": outcome.retrained}
+    for phase, trials in phases.items():
+        if wall and (phase != "check" or wall.get(phase)):
+            spent = wall.get(phase, 0.0)
+            training = min(sum(t.seconds for t in trials) / concurrent, spent)
+            rows.append((f"{phase}: training", duration(training)))
+            rows.append((f"{phase}: Ray's overhead", duration(spent - training)))
+    if wall:
+        rows.append(("starting and stopping Ray, reports", duration(wall.get("other", 0.0))))
+        rows.append(("total", duration(wall.get("total", 0.0))))
+        overhead = ray_seconds((*outcome.search, *outcome.retrained))
+        if overhead is not None:
+            rows.append(("Ray's overhead in a trial (median)", f"{overhead:.1f} s"))
+    return pd.DataFrame(rows, columns=["part", "time"])
+
+
+def ray_seconds(trials: Sequence[SearchTrial | RetrainTrial]) -> float | None:
+    """Median over the trials of what each took beyond its own epochs, in seconds."""
+    beyond = [t.wall_seconds - t.seconds for t in trials if t.wall_seconds is not None]
+    # A trial that was continued has epochs from before its last start.
+    return statistics.median(beyond) if (beyond := [b for b in beyond if b >= 0]) else None
