@@ -1,102 +1,88 @@
-"""What each measure alone brings: `dasvit`'s step without it."""
+"""What each measure alone brings: time and memory of `dasvit`'s step without it, as one table.
 
+    python benchmarks/ablation.py --device cpu --clock cpu --out docs/results/ablation_cpu.json
+
+The first stage, at each token ratio λ; all ways of a cell run by turns, from the same weights.
+"""
+
+import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+if __name__ == "__main__":
+    # Python puts this file's folder first; `benchmarks` is imported from the checkout's root.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import dasvit.search.architect
-import dasvit.search.step
-import dasvit.spaces.cell.fused
+from benchmarks.measure import compare
+from benchmarks.search_step import common_arguments, prepare
+from benchmarks.tables import tables
 from benchmarks.workload import Cell, Runner, Sizes, make_batches, make_ours
-from dasvit.data.batch import Batch
-from dasvit.spaces.cell.supernet import SuperNet
+from dasvit.search import architect, step
+from dasvit.spaces.cell import fused
 from dasvit.spaces.cell.tokens import TokenSelector
-from dasvit.spaces.cell.weighted_linear import _WeightedLinear, weighted_linear
+from dasvit.spaces.cell.weighted_linear import weighted_linear
 
-__all__ = ["AS_SHIPPED", "COMPILED", "LAUNCHED", "ablations"]
-
+SCHEMA = "dasvit/ablation/1"
 AS_SHIPPED = "as shipped"
-COMPILED = "with torch.compile"
-LAUNCHED = "kernels launched one by one"
 
 
 def ablations(
-    cell: Cell,
-    sizes: Sizes,
-    device: torch.device,
-    *,
-    precision: str,
-    compiled: bool,
-    cuda_graph: bool = False,
+    cell: Cell, sizes: Sizes, device: torch.device, *, precision: str, **settings: Any
 ) -> dict[str, Callable[[], Runner]]:
     """The step as shipped, and without or with one thing at a time.
 
     Args:
         precision: as shipped on this device; the other one is a row.
-        compiled: whether `torch.compile` is a row.
-        cuda_graph: whether all but one row replay CUDA graphs.
+        settings: further ones of `SearchConfig`, in all rows.
     """
+    settings |= {"precision": precision}
     batches = make_batches(cell, sizes, device)
-    ours = partial(make_ours, cell, sizes, device, batches, cuda_graph=cuda_graph)
+
+    def ours(around: Callable[[], Any] | None = None, **changes: Any) -> Callable[[], Runner]:
+        def make() -> Runner:
+            runner = make_ours(cell, sizes, device, batches, **settings | changes)
+            runner.around = around or runner.around
+            return runner
+
+        return make
+
     other = "fp32" if precision == "bf16" else "bf16"
-    makers: dict[str, Callable[[], Runner]] = {
-        AS_SHIPPED: partial(ours, precision=precision),
-        "encoders not fused": partial(ours, precision=precision, fused=False),
-        "alpha pass with weights not frozen": lambda: _around(
-            ours(precision=precision),
-            lambda: patch.object(dasvit.search.architect, "_frozen", lambda params: nullcontext()),
+    nothing_frozen = partial(patch.object, architect, "_frozen", lambda params: nullcontext())
+    makers = {
+        AS_SHIPPED: ours(),
+        "encoders not fused": ours(fused=False),
+        "alpha pass with weights not frozen": ours(nothing_frozen),
+        "weight pass with alpha attached": ours(
+            partial(patch.object, step, "weight_gradient", _attached_weight_gradient)
         ),
-        "weight pass with alpha attached": lambda: _around(
-            ours(precision=precision),
-            lambda: patch.object(dasvit.search.step, "weight_gradient", _attached_weight_gradient),
-        ),
-        "AdamW not fused": lambda: _plain_adamw(ours(precision=precision)),
-        "attention by its formula": lambda: _around(
-            ours(precision=precision), lambda: sdpa_kernel(SDPBackend.MATH)
-        ),
-        "GELU kept": lambda: _around(ours(precision=precision), _kept_gelu),
-        "candidates' outputs never kept": lambda: _around(ours(precision=precision), _no_outputs),
-        f"{other} instead of {precision}": partial(ours, precision=other),
-        "with recomputation": partial(ours, precision=precision, recompute=True),
+        "AdamW not fused": lambda: _plain_adamw(ours()()),
+        "attention by its formula": ours(partial(sdpa_kernel, SDPBackend.MATH)),
+        "GELU kept": ours(partial(patch.object, fused, "weighted_linear", _kept_gelu)),
+        f"{other} instead of {precision}": ours(precision=other),
+        "with recomputation": ours(recompute=True),
     }
-    if cell.order == 2:
-        makers["weights moved tensor by tensor"] = lambda: _around(
-            ours(precision=precision), _tensor_by_tensor
-        )
     if cell.token_ratio < 1:
-        makers["token scores with the N×N matrix"] = lambda: _around(
-            ours(precision=precision), _square_scores
+        makers["token scores with the N×N matrix"] = ours(
+            partial(patch.object, TokenSelector, "scores", _square_scores)
         )
-        makers["all tokens (λ = 1)"] = partial(
-            make_ours,
-            replace(cell, token_ratio=1.0),
-            sizes,
-            device,
-            batches,
-            precision=precision,
-            cuda_graph=cuda_graph,
-        )
-    if cuda_graph:
-        makers[LAUNCHED] = partial(ours, precision=precision, cuda_graph=False)
-    if compiled:
-        makers[COMPILED] = partial(ours, precision=precision, compile=True)
+        whole = replace(cell, token_ratio=1.0)
+        makers["all tokens (λ = 1)"] = partial(make_ours, whole, sizes, device, batches, **settings)
+    if settings.get("cuda_graph"):
+        makers["kernels launched one by one"] = ours(cuda_graph=False)
     return makers
 
 
-def _around(runner: Runner, context: Callable) -> Runner:
-    runner.around = context
-    return runner
-
-
-def _attached_weight_gradient(model: SuperNet, batch: Batch) -> tuple[list[Tensor], Tensor, Tensor]:
+def _attached_weight_gradient(model: Any, batch: Any) -> tuple[list[Tensor], Tensor, Tensor]:
     """As `dasvit.search.architect.weight_gradient`, the graph leading back to alpha."""
     images, labels = batch
     logits = model(images)
@@ -117,74 +103,48 @@ def _plain_adamw(runner: Runner) -> Runner:
     return runner
 
 
-def _kept_gelu() -> Any:
+def _kept_gelu(
+    scales: Tensor,
+    widths: Sequence[int],
+    columns: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    inputs: Sequence[Tensor],
+    hidden: Tensor | None = None,
+) -> Tensor:
     """GELU's values are kept for the backward pass beside what they are computed from."""
-
-    def kept(
-        scales: Tensor,
-        widths: Sequence[int],
-        columns: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        inputs: Sequence[Tensor],
-        hidden: Tensor | None = None,
-    ) -> Tensor:
-        units = [] if hidden is None else F.gelu(hidden).split([*widths[len(inputs) :]], dim=1)
-        return weighted_linear(scales, widths, columns, weight, bias, [*inputs, *units])
-
-    return patch.object(dasvit.spaces.cell.fused, "weighted_linear", kept)
+    units = [] if hidden is None else F.gelu(hidden).split([*widths[len(inputs) :]], dim=1)
+    return weighted_linear(scales, widths, columns, weight, bias, [*inputs, *units])
 
 
-def _no_outputs() -> Any:
-    """Nor on edges that read the first tokens, in alpha's passes."""
-
-    def never(
-        scales: Tensor,
-        widths: Sequence[int],
-        columns: Tensor,
-        weight: Tensor,
-        bias: Tensor,
-        inputs: Sequence[Tensor],
-        hidden: Tensor | None = None,
-    ) -> Tensor:
-        return _WeightedLinear.apply(scales, columns, weight, bias, hidden, *inputs)
-
-    return patch.object(dasvit.spaces.cell.fused, "weighted_linear", never)
+def _square_scores(self: TokenSelector, patches: Tensor) -> Tensor:
+    query, key = self.query(patches), self.key(patches)
+    return (query @ key.transpose(1, 2) / patches.shape[-1] ** 0.5).mean(dim=2)
 
 
-@contextmanager
-def _tensor_by_tensor():
-    """The arithmetic of w' and of w ± εv without PyTorch's operations on lists of tensors."""
-    add = torch._foreach_add_
-
-    def add_(xs: list[Tensor], ys: Any, **alpha: float) -> None:
-        if not isinstance(ys, list):  # an optimiser counts its steps
-            add(xs, ys, **alpha)
-            return
-        for x, y in zip(xs, ys, strict=True):
-            x.add_(y, **alpha)
-
-    def copy_(xs: list[Tensor], ys: list[Tensor]) -> None:
-        for x, y in zip(xs, ys, strict=True):
-            x.copy_(y)
-
-    def mul(xs: list[Tensor], by: Tensor) -> list[Tensor]:
-        return [x * by for x in xs]
-
-    with ExitStack() as stack:
-        for name, loop in (("add_", add_), ("copy_", copy_), ("mul", mul)):
-            stack.enter_context(
-                patch.object(dasvit.search.architect.torch, f"_foreach_{name}", loop)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = common_arguments(__doc__, "ablation.json")
+    parser.add_argument(
+        "--batches", type=int, nargs=1, help="batch size (64 on a GPU, 16 on a CPU)"
+    )
+    args = parser.parse_args(argv)
+    try:
+        device, sizes, out = prepare(args, SCHEMA)
+    except ValueError as error:
+        parser.error(" ".join(str(error).split()))
+    for order in args.orders:
+        for ratio in args.ratios:
+            cell = Cell(stage=1, token_ratio=ratio, batch_size=args.batches[0], order=order)
+            settings = {"compile": args.compile, "cuda_graph": args.cuda_graph}
+            makers = ablations(cell, sizes, device, precision=args.precision, **settings)
+            found = compare(
+                makers, device, rounds=args.rounds, seconds=args.seconds, clock=args.clock
             )
-        yield
+            out["rows"] += [asdict(cell) | {"variant": name} | row for name, row in found.items()]
+            out.save()
+    print(*tables([out]), sep="\n\n")
+    print(f"results: {args.out}")
 
 
-@contextmanager
-def _square_scores():
-    def scores(self: TokenSelector, patches: Tensor) -> Tensor:
-        query, key = self.query(patches), self.key(patches)
-        return (query @ key.transpose(1, 2) / patches.shape[-1] ** 0.5).mean(dim=2)
-
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(TokenSelector, "scores", scores))
-        yield
+if __name__ == "__main__":
+    main()

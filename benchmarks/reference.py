@@ -3,7 +3,7 @@
 What one writes first: each candidate a module of its own, called one after the other, outputs
 scaled and summed; attention by its formula; token scores with the N×N matrix; `loss.backward()`
 in both passes; PyTorch's defaults everywhere else. The mathematics is that of `dasvit.search.step`,
-which `tests/test_benchmark_reference.py` checks in float64. Of `dasvit` only settings and the
+which `tests/benchmarks/test_reference.py` checks in float64. Of `dasvit` only settings and the
 order of the edges are used here.
 """
 
@@ -15,13 +15,11 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from dasvit.search.config import SearchConfig
 from dasvit.spaces.cell.genotype import edge_list
 
-__all__ = ["ReferenceNet", "ReferenceStep", "loader"]
+__all__ = ["ReferenceNet", "ReferenceStep"]
 
 Batch = tuple[Tensor, Tensor]
 
@@ -34,12 +32,13 @@ class Zero(nn.Module):
 
 
 class MSA(nn.Module):
-    """Pre-norm multi-head self-attention (Eq. 1-3)."""
+    """Pre-norm multi-head self-attention (Eq. 1-3). The norms of candidates have no gain and bias:
+    the linear layer behind can hold them."""
 
-    def __init__(self, dim: int, heads: int, *, norm_affine: bool) -> None:
+    def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm = nn.LayerNorm(dim, elementwise_affine=norm_affine)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
@@ -55,9 +54,9 @@ class MSA(nn.Module):
 class MLP(nn.Module):
     """Pre-norm two-layer perceptron (Eq. 4)."""
 
-    def __init__(self, dim: int, ratio: float, *, norm_affine: bool) -> None:
+    def __init__(self, dim: int, ratio: float) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim, elementwise_affine=norm_affine)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.fc1 = nn.Linear(dim, round(dim * ratio))
         self.fc2 = nn.Linear(round(dim * ratio), dim)
 
@@ -65,7 +64,7 @@ class MLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(self.norm(x))))
 
 
-def _candidate(name: str, dim: int, *, norm_affine: bool) -> nn.Module:
+def _candidate(name: str, dim: int) -> nn.Module:
     """`zero`, `identity`, `msa_h<heads>` or `mlp_r<ratio>`."""
     if name == "zero":
         return Zero()
@@ -73,8 +72,8 @@ def _candidate(name: str, dim: int, *, norm_affine: bool) -> nn.Module:
         return nn.Identity()
     kind, value = name.split("_")
     if kind == "msa":
-        return MSA(dim, int(value[1:]), norm_affine=norm_affine)
-    return MLP(dim, float(value[1:]), norm_affine=norm_affine)
+        return MSA(dim, int(value[1:]))
+    return MLP(dim, float(value[1:]))
 
 
 def _sum(terms: Sequence[Tensor]) -> Tensor:
@@ -84,9 +83,9 @@ def _sum(terms: Sequence[Tensor]) -> Tensor:
 class MixedEdge(nn.Module):
     """Eq. 8: the weighted sum of an edge's candidates."""
 
-    def __init__(self, names: Sequence[str], dim: int, *, norm_affine: bool) -> None:
+    def __init__(self, names: Sequence[str], dim: int) -> None:
         super().__init__()
-        self.ops = nn.ModuleList(_candidate(name, dim, norm_affine=norm_affine) for name in names)
+        self.ops = nn.ModuleList(_candidate(name, dim) for name in names)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         return _sum([w * op(x) for w, op in zip(weights, self.ops, strict=True)])
@@ -95,14 +94,10 @@ class MixedEdge(nn.Module):
 class Encoder(nn.Module):
     """One layer: nodes sum their incoming edges (Eq. 9), the output sums the nodes (Eq. 22)."""
 
-    def __init__(
-        self, edge_ops: Sequence[Sequence[str]], dim: int, num_nodes: int, *, norm_affine: bool
-    ) -> None:
+    def __init__(self, edge_ops: Sequence[Sequence[str]], dim: int, num_nodes: int) -> None:
         super().__init__()
         self.num_nodes = num_nodes
-        self.edges = nn.ModuleList(
-            MixedEdge(names, dim, norm_affine=norm_affine) for names in edge_ops
-        )
+        self.edges = nn.ModuleList(MixedEdge(names, dim) for names in edge_ops)
 
     def forward(self, before_last: Tensor, last: Tensor, weights: Tensor) -> Tensor:
         states = [before_last, last]
@@ -160,20 +155,17 @@ class ReferenceNet(nn.Module):
         channels: of the images.
         num_classes: outputs.
         precision: "fp32", or "bf16" for bfloat16 autocast.
-        norm_affine: LayerNorms of the candidates with a gain and a bias; the space of `dasvit` has
-            none, since the linear layer behind can hold them.
     """
 
     def __init__(
         self,
         config: SearchConfig,
         edge_ops: Sequence[Sequence[str]],
-        *,
         num_layers: int,
+        *,
         channels: int,
         num_classes: int,
         precision: str = "fp32",
-        norm_affine: bool = False,
     ) -> None:
         super().__init__()
         dim = config.dim
@@ -181,8 +173,7 @@ class ReferenceNet(nn.Module):
         self.embedding = Embedding(config.data.image_size, config.patch_size, channels, dim)
         self.selector = TokenSelector(dim, config.token_ratio) if config.token_ratio < 1 else None
         self.cells = nn.ModuleList(
-            Encoder(edge_ops, dim, config.num_nodes, norm_affine=norm_affine)
-            for _ in range(num_layers)
+            Encoder(edge_ops, dim, config.num_nodes) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
@@ -202,12 +193,16 @@ class ReferenceNet(nn.Module):
             tokens = self.embedding(images)
             if self.selector is not None:
                 tokens = self.selector(tokens)
-            operation_weights = self.alpha.softmax(dim=-1)
-            before_last, last = tokens, tokens
-            for cell in self.cells:
-                before_last, last = last, cell(before_last, last, operation_weights)
-            logits = self.head(self.norm(last[:, 0]))
+            logits = self.head(self.norm(self.encode(tokens)[:, 0]))
         return logits.to(self.alpha.dtype)
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """The output of the last layer, (batch, tokens, dim)."""
+        operation_weights = self.alpha.softmax(dim=-1)
+        before_last, last = tokens, tokens
+        for cell in self.cells:
+            before_last, last = last, cell(before_last, last, operation_weights)
+        return last
 
 
 class ReferenceStep:
@@ -321,38 +316,3 @@ class ReferenceStep:
             l2 = l2 + config.zeta1 * (total - config.gamma_max).clamp(min=0)
             l2 = l2 + config.zeta2 * (config.gamma_min - total).clamp(min=0)
         return config.skip_weight * l1 + config.type_weight * l2
-
-
-class _Images(Dataset[tuple[Tensor, int]]):
-    def __init__(self, images: Tensor, labels: Tensor, image_size: int) -> None:
-        self.images, self.labels = images, labels
-        self.transform = v2.Compose(
-            [
-                v2.RandomCrop(images.shape[-1], padding=images.shape[-1] // 8),
-                v2.RandomHorizontalFlip(),
-                v2.Resize((image_size, image_size), antialias=True),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize([0.5] * images.shape[1], [0.25] * images.shape[1]),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(self.images[index]), int(self.labels[index])
-
-
-def loader(
-    images: Tensor, labels: Tensor, *, image_size: int, batch_size: int, workers: int, pin: bool
-) -> DataLoader[tuple[Tensor, int]]:
-    """Shuffled, augmented batches of uint8 images (N, channels, height, width), image by image."""
-    return DataLoader(
-        _Images(images, labels, image_size),
-        batch_size=batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        pin_memory=pin,
-        persistent_workers=workers > 0,
-    )

@@ -4,7 +4,7 @@
     python benchmarks/sweep_cost.py slots --out slots.json
     python benchmarks/sweep_cost.py parts --run runs/slots2 --out parts.json
 
-Each writes JSON with machine, versions and commit. docs/scaling.md states the results.
+Each writes JSON with machine, versions and commit. docs/cluster.md states the results.
 """
 
 import json

@@ -1,18 +1,20 @@
-"""What is measured: a stage of the search at a token ratio, a batch size and an order; ours and the
-plain reference on the same weights and the same batches."""
+"""What is measured: a step of the search in one of its stages, at a token ratio λ, a batch size and
+an order; ours and the plain reference on the same weights and the same batches.
+
+Every configuration of a benchmark is made in `search_config`.
+"""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
 from dasvit.spaces.cell.prune import first_stage_ops, prune
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.flops import Passes, count_passes, step_flops
-from benchmarks.measure import bytes_of
 from benchmarks.reference import ReferenceNet, ReferenceStep
 from dasvit.data.batch import Batch
 from dasvit.data.config import DataConfig
@@ -25,105 +27,110 @@ from dasvit.spaces.cell.fused import FusedCell
 from dasvit.spaces.cell.supernet import SuperNet
 from dasvit.spaces.cell.tokens import num_selected
 
-__all__ = [
-    "Cell",
-    "Runner",
-    "Sizes",
-    "literal_state",
-    "make_batches",
-    "make_ours",
-    "make_reference",
-    "stage_candidates",
-]
+__all__ = ["Cell", "Runner", "Sizes", "candidates", "make_batches", "make_ours", "make_reference"]
 
 CHANNELS, CLASSES = 3, 10
-XI = 1e-3
-"""ξ of second order; its value does not change the work."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sizes:
-    """Width and image of the network; the rest is the paper's.
-
-    Attributes:
-        dim: embedding dimension.
-        image_size: side in pixels.
-        patch_size: side in pixels.
-    """
+    """Width, images and patches (sides in pixels) of the network; the rest is the paper's."""
 
     dim: int
     image_size: int
     patch_size: int
 
-    @property
-    def num_patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
+    @classmethod
+    def of(cls, name: str) -> "Sizes":
+        """The paper's, a small one for CPUs, or a tiny one to try a program with."""
+        dim, image_size, patch_size = {
+            "paper": (768, 224, 16),
+            "small": (192, 32, 4),
+            "tiny": (48, 16, 4),
+        }[name]
+        return cls(dim=dim, image_size=image_size, patch_size=patch_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One row of the table.
+    """Which step.
 
     Attributes:
         stage: 1, 2 or 3.
         token_ratio: λ.
         batch_size: images of each of the two batches of a step.
-        order: 1 or 2.
+        order: of the gradient of alpha, 1 or 2.
     """
 
     stage: int
     token_ratio: float
-    batch_size: int
-    order: int
+    batch_size: int = 1
+    order: int = 1
 
-    def config(self, sizes: Sizes, **changes: Any) -> SearchConfig:
-        """The search that has this step."""
-        config = SearchConfig(
-            data=DataConfig(image_size=sizes.image_size),
-            dim=sizes.dim,
-            patch_size=sizes.patch_size,
-            token_ratio=self.token_ratio,
-            batch_size=self.batch_size,
-            xi=XI if self.order == 2 else 0.0,
-        )
-        return replace(config, **changes)
-
-    def passes(self, sizes: Sizes) -> Passes:
-        """Useful operations an image."""
-        config = self.config(sizes)
-        patches = sizes.num_patches
-        kept = num_selected(patches, self.token_ratio) if self.token_ratio < 1 else patches
-        return count_passes(
-            stage_candidates(config)[self.stage - 1],
-            num_layers=config.stage_layers[self.stage - 1],
-            num_nodes=config.num_nodes,
-            tokens=1 + kept,
-            dim=sizes.dim,
+    def __str__(self) -> str:
+        return (
+            f"stage {self.stage}, λ = {self.token_ratio:g}, batch {self.batch_size}, "
+            f"order {self.order}"
         )
 
-    def flops(self, sizes: Sizes) -> int:
-        """Useful operations of a step."""
-        return step_flops(self.passes(sizes), self.batch_size, self.order)
+
+def search_config(cell: Cell, sizes: Sizes, **changes: Any) -> SearchConfig:
+    """The search that has this step; `changes` are settings of `SearchConfig`."""
+    config = SearchConfig(
+        data=DataConfig(image_size=sizes.image_size),
+        dim=sizes.dim,
+        patch_size=sizes.patch_size,
+        token_ratio=cell.token_ratio,
+        batch_size=cell.batch_size,
+        xi=1e-3 if cell.order == 2 else 0.0,  # its value does not change the work
+    )
+    return replace(config, **changes)
 
 
-def stage_candidates(config: SearchConfig) -> list[EdgeOps]:
-    """Candidates of each edge, stage by stage: pruned by alphas drawn at random, always the same.
-    The stages that a search enters are others, and cost more or less by what survives."""
-    return _pruned(config.operations, config.num_nodes, config.stage_ops)
-
-
-@lru_cache
-def _pruned(
-    operations: tuple[str, ...], num_nodes: int, stage_ops: tuple[int, ...]
-) -> list[EdgeOps]:
-    edge_ops: EdgeOps = first_stage_ops(operations, num_nodes)
-    found = [edge_ops]
+@cache
+def candidates(stage: int) -> EdgeOps:
+    """Candidates of each edge in a stage (1, 2, 3): pruned by alphas drawn at random, always the
+    same. The stages that a search enters are others, and cost more or less by what survives."""
+    config = SearchConfig()
+    edge_ops: EdgeOps = first_stage_ops(config.operations, config.num_nodes)
     draw = generator("benchmark candidates")
     alpha = torch.randn(len(edge_ops), len(edge_ops[0]), generator=draw)
-    for num_ops in stage_ops[1:]:
+    for num_ops in config.stage_ops[1:stage]:
         edge_ops, alpha = prune(alpha, edge_ops, num_ops)
-        found.append(edge_ops)
-    return found
+    return edge_ops
+
+
+def useful_flops(cell: Cell, sizes: Sizes) -> int:
+    """Operations, two per multiply-add, of the products that a step cannot do without: those of
+    linear layers and attention in the encoders. Embedding, token selection and head are not among
+    them. A backward pass counts what the chain rule needs for the gradients asked for: none with
+    respect to weights in a pass that updates alpha alone."""
+    full, alpha = _pass_flops(cell.stage, cell.token_ratio, sizes)
+    # Second order: a full pass for w', one at w', and two for the finite difference.
+    step = full + (alpha if cell.order == 1 else 2 * full + 2 * alpha)
+    return cell.batch_size * step
+
+
+@cache
+def _pass_flops(stage: int, token_ratio: float, sizes: Sizes) -> tuple[int, int]:
+    """Of an image: forward and backward with the gradients of weights and tokens, and with that of
+    alpha alone. Counted on the plain reference, whose attention computes nothing anew."""
+    config = search_config(Cell(stage=stage, token_ratio=token_ratio), sizes)
+    patches = (sizes.image_size // sizes.patch_size) ** 2
+    kept = num_selected(patches, token_ratio) if token_ratio < 1 else patches
+    edge_ops, layers = candidates(stage), config.stage_layers[stage - 1]
+    with torch.device("meta"):
+        model = ReferenceNet(config, edge_ops, layers, channels=3, num_classes=2)
+
+    def one_pass(*, weights: bool) -> int:
+        for p in model.weights():
+            p.requires_grad_(weights)
+        tokens = torch.empty(1, 1 + kept, sizes.dim, device="meta", requires_grad=weights)
+        with FlopCounterMode(display=False) as counter:
+            model.encode(tokens).sum().backward()
+        return counter.get_total_flops()
+
+    return one_pass(weights=True), one_pass(weights=False)
 
 
 def make_batches(cell: Cell, sizes: Sizes, device: torch.device) -> tuple[Batch, Batch]:
@@ -143,7 +150,6 @@ class Runner:
     """A way to take the step, on the device.
 
     Args:
-        model: the network.
         step: called with the two batches and `weight_lr`.
         batches: for the weights and for alpha.
         warm_up: steps before all steps are alike, at least 2.
@@ -153,13 +159,10 @@ class Runner:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        step: BilevelStep | ReferenceStep,
-        batches: tuple[Batch, Batch],
-        warm_up: int = 2,
+        self, step: BilevelStep | ReferenceStep, batches: tuple[Batch, Batch], warm_up: int = 2
     ) -> None:
-        self.model, self.step, self.batches, self.warm_up = model, step, batches, warm_up
+        self.step, self.batches, self.warm_up = step, batches, warm_up
+        self.model: nn.Module = step.model
         self.around: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __call__(self) -> None:
@@ -172,7 +175,10 @@ class Runner:
             p.grad = None
         optimizers = (self.step.weight_optimizer, self.step.alpha_optimizer)
         states = [v for o in optimizers for state in o.state.values() for v in state.values()]
-        return bytes_of([*self.model.parameters(), *self.model.buffers(), *states])
+        tensors = (*self.model.parameters(), *self.model.buffers(), *states)
+        storages = [t.untyped_storage() for t in tensors if isinstance(t, Tensor)]
+        # A memory's own address is 0 where there is no data.
+        return sum({s._cdata: s.nbytes() for s in storages}.values())
 
 
 def make_ours(
@@ -183,13 +189,12 @@ def make_ours(
     **changes: Any,
 ) -> Runner:
     """`dasvit`'s step; `changes` are settings of `SearchConfig`."""
-    config = cell.config(sizes, **changes)
-    edge_ops = stage_candidates(config)[cell.stage - 1]
+    config = search_config(cell, sizes, **changes)
     seed_everything(derive_seed("benchmark weights"))
     with device:  # drawing hundreds of millions of weights elsewhere takes longer than the steps
         model = build_supernet(
             config,
-            edge_ops,
+            candidates(cell.stage),
             num_layers=config.stage_layers[cell.stage - 1],
             in_channels=CHANNELS,
             num_classes=CLASSES,
@@ -197,7 +202,7 @@ def make_ours(
     if config.compile:
         model.compile_encoders()
     graphed = config.cuda_graph and device.type == "cuda"
-    return Runner(model, BilevelStep(config, model), batches, warm_up=WARM_UP + 1 if graphed else 2)
+    return Runner(BilevelStep(config, model), batches, warm_up=WARM_UP + 1 if graphed else 2)
 
 
 def make_reference(
@@ -209,18 +214,14 @@ def make_reference(
     *,
     same_weights: bool = True,
 ) -> Runner:
-    """The plain step.
-
-    Args:
-        same_weights: start from the weights that ours starts from.
-    """
-    config = cell.config(sizes)
-    edge_ops = stage_candidates(config)[cell.stage - 1]
+    """The plain step; with `same_weights` it starts from those that ours starts from."""
+    config = search_config(cell, sizes)
+    layers = config.stage_layers[cell.stage - 1]
     with device:
         model = ReferenceNet(
             config,
-            edge_ops,
-            num_layers=config.stage_layers[cell.stage - 1],
+            candidates(cell.stage),
+            layers,
             channels=CHANNELS,
             num_classes=CLASSES,
             precision=precision,
@@ -229,7 +230,7 @@ def make_reference(
         ours = make_ours(cell, sizes, device, batches).model
         assert isinstance(ours, SuperNet)
         model.load_state_dict(literal_state(ours))
-    return Runner(model, ReferenceStep(config, model), batches)
+    return Runner(ReferenceStep(config, model), batches)
 
 
 def literal_state(model: SuperNet) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from support.cli_calls import call, succeed, workdir  # noqa: F401
 from support.retrain_runs import few_retrained, genotype_path  # noqa: F401
-from support.search_runs import checkpoints_at_once, few_searched, whole_search  # noqa: F401
 from support.trained_runs import own, trained_encoder  # noqa: F401
 from torch import Tensor, nn
 

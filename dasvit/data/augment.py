@@ -24,10 +24,10 @@ __all__ = ["OPERATIONS", "Draws", "apply_operation", "augment", "cut_box", "draw
 
 Images = UInt8[Tensor, "batch channels height width"]
 Draws = dict[str, Tensor]
-"""What the images of a batch drew, one row per image: `offset` (in pixels), `box` (four numbers in
-[0, 1)), `mirror`, `operations` (number and sign of each of RandAugment's)."""
+"""What the images of a batch drew, one row per image: `offset` in pixels, `box` as in `cut_box`,
+`mirror`, `operations` (number and sign of each of RandAugment's)."""
 
-_AREA, _LOG_RATIO = (0.08, 1.0), math.log(4 / 3)
+_AREA, _LOG_RATIO, _TRIES = (0.08, 1.0), math.log(4 / 3), 10  # v2.RandomResizedCrop's
 _RAND_AUGMENT = v2.RandAugment()  # two operations per image, magnitude 9 of 0 to 30
 OPERATIONS = tuple(_RAND_AUGMENT._AUGMENTATION_SPACE)
 """RandAugment's (Cubuk et al., 2020), by torchvision's names."""
@@ -47,8 +47,8 @@ def draw_augmentation(kind: str, batch: int, side: int, generator: torch.Generat
     if kind == "none":
         return {}
     if kind == "resized_crop":
-        *box, mirror = torch.rand(5, batch, generator=generator)
-        return {"box": torch.stack(box, 1), "mirror": mirror < 0.5}
+        numbers = torch.rand(batch, 3 + 2 * _TRIES, generator=generator)
+        return {"mirror": numbers[:, 0] < 0.5, "box": numbers[:, 1:]}
     reach = max(1, side // 8)
     draws = {"offset": torch.randint(0, 2 * reach + 1, (2, batch), generator=generator).T}
     if kind != "shift":
@@ -91,14 +91,23 @@ def _shift(images: Images, offset: Int[Tensor, "batch 2"]) -> Images:
 def cut_box(
     image: UInt8[Tensor, "channels height width"], box: Sequence[float], size: int
 ) -> UInt8[Tensor, "channels size size"]:
-    """A box of 8 to 100 % of the area and 3/4 to 4/3 of the ratio, resized to a square: the usual
-    crop of training on ImageNet. What would not fit into the image is cut off."""
+    """A part of 8 to 100 % of the area and 3/4 to 4/3 of the ratio, resized to a square: the usual
+    crop of training on ImageNet, spread as v2.RandomResizedCrop's.
+
+    Args:
+        box: place from the left and from the top, then area and ratio until they fit into the
+            image, all in [0, 1). If none does, what sticks out is cut off.
+    """
     height, width = image.shape[-2:]
-    area = (_AREA[0] + box[0] * (_AREA[1] - _AREA[0])) * height * width
-    ratio = math.exp((2 * box[1] - 1) * _LOG_RATIO)
-    tall = min(height, max(1, round(math.sqrt(area / ratio))))
-    wide = min(width, max(1, round(math.sqrt(area * ratio))))
-    top, left = int(box[3] * (height - tall + 1)), int(box[2] * (width - wide + 1))
+    tall = wide = 0
+    for share, ratio in zip(box[2::2], box[3::2], strict=True):
+        area = (_AREA[0] + share * (_AREA[1] - _AREA[0])) * height * width
+        stretch = math.exp((ratio - 0.5) * _LOG_RATIO)  # the square root of the ratio
+        tall, wide = round(math.sqrt(area) / stretch), round(math.sqrt(area) * stretch)
+        if 0 < tall <= height and 0 < wide <= width:
+            break
+    tall, wide = min(max(tall, 1), height), min(max(wide, 1), width)
+    top, left = int(box[1] * (height - tall + 1)), int(box[0] * (width - wide + 1))
     return V.resized_crop(image, top, left, tall, wide, [size, size], antialias=True)
 
 

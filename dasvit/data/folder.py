@@ -13,7 +13,7 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms.v2 import functional as V
 
 from dasvit.data.config import DataConfig
-from dasvit.data.images import map_images, square_pixels, why_unreadable
+from dasvit.data.images import read_images, square_pixels
 from dasvit.data.splits import ImageData, data_from_arrays
 from dasvit.data.stream import FolderSplit, Sample
 from dasvit.run.files import write_atomic
@@ -61,25 +61,23 @@ class FoundImages:
     test: tuple[Sample, ...]
     other: tuple[str, ...]
 
-    def without(self, bad: Sequence[str]) -> "FoundImages":
-        """The same without some paths.
+    def without(self, bad: Mapping[str, str]) -> "FoundImages":
+        """The same without what cannot be read.
 
         Raises:
             ValueError: a class is left with no image in training or in test.
         """
-        gone = set(bad)
-        left = [[s for s in part if s[0] not in gone] for part in (self.train, self.test)]
-        for name, before, after in zip(
-            ("training", "test"), (self.train, self.test), left, strict=True
-        ):
-            rest = {label for _, label in after}
-            for path, label in before:
-                if label not in rest:
+        parts = {"training": self.train, "test": self.test}
+        for name, samples in parts.items():
+            parts[name] = tuple(sample for sample in samples if sample[0] not in bad)
+            left = {label for _, label in parts[name]}
+            for path, label in samples:
+                if label not in left:
                     raise ValueError(
                         f"{self.root}: none of the {name} images of class {self.classes[label]} "
-                        f"can be read; {why_unreadable(path)}"
+                        f"can be read; {bad[path]}"
                     )
-        return replace(self, train=tuple(left[0]), test=tuple(left[1]))
+        return replace(self, train=parts["training"], test=parts["test"])
 
 
 def find_images(root: Path, *, test_fraction: float, classes: tuple[str, ...] = ()) -> FoundImages:
@@ -132,18 +130,14 @@ def _class_names(folder: Path) -> tuple[str, ...]:
 
 def _samples(folder: Path, classes: Sequence[str]) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     """Images that are read, and files that are images of other formats."""
-    formats = (*Image.registered_extensions(), ".heic", ".heif")
-    first: dict[tuple[str, str], str] = {}
+    formats = (*IMG_EXTENSIONS, *Image.registered_extensions(), ".heic", ".heif")
 
     @cache
     def listed(place: str) -> bool:
-        """Not hidden, and not a folder that was listed before: links may lead in a circle."""
+        """Not hidden, and not by a link that leads in a circle."""
         parts = Path(place).relative_to(folder).parts
-        real = os.path.realpath(place)
-        return (
-            not any(part.startswith(".") for part in parts)
-            and first.setdefault((parts[0], real), place) == place
-        )
+        real = {os.path.realpath(folder.joinpath(*parts[:end])) for end in range(len(parts) + 1)}
+        return len(real) > len(parts) and not any(part.startswith(".") for part in parts)
 
     def is_image(path: str) -> bool:
         place, name = os.path.split(path)
@@ -164,20 +158,18 @@ def _samples(folder: Path, classes: Sequence[str]) -> tuple[tuple[Sample, ...], 
 def _hold_out(
     samples: tuple[Sample, ...], classes: Sequence[str], fraction: float
 ) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    train: list[Sample] = []
-    test: list[Sample] = []
+    held: set[str] = set()
     for label, name in enumerate(classes):
-        own = [sample for sample in samples if sample[1] == label]
+        own = [path for path, given in samples if given == label]
         if len(own) < 2:
             raise ValueError(
                 f"class {name} has a single image; one to train on and one to test on are needed"
             )
         order = torch.randperm(len(own), generator=generator("test images", name)).tolist()
         count = min(len(own) - 1, max(1, round(fraction * len(own))))
-        held = set(order[:count])
-        for i, sample in enumerate(own):
-            (test if i in held else train).append(sample)
-    return tuple(train), tuple(test)
+        held.update(own[i] for i in order[:count])
+    train = tuple(sample for sample in samples if sample[0] not in held)
+    return train, tuple(sample for sample in samples if sample[0] in held)
 
 
 def folder_data(found: FoundImages, config: DataConfig, device: torch.device) -> ImageData:
@@ -201,7 +193,7 @@ def folder_data(found: FoundImages, config: DataConfig, device: torch.device) ->
     return (_held if held else _streamed)(found, config, device)
 
 
-def _skipped(found: FoundImages, bad: Sequence[str]) -> tuple[str, ...]:
+def _skipped(found: FoundImages, bad: Mapping[str, str]) -> tuple[str, ...]:
     """What is left out, in names that can be printed and written."""
     names = (*bad, *found.other)
     return tuple(os.fsencode(name).decode("utf-8", "backslashreplace") for name in names)
@@ -214,9 +206,7 @@ def _held(found: FoundImages, config: DataConfig, device: torch.device) -> Image
         small = image.width == image.height <= size
         return square_pixels(image, None, None if small else size)
 
-    paths = [path for path, _ in (*found.train, *found.test)]
-    pixels = {path: x for path, x in map_images(read, paths) if x is not None}
-    bad = [path for path in paths if path not in pixels]
+    pixels, bad = read_images(read, [path for path, _ in (*found.train, *found.test)])
     left = found.without(bad)
     channels = max(len(pixels[path]) for path, _ in left.train)
     # Small images of one size stay as they are and are enlarged batch by batch on the device.
@@ -257,8 +247,7 @@ def _verified(found: FoundImages, size: int) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["kind"] == _RECORD:
             # A disk that stumbled once is not held against an image.
-            again = map_images(lambda image: True, record["bad"])
-            return record | {"bad": [name for name, fine in again if not fine]}
+            return record | {"bad": read_images(lambda image: True, record["bad"])[1]}
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or none that can be used
     record = {"kind": _RECORD, **_verify(found, size)}
@@ -276,9 +265,8 @@ def _verify(found: FoundImages, size: int) -> dict[str, Any]:
         pixels = square_pixels(image, None, side).double().div_(255)
         return torch.stack([pixels.mean((1, 2)), pixels.square().mean((1, 2))])
 
-    looked = dict(map_images(moments, [path for path, _ in (*found.train, *found.test)]))
-    bad = [path for path, fact in looked.items() if fact is None]
-    of_train = [fact for path, _ in found.without(bad).train if (fact := looked[path]) is not None]
+    looked, bad = read_images(moments, [path for path, _ in (*found.train, *found.test)])
+    of_train = [looked[path] for path, _ in found.without(bad).train]
     channels = max(fact.shape[1] for fact in of_train)
     mean, square = torch.stack([fact.expand(2, channels) for fact in of_train]).mean(dim=0)
     std = (square - mean.square()).clamp(min=(1 / 255) ** 2).sqrt()

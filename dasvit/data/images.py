@@ -1,7 +1,7 @@
 """Image files, decoded and cut to the size and the channels that a network takes."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from multiprocessing.pool import ThreadPool
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as V
 
 from dasvit.run.files import first_line
 
-__all__ = ["map_images", "open_image", "square_pixels", "why_unreadable"]
+__all__ = ["open_image", "read_images", "square_pixels"]
 
 T = TypeVar("T")
 
@@ -47,15 +47,6 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode in _GREY_MODES else "RGB")
 
 
-def why_unreadable(path: str) -> str:
-    """What `open_image` says of an image that it cannot read."""
-    try:
-        open_image(path)
-    except OSError as error:
-        return str(error)
-    return f"{path} could not be read a moment ago"
-
-
 def square_pixels(
     image: Image.Image, channels: int | None, size: int | None
 ) -> UInt8[Tensor, "channels height width"]:
@@ -76,20 +67,24 @@ def square_pixels(
     return V.center_crop(V.resize(pixels, [size], antialias=True), [size, size])
 
 
-def map_images(
-    function: Callable[[Image.Image], T], paths: Sequence[str]
-) -> Iterator[tuple[str, T | None]]:
-    """`function` of every image in order, by several threads; None for one that cannot be read or
-    that `function` cannot take."""
+def read_images(
+    function: Callable[[Image.Image], T], paths: Iterable[str]
+) -> tuple[dict[str, T], dict[str, str]]:
+    """`function` of every image, by path and several threads; and of those that cannot be read,
+    why."""
 
-    def one(path: str) -> T | None:
+    def one(path: str) -> tuple[str, T | None, str]:
         try:
-            return function(open_image(path))
-        except Exception:  # as in `open_image`
-            return None
+            return path, function(open_image(path)), ""
+        except Exception as error:  # as in `open_image`
+            return path, None, first_line(error)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        chunk = 64 * _THREADS  # so that few of a large folder's images are decoded ahead
-        for start in range(0, len(paths), chunk):
-            part = paths[start : start + chunk]
-            yield from zip(part, pool.map(one, part), strict=True)
+    done: dict[str, T] = {}
+    bad: dict[str, str] = {}
+    with ThreadPool(_THREADS) as pool:
+        for path, result, why in pool.imap(one, paths, chunksize=64):
+            if result is None:
+                bad[path] = why
+            else:
+                done[path] = result
+    return done, bad

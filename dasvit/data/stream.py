@@ -65,15 +65,15 @@ class FolderSplit(Split):
             for (pixels, labels), (_, draws) in zip(loader, plan, strict=True):
                 pixels = pixels.to(self.device, non_blocking=True)
                 yield augment(pixels, draws), labels.to(self.device, non_blocking=True)
-        except _UnreadableImagesError as error:  # a worker process puts its traceback before it
-            last = str(error).strip().splitlines()[-1]
-            raise ValueError(last.rpartition(f"{type(error).__name__}: ")[2]) from None
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (_UnreadableImagesError, RuntimeError) as error:
+            *_, last = str(error).strip().splitlines()  # a worker puts its traceback before it
+            if isinstance(error, _UnreadableImagesError):
+                raise ValueError(last.rpartition(f"{type(error).__name__}: ")[2]) from None
+            if "shared memory" not in last and "killed" not in last:
                 raise
             raise ValueError(
-                f"a process that decodes images was killed ({error}); give it more shared memory "
-                "(docker run --shm-size) or add --num-workers 0"
+                f"processes that decode images failed ({last}); give them more shared memory "
+                "(docker run --shm-size), or none with --num-workers 0"
             ) from None
 
 

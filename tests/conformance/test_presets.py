@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from support.plugin_method import BetaDARTS
 
+from dasvit.data.config import DataConfig
 from dasvit.methods import DARTS, DASViT
 from dasvit.presets import PAPER_PRESET, PRESETS, get_preset, modern
 from dasvit.run.settings import config_from_dict, config_to_dict
@@ -44,19 +45,30 @@ def test_conformance(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cifar10", "imagenet100"])
 def test_the_papers_setting(name: str) -> None:
-    """Section IV-A, number by number: all but the data are the defaults."""
+    """Section IV-A, number by number."""
     preset = get_preset(name)
     search = preset.search
     assert preset.needs_gpu and PAPER_PRESET == "cifar10"
-    assert search == SearchConfig(data=search.data)
-    assert preset.retrain == RetrainConfig(data=search.data, model=f"dasvit_{name}")
     assert (search.data.image_size, search.space.patch_size, search.space.dim) == (224, 16, 768)
     assert search.space == CellSpace() and search.method == DASViT()
     assert [(s.num_layers, s.num_ops, s.epochs) for s in search.stages] == [
         (2, 8, 30), (4, 5, 30), (6, 3, 30)
     ]  # fmt: skip
     assert (search.batch_size, search.weight_lr, search.weight_decay) == (64, 1e-3, 5e-2)
+    assert (search.lr_span, search.grad_clip) == ("stage", 0.0)
     assert (search.method.alpha_lr, search.method.alpha_weight_decay) == (3e-4, 1e-3)
+    retrain = preset.retrain
+    assert (retrain.model, retrain.data) == (f"dasvit_{name}", search.data)
+    assert (retrain.dim, retrain.depth, retrain.patch_size, retrain.vit_heads) == (768, 12, 16, 12)
+    assert (retrain.epochs, retrain.warmup_epochs, retrain.warmup_lr) == (500, 20, 1e-6)
+    assert (retrain.batch_size, retrain.lr, retrain.weight_decay) == (128, 1e-3, 5e-2)
+    assert retrain.grad_clip == 0.0
+
+
+def test_settings_of_python_begin_where_the_command_line_does() -> None:
+    digits = get_preset("digits")
+    assert (digits.search, digits.retrain) == (SearchConfig(), RetrainConfig())
+    assert digits.search.data == digits.retrain.data == DataConfig()
 
 
 def test_digits_is_the_papers_search_at_a_small_size() -> None:

@@ -158,6 +158,12 @@ def headings(page: Path) -> list[str]:
     return [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
+def test_pages_that_the_code_names_exist() -> None:
+    code = (p for top in FOLDERS.split("|") for p in (ROOT / top).rglob("*.py"))
+    named = (m for p in code for m in re.findall(r"docs/[\w/-]+\.\w+", p.read_text("utf-8")))
+    assert not {name for name in named if name.endswith(".md") and not (ROOT / name).exists()}
+
+
 def test_every_data_file_is_read_by_a_page() -> None:
     """docs/results holds what a page shows, and the numbers behind it (the same stem)."""
     text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md"))

@@ -1,9 +1,12 @@
-"""What tests of data sets and of splits do with batches."""
+"""What tests of data sets do with images and batches."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from dasvit.data.splits import Split
@@ -22,7 +25,7 @@ def assert_equal(left: tuple[Tensor, Tensor], right: tuple[Tensor, Tensor]) -> N
 
 
 def as_keys(images: Tensor) -> list[bytes]:
-    """One hashable value an image."""
+    """One hashable value per image."""
     return [image.numpy().tobytes() for image in images]
 
 
@@ -32,3 +35,21 @@ def shifted(image: Tensor, down: int, right: int, flip: bool) -> Tensor:
     padded = F.pad(image, (width, width, height, height))
     out = padded[:, height - down : 2 * height - down, width - right : 2 * width - right]
     return out.flip(2) if flip else out
+
+
+def write_image(
+    path: Path, *, size: tuple[int, int] = (8, 8), mode: str = "L", seed: int = 0
+) -> None:
+    """An image file of noise, `size` is (width, height)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shape = size[::-1] if mode == "L" else (*size[::-1], 3)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def write_folder(folder: Path, count: int = 5, **options: Any) -> Path:
+    """`count` images each of three classes: cat, dog, owl."""
+    for label, name in enumerate(("cat", "dog", "owl")):
+        for i in range(count):
+            write_image(folder / name / f"{i:02d}.png", seed=100 * label + i, **options)
+    return folder

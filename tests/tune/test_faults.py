@@ -1,4 +1,4 @@
-"""What a sweep survives, done to real ones; docs/reliability.md lists it.
+"""What a sweep survives, done to real ones; docs/cluster.md lists it.
 
 Whatever happened, the end is that of a sweep that nothing happened to: the same trials, epochs,
 genotypes and scores, to the bit.

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,29 +25,27 @@ __all__ = [
 ]
 
 SCORES = ("discretised_accuracy", "supernet_accuracy", "gap")
-"""What a search trial measures (ratios); each of the accuracies can rank."""
+"""What a search measures (ratios); each of the accuracies can rank."""
 
 ABSENT = "none"
 """The vote for no edge: the derivation keeps a few incoming edges per node."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Searches:
-    """Finished searches that belong together, in the order of their names."""
+class _Group:
+    """Finished trials that belong together."""
 
-    trials: tuple[SearchTrial, ...]
+    trials: tuple[Any, ...]
 
     def score(self, name: str) -> Spread:
-        """One of `SCORES` over the trials."""
+        """Mean and deviation of one measurement over the trials."""
         return spread(getattr(trial, name) for trial in self.trials)
 
-    @property
-    def scores(self) -> dict[str, Spread]:
-        return {name: self.score(name) for name in SCORES}
+    def scores(self, names: Iterable[str] = SCORES) -> dict[str, Spread]:
+        return {name: self.score(name) for name in names}
 
 
-@dataclass(frozen=True, slots=True)
-class GenotypeSummary(_Searches):
+class GenotypeSummary(_Group):
     """All searches that derived one encoder."""
 
     @property
@@ -60,8 +58,7 @@ class GenotypeSummary(_Searches):
         return self.trials[0].genotype.canonical_hash
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigSummary(_Searches):
+class ConfigSummary(_Group):
     """All searches with one proposed configuration, over seeds."""
 
     @property
@@ -76,6 +73,14 @@ class ConfigSummary(_Searches):
     def genotypes(self) -> list[str]:
         """What each seed derived, by canonical hash."""
         return [trial.genotype.canonical_hash for trial in self.trials]
+
+
+class ModelSummary(_Group):
+    """All retrainings of one network, over seeds."""
+
+    @property
+    def num_params(self) -> int:
+        return self.trials[0].num_params
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,18 +106,6 @@ class EdgeVote:
         return 1.0 - self.normalised_entropy
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelSummary:
-    """One retrained model over seeds (accuracies on the test set, ratios)."""
-
-    model: str
-    test_top1: Spread
-    test_top5: Spread
-    train_accuracy: Spread
-    num_params: int
-    seconds: Spread
-
-
 def rank_genotypes(trials: Iterable[SearchTrial], metric: str) -> list[GenotypeSummary]:
     """Equal genotypes merged by canonical form, best first.
 
@@ -123,23 +116,28 @@ def rank_genotypes(trials: Iterable[SearchTrial], metric: str) -> list[GenotypeS
         trials: finished ones, in any order.
         metric: the score, an accuracy of `SCORES`.
     """
-    groups = map(GenotypeSummary, _grouped(trials, lambda t: t.genotype.canonical_hash))
+    merged = _grouped(trials, lambda t: t.genotype.canonical_hash)
+    groups = [GenotypeSummary(own) for own in merged]
     return sorted(groups, key=lambda s: (-s.score(metric).mean, -len(s.trials), s.hash))
 
 
 def rank_configs(trials: Iterable[SearchTrial], metric: str) -> list[ConfigSummary]:
     """The proposed configurations with their scores over seeds, best first."""
-    groups = map(ConfigSummary, _grouped(trials, lambda t: t.config_index))
+    groups = [ConfigSummary(own) for own in _grouped(trials, lambda t: t.config_index)]
     return sorted(groups, key=lambda s: (-s.score(metric).mean, s.config_index))
 
 
-def _grouped(
-    trials: Iterable[SearchTrial], key: Callable[[SearchTrial], Hashable]
-) -> list[tuple[SearchTrial, ...]]:
-    groups: dict[Hashable, list[SearchTrial]] = defaultdict(list)
-    for trial in sorted(trials, key=lambda t: (t.config_index, t.seed)):
+def summarize_models(trials: Iterable[RetrainTrial]) -> dict[str, ModelSummary]:
+    """The retrainings of each network over its seeds, by canonical hash or "vit"."""
+    return {own[0].model: ModelSummary(own) for own in _grouped(trials, lambda t: t.model)}
+
+
+def _grouped(trials: Iterable[Any], key: Callable[[Any], Any]) -> list[tuple[Any, ...]]:
+    """Searches go by configuration and seed within a group, retrainings as they come."""
+    groups: dict[Any, list[Any]] = defaultdict(list)
+    for trial in sorted(trials, key=lambda t: (getattr(t, "config_index", 0), t.seed)):
         groups[key(trial)].append(trial)
-    return [tuple(members) for members in groups.values()]
+    return [tuple(own) for own in groups.values()]
 
 
 def vote(
@@ -172,21 +170,3 @@ def vote(
 
 def _operation(genotype: Genotype, source: int, node: int) -> str:
     return next((e.operation for e in genotype.nodes[node] if e.source == source), ABSENT)
-
-
-def summarize_models(trials: Iterable[RetrainTrial]) -> dict[str, ModelSummary]:
-    """The retrainings of each model over its seeds, by canonical hash or "vit"."""
-    groups: dict[str, list[RetrainTrial]] = defaultdict(list)
-    for trial in trials:
-        groups[trial.model].append(trial)
-    return {
-        model: ModelSummary(
-            model=model,
-            test_top1=spread(t.test_top1 for t in members),
-            test_top5=spread(t.test_top5 for t in members),
-            train_accuracy=spread(t.train_accuracy for t in members),
-            num_params=members[0].num_params,
-            seconds=spread(t.seconds for t in members),
-        )
-        for model, members in groups.items()
-    }

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from dasvit.report.encoder import encoder_figure
 from dasvit.report.plots import operation_shares, share_figure
+from dasvit.report.progress import counted
 from dasvit.report.record import read_trace
 from dasvit.report.style import STYLE, new_figure
 from tune.folder import ResultFolder
@@ -23,7 +24,7 @@ from tune.report import tables
 from tune.report.outcome import VIT, Outcome, pareto_front
 from tune.report.reproduce import retrain_command, search_command
 from tune.report.study import LEAST_CONFIGS, importances
-from tune.report.worth import gain_sentence, score_sentence
+from tune.report.worth import gain_over_random, score_correlation
 
 __all__ = ["leaderboard_text", "page_text", "scatter_figure"]
 
@@ -80,8 +81,9 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         "score": outcome.metric.replace("_", " "),
         "costs": " and ".join(tables.COST_WORDS[name] for name in plan.objectives[1:]),
         "baselines": [c.config_index for c in outcome.configs if method.is_baseline(c.settings)],
-        "gain": gain_sentence(outcome),
-        "correlation": score_sentence(outcome),
+        "counted": counted,
+        "added": gain_over_random(outcome),
+        "tau": score_correlation(outcome),
         "tables": {
             name: getattr(tables, name)(outcome)
             for name in (
@@ -160,7 +162,7 @@ def _front_pictures(outcome: Outcome) -> list[dict[str, str]]:
 def _worth_pictures(outcome: Outcome) -> list[dict[str, str]]:
     words, models = outcome.metric.replace("_", " "), outcome.models
     found = {s.hash: s for s in outcome.ranking if s.hash in models}
-    tests = {name: 100 * model.test_top1.mean for name, model in models.items()}
+    tests = {name: 100 * model.score("test_top1").mean for name, model in models.items()}
     pictures = []
     if len(found) > 1:
         points = [(100 * s.score(outcome.metric).mean, tests[name]) for name, s in found.items()]

@@ -3,17 +3,16 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dasvit.report.encoder import encoder_figure
 from dasvit.report.events import edge_name
+from dasvit.report.statistics import Spread
 from dasvit.report.style import save_figure
 from dasvit.run.files import write_atomic
 from dasvit.spaces.cell.genotype import Genotype
 from tune.folder import ResultFolder
-from tune.report.aggregate import ConfigSummary, GenotypeSummary, ModelSummary
 from tune.report.outcome import VIT, Outcome, best_retraining
 from tune.report.page import leaderboard_text, page_text
 from tune.report.study import JOURNAL_FILE, write_study
@@ -78,7 +77,7 @@ def _genotypes(outcome: Outcome) -> dict[str, Any]:
                 "rank": rank,
                 **_encoder(summary.genotype),
                 "count": len(summary.trials),
-                **_spreads(summary),
+                **_spreads(summary.scores()),
                 "costs": outcome.costs.get(summary.hash),
                 "on_front": summary.hash in on_front if outcome.costs else None,
                 "trials": [_trial(trial) for trial in summary.trials],
@@ -99,13 +98,13 @@ def _genotypes(outcome: Outcome) -> dict[str, Any]:
             {
                 "config_index": config.config_index,
                 "settings": config.settings,
-                **_spreads(config),
+                **_spreads(config.scores()),
                 "genotypes": config.genotypes,
             }
             for config in outcome.configs
         ],
-        "stopped": _plain(outcome.stopped),
-        "not_finished": _plain(outcome.failures),
+        "stopped": [dataclasses.asdict(stop) for stop in outcome.stopped],
+        "not_finished": [dataclasses.asdict(failure) for failure in outcome.failures],
     }
 
 
@@ -114,8 +113,8 @@ def _encoder(genotype: Genotype) -> dict[str, Any]:
     return {"hash": name, "encoder": str(genotype), "genotype": genotype.to_dict()}
 
 
-def _spreads(summary: GenotypeSummary | ConfigSummary) -> dict[str, Any]:
-    return {name: dataclasses.asdict(spread) for name, spread in summary.scores.items()}
+def _spreads(spreads: dict[str, Spread]) -> dict[str, Any]:
+    return {name: dataclasses.asdict(spread) for name, spread in spreads.items()}
 
 
 def _trial(trial: SearchTrial) -> dict[str, Any]:
@@ -125,12 +124,12 @@ def _trial(trial: SearchTrial) -> dict[str, Any]:
 
 
 def _model(outcome: Outcome, name: str) -> dict[str, Any] | None:
-    model: ModelSummary | None = outcome.models.get(name)
-    return None if model is None else dataclasses.asdict(model)
-
-
-def _plain(values: Iterable[Any]) -> list[dict[str, Any]]:
-    return [dataclasses.asdict(value) for value in values]
+    model = outcome.models.get(name)
+    if model is None:
+        return None
+    accuracies = _spreads(model.scores(("test_top1", "test_top5", "train_accuracy")))
+    seconds = _spreads(model.scores(["seconds"]))
+    return {"model": name, **accuracies, "num_params": model.num_params, **seconds}
 
 
 def _copy_best(outcome: Outcome, folder: ResultFolder) -> None:

@@ -12,7 +12,6 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from tune.report.aggregate import ConfigSummary
 from tune.report.outcome import Outcome
 from tune.trials import config_index
 
@@ -56,33 +55,28 @@ def make_study(outcome: Outcome, storage: BaseStorage | None = None) -> optuna.S
         directions=["maximize", *["minimize"] * len(costs)],
     )
     for place, index in enumerate(order):
+        about: dict[str, Any] = {"configuration": index}
+        result: dict[str, Any]
         if index in scored:
+            config, score = scored[index], scored[index].score(outcome.metric)
+            about |= {"genotypes": config.genotypes, "seeds": score.count}
+            for name in ("supernet_accuracy", "discretised_accuracy"):
+                about[name] = config.score(name).mean
             # With several objectives each configuration has one seed, and so one encoder.
-            found = outcome.costs.get(scored[index].genotypes[-1], {})
-            score = scored[index].score(outcome.metric).mean
-            result: dict[str, Any] = {"values": [score, *(found[name] for name in costs)]}
+            found = outcome.costs.get(config.genotypes[-1], {})
+            result = {"values": [score.mean, *(found[name] for name in costs)]}
         else:
             stop = stopped[index]
             result = {"state": TrialState.PRUNED, "intermediate_values": {stop.epochs: stop.score}}
-        about = _attributes(scored[index], outcome.metric) if index in scored else {}
         study.add_trial(
             optuna.trial.create_trial(
                 params={key: values[place] for key, (values, _) in prepared.items()},
                 distributions={key: domain for key, (_, domain) in prepared.items()},
-                user_attrs={"configuration": index, **about},
+                user_attrs=about,
                 **result,
             )
         )
     return study
-
-
-def _attributes(config: ConfigSummary, metric: str) -> dict[str, Any]:
-    return {
-        "genotypes": config.genotypes,
-        "seeds": config.score(metric).count,
-        "supernet_accuracy": config.score("supernet_accuracy").mean,
-        "discretised_accuracy": config.score("discretised_accuracy").mean,
-    }
 
 
 def write_study(path: Path, outcome: Outcome) -> None:

@@ -15,7 +15,7 @@ from dasvit.costs import format_count
 from dasvit.report.events import edge_name
 from dasvit.report.progress import counted, duration
 from dasvit.report.statistics import Spread
-from tune.report.aggregate import SCORES, ModelSummary, rank_configs
+from tune.report.aggregate import SCORES, GenotypeSummary, rank_configs
 from tune.report.outcome import VIT, Outcome
 from tune.trials import RetrainTrial, SearchTrial
 
@@ -33,49 +33,47 @@ __all__ = [
     "wall_time",
 ]
 
-COST_WORDS = {"macs": "multiply-adds", "params": "parameters, counted"}
+COST_WORDS = {"macs": "multiply-adds", "params": "counted parameters"}
 """Headings of what is minimised: at the retraining's size, with a head of 10 classes."""
 
 SCORE_WORDS = dict(zip(SCORES, ("discretised %", "supernet %", "gap"), strict=True))
 NOTHING = "–"
 
 
+def _models(outcome: Outcome) -> list[tuple[str, str, GenotypeSummary | None]]:
+    """Rank, name and searches of every model: the found encoders, those drawn at random, and the
+    plain ViT."""
+    found = [(str(rank), s.hash, s) for rank, s in enumerate(outcome.ranking, start=1)]
+    drawn = [("random", name, None) for name in outcome.drawn]
+    return [*found, *drawn, *([(NOTHING, VIT, None)] if VIT in outcome.models else [])]
+
+
 def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
-    """The found encoders by rank, then those drawn at random, then the plain ViT.
+    """Every model as people read it.
 
     Args:
         outcome: of the sweep.
         limit: found encoders to show.
     """
-    rows = [
-        _row(outcome, summary.hash, str(rank), f"{len(summary.trials)}×", summary.scores)
-        for rank, summary in enumerate(outcome.ranking[:limit], start=1)
-    ]
-    rows += [_row(outcome, name, "random") for name in outcome.drawn]
-    if VIT in outcome.models:
-        rows.append(_row(outcome, VIT, NOTHING) | {"genotype": "plain ViT"})
-    return pd.DataFrame(rows)
-
-
-def _row(
-    outcome: Outcome,
-    name: str,
-    rank: str,
-    found: str = NOTHING,
-    scores: dict[str, Spread] | None = None,
-) -> dict[str, str]:
-    row = {"rank": rank, "genotype": name, "found": found}
-    row |= {words: scores[s].percent if scores else NOTHING for s, words in SCORE_WORDS.items()}
-    row |= {"test top-1 %": NOTHING, "parameters": NOTHING}
-    if model := outcome.models.get(name):
-        row["test top-1 %"] = _of_seeds(model.test_top1, outcome.plan.retrain_seeds)
-        row["parameters"] = f"{model.num_params / 1e6:.2f} M"
-    if outcome.costs:
-        costs = outcome.costs.get(name)
-        for cost in outcome.plan.objectives[1:]:
-            row[COST_WORDS[cost]] = format_count(costs[cost]) if costs else NOTHING
-        row["Pareto front"] = "yes" if name in {s.hash for s in outcome.front} else ""
-    return row
+    on_front = {summary.hash for summary in outcome.front}
+    rows = []
+    for rank, name, found in _models(outcome):
+        row = {"rank": rank, "genotype": "plain ViT" if name == VIT else name}
+        row["found"] = f"{len(found.trials)}×" if found else NOTHING
+        for score, words in SCORE_WORDS.items():
+            row[words] = found.score(score).percent if found else NOTHING
+        row |= {"test top-1 %": NOTHING, "parameters": NOTHING}
+        if model := outcome.models.get(name):
+            row["test top-1 %"] = _of_seeds(model.score("test_top1"), outcome.plan.retrain_seeds)
+            row["parameters"] = f"{model.num_params / 1e6:.2f} M"
+        if outcome.costs:
+            costs = outcome.costs.get(name)
+            for cost in outcome.plan.objectives[1:]:
+                row[COST_WORDS[cost]] = format_count(costs[cost]) if costs else NOTHING
+            row["Pareto front"] = "yes" if name in on_front else ""
+        rows.append(row)
+    hidden = range(limit, len(outcome.ranking)) if limit else ()
+    return pd.DataFrame(rows).drop(index=list(hidden))
 
 
 def _of_seeds(values: Spread, asked: int) -> str:
@@ -83,40 +81,31 @@ def _of_seeds(values: Spread, asked: int) -> str:
 
 
 def scores(outcome: Outcome) -> pd.DataFrame:
-    """Every model once, with accuracies as ratios. Empty: not measured, or a single value."""
+    """Every model with accuracies as ratios. Empty: not measured, or a single value."""
     rows: list[dict[str, Any]] = []
-    for rank, summary in enumerate(outcome.ranking, start=1):
-        row = {"rank": rank, "model": summary.hash, "encoder": str(summary.genotype)}
-        row |= {"found": len(summary.trials)} | _cells(summary.scores)
-        rows.append(row | {"origin": "search"})
-    for name, genotype in outcome.drawn.items():
-        rows.append({"model": name, "encoder": str(genotype), "origin": "random"})
-    if VIT in outcome.models:
-        rows.append({"model": VIT, "origin": "baseline"})
-    for row in rows:
-        row |= outcome.costs.get(row["model"], {}) | _tested(outcome.models.get(row["model"]))
+    for rank, name, found in _models(outcome):
+        row: dict[str, Any] = {"model": name, "origin": "baseline" if name == VIT else "random"}
+        row |= {"encoder": str(outcome.drawn[name])} if name in outcome.drawn else {}
+        if found:
+            own = {"rank": int(rank), "encoder": str(found.genotype), "found": len(found.trials)}
+            row |= {**own, **_cells(found.scores()), "origin": "search"}
+        if model := outcome.models.get(name):
+            row |= _cells(model.scores(("test_top1", "test_top5")))
+            row |= {"retrain_seeds": len(model.trials), "num_params": model.num_params}
+            row["retrain_seconds"] = model.score("seconds").mean
+        rows.append(row | outcome.costs.get(name, {}))
     columns = ["rank", "model", "encoder", "found"]
     for name in (*SCORES, "test_top1", "test_top5"):
         columns += [f"{name}_mean", f"{name}_std"]
-    columns += list(COST_WORDS) if outcome.costs else []
-    columns += ["retrain_seeds", "num_params", "retrain_seconds", "origin"]
-    whole = ["rank", "found", "retrain_seeds", "num_params", *(COST_WORDS if outcome.costs else ())]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(whole, "Int64"))
+    costs = list(COST_WORDS) if outcome.costs else []
+    columns += [*costs, "retrain_seeds", "num_params", "retrain_seconds", "origin"]
+    whole = dict.fromkeys(["rank", "found", "retrain_seeds", "num_params", *costs], "Int64")
+    return pd.DataFrame(rows, columns=columns).astype(whole)
 
 
 def _cells(spreads: dict[str, Spread]) -> dict[str, Any]:
     means = {f"{name}_mean": spread.mean for name, spread in spreads.items()}
     return means | {f"{name}_std": spread.std for name, spread in spreads.items()}
-
-
-def _tested(model: ModelSummary | None) -> dict[str, Any]:
-    if model is None:
-        return {}
-    return _cells({"test_top1": model.test_top1, "test_top5": model.test_top5}) | {
-        "retrain_seeds": model.test_top1.count,
-        "num_params": model.num_params,
-        "retrain_seconds": model.seconds.mean,
-    }
 
 
 def encoders(outcome: Outcome) -> pd.DataFrame:
@@ -140,7 +129,7 @@ def configurations(outcome: Outcome) -> pd.DataFrame:
                 name if count == 1 else f"{name} {count}×"
                 for name, count in Counter(config.genotypes).items()
             ),
-            **{SCORE_WORDS[name]: spread.percent for name, spread in config.scores.items()},
+            **{SCORE_WORDS[name]: spread.percent for name, spread in config.scores().items()},
             **{name: _short(value) for name, value in config.settings.items()},
         }
         for config in outcome.configs

@@ -11,17 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from dasvit.report.progress import counted
 from tune.report.outcome import Outcome
 
 __all__ = [
     "Estimate",
     "gain_over_random",
-    "gain_sentence",
     "mean_difference",
     "rank_correlation",
     "score_correlation",
-    "score_sentence",
 ]
 
 RESAMPLES = 2000
@@ -99,29 +96,10 @@ def gain_over_random(outcome: Outcome) -> Estimate | None:
         return None
     best = [t.test_top1 for t in outcome.retrained if t.model == outcome.ranking[0].hash]
     names = [genotype.canonical_hash for genotype in outcome.random]
-    drawn = [outcome.models[name].test_top1.mean for name in names if name in outcome.models]
+    drawn = [
+        outcome.models[name].score("test_top1").mean for name in names if name in outcome.models
+    ]
     return mean_difference(best, drawn)
-
-
-def gain_sentence(outcome: Outcome) -> str:
-    """`gain_over_random` in words, in percentage points."""
-    gain = gain_over_random(outcome)
-    if gain is None:
-        return (
-            "No random encoder was retrained beside a found one, so what the search adds is not "
-            "measured (--random-baseline K draws K encoders)."
-        )
-    best = outcome.ranking[0].hash
-    seeds = sum(t.model == best for t in outcome.retrained)
-    text = (
-        f"The encoder that ranks first ({best}, "
-        f"{counted(seeds, 'seed', asked=outcome.plan.retrain_seeds)}) tests "
-        f"{100 * gain.value:+.1f} points from the mean of {counted(gain.count, 'random encoder')}"
-    )
-    if gain.low is None or gain.high is None:
-        return f"{text}; an interval needs two seeds and two random encoders that differ."
-    interval = f"95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f} (Welch's t)"
-    return f"{text}; {interval}."
 
 
 def score_correlation(outcome: Outcome) -> Estimate | None:
@@ -129,20 +107,5 @@ def score_correlation(outcome: Outcome) -> Estimate | None:
     fewer than three."""
     measured = [summary for summary in outcome.ranking if summary.hash in outcome.models]
     scores = [summary.score(outcome.metric).mean for summary in measured]
-    tests = [outcome.models[summary.hash].test_top1.mean for summary in measured]
+    tests = [outcome.models[summary.hash].score("test_top1").mean for summary in measured]
     return rank_correlation(scores, tests)
-
-
-def score_sentence(outcome: Outcome) -> str:
-    """`score_correlation` in words."""
-    tau = score_correlation(outcome)
-    words = outcome.metric.replace("_", " ")
-    if tau is None:
-        return (
-            f"Kendall's τ between {words} and test accuracy needs three retrained encoders of "
-            "different scores (--retrain-top)."
-        )
-    text = f"Kendall's τ between {words} and test accuracy is {tau.value:+.2f} (n = {tau.count}"
-    if tau.low is None or tau.high is None:
-        return f"{text}; too few for an interval: all resamples agree)."
-    return f"{text}, 95 % bootstrap interval {tau.low:+.2f} to {tau.high:+.2f})."

@@ -1,8 +1,8 @@
-"""Data sets: sizes, normalisation, files that stream, and files that are broken."""
+"""Data sets by name: what they hold, and files that are missing or broken."""
 
 import gzip
+import shutil
 import struct
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from support.batches import all_of, as_keys, assert_equal
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from support.batches import all_of
 from support.runs import DIGITS
 
 import dasvit.data.datasets
@@ -20,17 +23,12 @@ from dasvit.data.datasets import (
     ImageData,
     check_data,
     dataset_names,
+    imagenet100_classes,
     load_data,
 )
 
 CPU = torch.device("cpu")
 FASHION = DataConfig(dataset="fashion_mnist", image_size=28, augment="none")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Records of folders lie here, not at home."""
-    monkeypatch.setenv("DASVIT_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +50,19 @@ def test_digits(digits: ImageData) -> None:
     assert len(digits.mean) == len(digits.std) == 1
 
 
-def test_digits_are_scikit_learns_in_its_own_split() -> None:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
+def test_digits_are_scikit_learns_in_its_own_split(digits: ImageData) -> None:
+    """Always the same stratified fifth, whatever the seed."""
     pixels, target = load_digits(return_X_y=True)
-    got = dasvit.data.datasets._read_digits()
-    assert got[1].dtype == target.dtype
-    assert np.array_equal(got[0], pixels) and np.array_equal(got[1], target)
-    index = np.arange(len(target))
-    wanted = train_test_split(index, test_size=0.2, random_state=0, stratify=target)
-    for mine, its in zip(dasvit.data.datasets.digits_split(), wanted, strict=True):
-        assert np.array_equal(mine, its)
+    torch.manual_seed(99)
+    np.random.seed(99)
+    again = load_data(replace(DIGITS, augment="shift"), CPU)
+    parts = train_test_split(pixels, target, test_size=0.2, random_state=0, stratify=target)
+    for data in (digits, again):
+        found = [all_of(split) for split in (data.train, data.test)]
+        for (images, labels), raw, wanted in zip(found, parts[:2], parts[2:], strict=True):
+            grey = (images[:, 0].flatten(1).double() * data.std[0] + data.mean[0]) * 16
+            assert np.array_equal(grey.round().numpy(), raw)
+            assert np.array_equal(labels.numpy(), wanted)
 
 
 def test_digits_from_wherever_scikit_learn_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,28 +70,6 @@ def test_digits_from_wherever_scikit_learn_keeps_them(monkeypatch: pytest.Monkey
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for mine, its in zip(dasvit.data.datasets._read_digits(), expected, strict=True):
         assert np.array_equal(mine, its)
-
-
-def test_digits_split_is_stratified_fixed_and_disjoint(digits: ImageData) -> None:
-    counts = [
-        torch.bincount(all_of(split)[1], minlength=10) for split in (digits.train, digits.test)
-    ]
-    share = counts[1] / (counts[0] + counts[1])
-    assert torch.allclose(share, torch.full((10,), 0.2), atol=0.005)
-    torch.manual_seed(99)
-    np.random.seed(99)
-    again = load_data(replace(DIGITS, augment="shift"), CPU)
-    for a, b in ((digits.train, again.train), (digits.test, again.test)):
-        assert_equal(all_of(a), all_of(b))
-    # scikit-learn's own images, each once.
-    from sklearn.datasets import load_digits
-
-    pixels = load_digits().images
-    joined = torch.cat([all_of(digits.train)[0], all_of(digits.test)[0]])[:, 0]
-    raw = (joined.double() * digits.std[0] + digits.mean[0]) * 16
-    assert Counter(as_keys(raw.round().to(torch.uint8))) == Counter(
-        as_keys(torch.from_numpy(pixels).to(torch.uint8))
-    )
 
 
 def test_normalisation_is_the_training_sets(digits: ImageData) -> None:
@@ -163,6 +140,9 @@ def test_fashion_mnist(
 
 
 BREAK: dict[str, Callable[[bytes], bytes]] = {
+    "gz: truncated": lambda content: gzip.compress(content)[:-100],
+    "gz: wrong inside": lambda content: gzip.compress(content)[:12] + bytes(9) + content,
+    "gz: not gzip": lambda content: b"<html>not found</html>",
     "empty": lambda content: b"",
     "header only": lambda content: content[:4],
     "truncated": lambda content: content[: len(content) // 2],
@@ -178,29 +158,14 @@ BREAK: dict[str, Callable[[bytes], bytes]] = {
 def test_corrupt_fashion_mnist_is_named(
     fashion: dict[str, np.ndarray], tmp_path: Path, how: str, name: str
 ) -> None:
+    suffix = ".gz" if how.startswith("gz") else ""
     write_idx(tmp_path, fashion, "")
-    path = tmp_path / f"{name}-ubyte"
+    path = (tmp_path / f"{name}-ubyte").rename(tmp_path / f"{name}-ubyte{suffix}")
     path.write_bytes(BREAK[how](path.read_bytes()))
     with pytest.raises(ValueError, match="is corrupt") as caught:
         load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("how", ["truncated", "wrong inside", "not gzip"])
-def test_corrupt_gzip_is_named(fashion: dict[str, np.ndarray], tmp_path: Path, how: str) -> None:
-    write_idx(tmp_path, fashion, ".gz")
-    path = tmp_path / "train-images-idx3-ubyte.gz"
-    content = path.read_bytes()
-    broken = {
-        "truncated": content[:-100],
-        "wrong inside": content[:2000] + bytes(200) + content[2200:],
-        "not gzip": b"<html>not found</html>",
-    }
-    path.write_bytes(broken[how])
-    with pytest.raises(ValueError, match="is corrupt") as caught:
-        load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
-    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -268,13 +233,41 @@ def test_a_corrupt_cifar_folder_is_named_and_not_unpickled(
 
 
 def test_unknown_data_sets_are_refused() -> None:
-    assert dataset_names() == (
-        "digits",
-        "fashion_mnist",
-        "cifar10",
-        "cifar100",
-        "imagenet100",
-        "folder",
-    )
-    with pytest.raises(ValueError, match="unknown data set 'MNIST'; known: digits, fashion_mnist"):
+    known = "digits, fashion_mnist, cifar10, cifar100, imagenet100, folder"
+    assert ", ".join(dataset_names()) == known
+    with pytest.raises(ValueError, match=f"unknown data set 'MNIST'; known: {known}"):
         check_data(replace(DIGITS, dataset="MNIST"))
+
+
+# --- ImageNet-100
+
+
+def test_imagenet100(tmp_path: Path) -> None:
+    """Its hundred classes among others, one colour each."""
+    classes = imagenet100_classes()
+    assert list(classes) == sorted(set(classes)) and len(classes) == 100
+    assert all(len(name) == 9 and name[0] == "n" and name[1:].isdigit() for name in classes)
+    for label, name in enumerate((*classes, "n99999999")):
+        for part, count in (("train", 2), ("val", 1)):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.new("RGB", (12, 10 + i), (2 * label, 9, 9))
+                image.save(tmp_path / part / name / f"{i}.png")
+    (tmp_path / "test" / "flat").mkdir(parents=True)  # ImageNet's test images have no labels
+    config = DataConfig(
+        dataset="imagenet100", data_dir=str(tmp_path), image_size=8, in_memory="no", num_workers=0
+    )
+    data = load_data(config, CPU)
+    assert (len(data.train), len(data.test), data.in_channels) == (200, 100, 3)
+    assert data.class_names == classes
+    images, labels = all_of(data.test)
+    assert images.shape == (100, 3, 8, 8) and labels.tolist() == list(range(100))
+    red = (images[:, 0].double() * data.std[0] + data.mean[0]) * 255
+    expected = (2.0 * labels.double())[:, None, None].expand(-1, 8, 8)
+    torch.testing.assert_close(red, expected, atol=1e-3, rtol=0)
+    shutil.rmtree(tmp_path / "val" / classes[41])
+    with pytest.raises(ValueError, match=f"val has no images .* of 1 of 100 .*: {classes[41]}"):
+        check_data(config)
+    with pytest.raises(ValueError, match=r"of 100 of 100 classes: n[0-9, n]* …") as caught:
+        check_data(replace(config, data_dir=str(tmp_path / "train")))
+    assert str(caught.value).count("n0") <= 5
