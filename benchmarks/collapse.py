@@ -8,6 +8,7 @@ Writes OUT.json (every epoch's shares, the scores, machine, versions, commit), O
 
 import dataclasses
 import json
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
+from dasvit.commands.arguments import parse
 from dasvit.presets import get_preset
 from dasvit.report.plots import operation_shares, share_figure
 from dasvit.report.record import read_trace
@@ -88,4 +89,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args))
+    main(parse(Args, sys.argv[1:]))

@@ -54,11 +54,12 @@ def check_folder(
     if (folder / "config.json").exists():
         if not resume:
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
-        saved = with_defaults(read_settings(folder, kind), defaults)
+        saved = _flat(with_defaults(read_settings(folder, kind), defaults))
+        now = _flat(settings)
         differences = [
-            f"{key}: {saved.get(key)!r} there, {settings.get(key)!r} now"
-            for key in sorted(saved.keys() | settings.keys())
-            if saved.get(key) != settings.get(key)
+            f"{name}: {saved.get(name)!r} there, {now.get(name)!r} now"
+            for name in sorted(saved.keys() | now.keys())
+            if saved.get(name) != now.get(name)
         ]
         if differences:
             raise ValueError(
@@ -73,6 +74,18 @@ def check_folder(
             raise ValueError(
                 f"{folder} holds something else ({names[0]}); choose a new or an empty folder"
             )
+
+
+def _flat(settings: dict[str, Any], part: str = "") -> dict[str, Any]:
+    """Settings by their own names, whichever part they belong to. The name of a part goes by the
+    part: `{"method": {"name": "darts", "xi": 0}}` is `{"method": "darts", "xi": 0}`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, name)
+        else:
+            flat[part if part and name == "name" else name] = value
+    return flat
 
 
 def open_folder(folder: Path, kind: str, settings: dict[str, Any]) -> None:

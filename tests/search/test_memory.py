@@ -1,6 +1,5 @@
 """Planned memory against executed memory, and what a plan must say."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,6 @@ from support.plans import plan_config
 from torch import Tensor, nn
 
 import dasvit.spaces.cell.operations
-from dasvit.cli import main
-from dasvit.commands.memory_report import figure_1, format_table, memory_figure, parse_bytes
 from dasvit.costs import LiveMemory
 from dasvit.presets import get_preset
 from dasvit.run.settings import SettingError
@@ -145,22 +142,6 @@ def test_a_plan_leaves_what_a_graph_reads() -> None:
     assert before.tolist() == [[0.0, 1.0]] * 2
 
 
-def test_search_warns_before_launch(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def stop(*args: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("dasvit.search.memory.device_memory", lambda device: 1_000_000)
-    monkeypatch.setattr(
-        "dasvit.search.memory.shortfall", lambda config, available, progress: f"{available} bytes"
-    )
-    monkeypatch.setattr("dasvit.search.loop.search", stop)
-    with pytest.raises(SystemExit):
-        main(["search", "--preset", "digits", "--out", str(tmp_path / "run")])
-    assert "warning: 1000000 bytes\n" in capsys.readouterr().err
-
-
 def test_plans_leave_nothing_behind() -> None:
     """A real step works after a plan and the other way round; random numbers go on as before."""
     config = plan_config()
@@ -174,101 +155,3 @@ def test_plans_leave_nothing_behind() -> None:
     plan_stage(config, 0)
     step()
     assert isinstance(nn.Linear(2, 2).weight.sum().item(), float)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [("24GiB", 24 * 2**30), ("24 GB", 24 * 10**9), ("1.5gib", 3 * 2**29), ("800MiB", 800 * 2**20)],
-)
-def test_budgets(text: str, expected: int) -> None:
-    assert parse_bytes(text) == expected
-
-
-@pytest.mark.parametrize("text", ["24", "GiB", "-1GiB", "0GiB", "24 apples", ""])
-def test_malformed_budgets(text: str) -> None:
-    with pytest.raises(SettingError, match="--budget must be like 24GiB"):
-        parse_bytes(text)
-
-
-TINY = [
-    *("--preset", "digits", "--operations", "msa_h2", "mlp_r3", "--dim", "96"),
-    *("--stage-layers", "1", "--stage-ops", "2", "--batch-size", "64"),
-]
-
-
-def test_table_and_picture(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    report = "dasvit.commands.memory_report"
-    monkeypatch.setattr(f"{report}.figure_1", lambda config: figure_1(config, (4, 8)))
-    monkeypatch.setattr(f"{report}.memory_figure", lambda f, **k: memory_figure(f, (4, 8), **k))
-    main(["memory", *TINY, "--budget", "200MiB", "--plot", str(tmp_path / "f" / "memory")])
-    out, told = capsys.readouterr()
-    assert told.count("looking for the largest batch that fits") == 3
-    rows = [line.split("|")[1:-1] for line in out.splitlines() if line.startswith("| 0.5")]
-    assert [row[1].strip() for row in rows] == ["1", "2"]
-    peaks = [row[-1].split() for row in rows]
-    assert 1 < float(peaks[0][0]) <= float(peaks[1][0])
-    assert [unit for _, unit in peaks] == ["MiB"] * 2  # as GiB they would be 0.00
-    assert "within 200MiB with --precision bf16 --recompute: --batch-size" in out
-    assert {p.name for p in (tmp_path / "f").iterdir()} == {"memory.png", "memory.svg"}
-
-
-def test_the_unit_goes_with_the_most() -> None:
-    def row(*gib: float) -> dict:
-        plans = [StagePlan(stage=i, resident=0, peak=int(g * 2**30)) for i, g in enumerate(gib)]
-        return {"token_ratio": 1.0, "order": 1, "stages": plans}
-
-    assert format_table([row(0.25, 0.5), row(0.125, 1)]).splitlines()[2:] == [
-        "| 1 | 1 | 0.25 | 0.50 | 0.50 GiB |",
-        "| 1 | 1 | 0.12 | 1.00 | 1.00 GiB |",
-    ]
-    assert format_table([row(0.25, 0.5)]).endswith("| 1 | 1 | 256.00 | 512.00 | 512.00 MiB |")
-
-
-def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["memory", *TINY, "--json"])
-    found = json.loads(capsys.readouterr().out)
-    assert found["batch_size"] == 64
-    assert {(row["token_ratio"], row["order"]) for row in found["plans"]} == {
-        (ratio, order) for ratio in (0.5, 1.0, 0.25) for order in (1, 2)
-    }
-    assert all(p["peak"] > p["resident"] > 0 for row in found["plans"] for p in row["stages"])
-
-
-def test_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as error:
-        main(["memory", "--budget", "lots"])
-    assert error.value.code == 2
-    assert capsys.readouterr().err.startswith("error: --budget must be like 24GiB")
-
-
-@pytest.mark.parametrize("path", ["", "file/memory"])
-def test_a_picture_that_cannot_be_written_is_refused_before_planning(
-    path: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit):
-        main(["memory", "--plot", path])
-    told = capsys.readouterr().err
-    assert told == f"error: plot must be a path that can be written to, but got {path!r}\n"
-
-
-def test_check_states_the_plans_error(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["memory", *TINY, "--check", "--device", "cpu", "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["device"] == "cpu"
-    assert [row["stage"] for row in told["stages"]] == [0]
-    for row in told["stages"]:
-        assert row["measured"] > 0 and abs(row["error"]) < 0.01
-    main(["memory", *TINY, "--check", "--device", "cpu"])
-    table = capsys.readouterr().out.splitlines()
-    assert table[0].startswith("| stage | planned (GiB)") and len(table) == 3
-    with pytest.raises(SystemExit) as stop:
-        main(["memory", *TINY, "--check", "--device", "cuda:99"])
-    assert stop.value.code == 2
-    with pytest.raises(SystemExit) as stop:
-        main(["memory", *TINY, "--check", "--device", "cpu", "--cuda-graph"])
-    assert stop.value.code == 2
-    assert "leave compile and cuda_graph out" in capsys.readouterr().err
