@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from support import runs
 from support.cli_calls import call, succeed, workdir  # noqa: F401
-from support.retrain_runs import few_retrained, genotype_path  # noqa: F401
-from support.trained_runs import own, trained_encoder  # noqa: F401
+from support.retrain_runs import few_retrained, genotype_path, own, trained_encoder  # noqa: F401
 from torch import Tensor, nn
 
+import dasvit.search.loop
 from dasvit.methods import DARTS, DASViT
 from dasvit.run.seed import seed_everything
 from dasvit.search.model import SearchModel
@@ -38,6 +39,12 @@ def fixed_seed() -> None:
     as it had."""
     torch.set_num_threads(1)
     seed_everything(0)
+
+
+@pytest.fixture
+def few_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches of 128 training images, two steps per epoch."""
+    runs.few_images(monkeypatch, dasvit.search.loop)
 
 
 @pytest.fixture

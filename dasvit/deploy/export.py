@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.export import ExportedProgram
 
 from dasvit.run.files import check_free_space, first_line, replace_folder, write_atomic
 from dasvit.run.seed import generator
@@ -84,17 +85,16 @@ def export(
     """
     if to not in FORMATS:
         raise ValueError(f"--to must be one of {', '.join(FORMATS)}, but got {to!r}")
-    folder = Path(folder)
     if out is None:
-        whole = folder.resolve()
+        whole = Path(folder).resolve()
         out = whole.with_name(whole.name + FORMATS[to])
-    path = Path(out)
+    path, source = Path(out), find_model_folder(folder)
     if path.exists() and not force:
         raise ValueError(f"{path} exists; choose another --out, or replace it with --force")
-    if path.is_dir() and to != "safetensors":
-        raise ValueError(f"{path} is a folder; --to {to} writes one file")
     if path.exists() and to == "safetensors":
-        _check_replaceable(path, folder)
+        _check_replaceable(path, source.resolve())
+    elif path.is_dir():
+        raise ValueError(f"{path} is a folder; --to {to} writes one file")
     if not path.parent.is_dir():
         raise ValueError(f"there is no folder {path.parent}; make it, or choose another --out")
     if to == "onnx":
@@ -103,22 +103,21 @@ def export(
     weights = sum(t.nbytes for t in trained.model.state_dict().values())
     check_free_space(path, int(1.1 * weights) + 2**20)
     if to == "safetensors":
-        return _copy_folder(trained, find_model_folder(folder), path, tolerance)
-    content, run = _WRITERS[to](trained.model, trained.facts)
-    difference, largest = _compare(trained, run, to, tolerance)
+        return _copy_folder(trained, source, path, tolerance)
+    content, run = _convert(trained, to)
+    differences = _compare(trained, run, to, tolerance)
     check_free_space(path, len(content))
     try:
         write_atomic(path, content)
     except OSError as error:
         raise ValueError(f"cannot write {path} ({error}); free some disk or rights") from None
-    return Exported(path, len(content), difference, largest)
+    return Exported(path, len(content), *differences)
 
 
-def _check_replaceable(path: Path, folder: Path) -> None:
+def _check_replaceable(path: Path, source: Path) -> None:
     """--force replaces a model folder, never anything else and never the source."""
     foreign = sorted(p.name for p in path.iterdir() if p.name not in FILES) if path.is_dir() else []
-    inside = path.resolve() in (folder.resolve(), *folder.resolve().parents)
-    if not path.is_dir() or foreign or inside:
+    if not path.is_dir() or foreign or path.resolve() in (source, *source.parents):
         what = f"holds {foreign[0]}" if foreign else "is no model folder of an earlier export"
         raise ValueError(f"{path} {what}; choose another --out")
 
@@ -147,19 +146,13 @@ def _compare(trained: Trained, run: Run, to: str, tolerance: float) -> tuple[flo
         with torch.no_grad():
             expected = trained.model(images)
             try:
-                actual = run(images)
+                gap = (run(images) - expected).abs().max().item()
             except Exception as error:  # the runtime's own kinds
                 raise ValueError(
                     f"the {to} form does not run on {count} images ({first_line(error)}); nothing "
                     "was written"
                 ) from None
-        if actual.shape != expected.shape:
-            raise ValueError(
-                f"the {to} form gives {tuple(actual.shape)} for {tuple(expected.shape)}; nothing "
-                "was written"
-            )
         largest = max(largest, expected.abs().max().item())
-        gap = (actual - expected).abs().max().item()
         if not gap <= tolerance * max(1.0, largest):  # NaN too
             raise ValueError(
                 f"the {to} form's logits differ by {gap:.2e} (largest logit {largest:.2e}, "
@@ -167,11 +160,6 @@ def _compare(trained: Trained, run: Run, to: str, tolerance: float) -> tuple[flo
             )
         difference = max(difference, gap)
     return difference, largest
-
-
-def _example(facts: ModelFacts) -> Tensor:
-    shape = (BATCHES[1], facts.in_channels, facts.image_size, facts.image_size)
-    return torch.randn(shape, generator=generator(0, "export"))
 
 
 def _check_onnx() -> None:
@@ -183,17 +171,18 @@ def _check_onnx() -> None:
         )
 
 
-def _write_onnx(model: nn.Module, facts: ModelFacts) -> tuple[bytes, Run]:
+def _write_onnx(program: ExportedProgram, facts: ModelFacts) -> tuple[bytes, Run]:
     import onnx
     import onnxruntime
 
-    program = _refusing("onnx", lambda: _onnx_program(model, facts))
-    proto = program.model_proto
+    made: Any = torch.onnx.export(
+        program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+    )
+    proto = made.model_proto
     onnx.helper.set_model_props(proto, metadata(facts))
     if proto.ByteSize() > _PROTOBUF_LIMIT:
         raise ValueError(
-            f"the network has {proto.ByteSize() / 2**30:.1f} GiB, over ONNX's 2 GiB for one file; "
-            "use --to torch-export or --to safetensors"
+            f"the network has {proto.ByteSize() / 2**30:.1f} GiB, over ONNX's 2 GiB for one file"
         )
     content = proto.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -205,45 +194,33 @@ def _write_onnx(model: nn.Module, facts: ModelFacts) -> tuple[bytes, Run]:
     return content, run
 
 
-def _onnx_program(model: nn.Module, facts: ModelFacts) -> Any:
-    return torch.onnx.export(
-        model,
-        (_example(facts),),
-        dynamo=True,
-        input_names=["images"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-    )
-
-
-def _write_torch_export(model: nn.Module, facts: ModelFacts) -> tuple[bytes, Run]:
-    shapes = ({0: torch.export.Dim("batch")},)
-    program = _refusing(
-        "torch-export",
-        lambda: torch.export.export(model, (_example(facts),), dynamic_shapes=shapes),
-    )
+def _write_torch_export(program: ExportedProgram, facts: ModelFacts) -> tuple[bytes, Run]:
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={"dasvit.json": json.dumps(metadata(facts))})
     buffer.seek(0)
     return buffer.getvalue(), torch.export.load(buffer).module()
 
 
-def _refusing(to: str, make: Callable[[], Any]) -> Any:
-    """The converter's result; its many kinds of errors become one line."""
+_WRITERS: dict[str, Callable[[ExportedProgram, ModelFacts], tuple[bytes, Run]]] = {
+    "onnx": _write_onnx,
+    "torch-export": _write_torch_export,
+}
+
+
+def _convert(trained: Trained, to: str) -> tuple[bytes, Run]:
+    """The file's content, and the network in it; many kinds of errors become one line."""
+    facts = trained.facts
+    shape = (BATCHES[1], facts.in_channels, facts.image_size, facts.image_size)
+    images = torch.randn(shape, generator=generator(0, "export"))
+    shapes = ({0: torch.export.Dim("batch")},)
     try:
         # The ONNX exporter warns of what it does inside; the comparison that follows counts.
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            return make()
+            program = torch.export.export(trained.model, (images,), dynamic_shapes=shapes)
+            return _WRITERS[to](program, facts)
     except Exception as error:
         raise ValueError(
             f"PyTorch cannot turn this network into {to} ({first_line(error)}); "
             "--to safetensors always works"
         ) from None
-
-
-_WRITERS: dict[str, Callable[[nn.Module, ModelFacts], tuple[bytes, Run]]] = {
-    "onnx": _write_onnx,
-    "torch-export": _write_torch_export,
-}

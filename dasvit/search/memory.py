@@ -45,7 +45,8 @@ BLOCK = 512
 
 SURCHARGE = 1.2
 """More memory that compiled steps take, and that captured ones hold: on a GPU compiled steps took
-1.13 to 1.19 times as much, and held 1.15 to 1.20 times that when captured (docs/results/memory.md)."""
+1.13 to 1.19 times as much, and held 1.15 to 1.20 times that when captured
+(docs/results/memory.md)."""
 
 RESERVE = 2**30
 """Of a device's memory, what a search needs at most beside what is planned: the GPU's context, the

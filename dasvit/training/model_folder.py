@@ -108,7 +108,8 @@ def save_model_folder(path: Path, model: nn.Module, facts: ModelFacts, card: str
     """Write a model folder whole, in place of an earlier one.
 
     Args:
-        model: made by `timm.create_model`. Its weights come out in PyTorch's usual memory format.
+        model: made by `timm.create_model`. Its `pretrained_cfg` becomes that of these weights, and
+            its memory format PyTorch's usual one.
         card: the text of README.md.
 
     Raises:
@@ -119,27 +120,25 @@ def save_model_folder(path: Path, model: nn.Module, facts: ModelFacts, card: str
     settings = (args.get("genotype", {}).get("provenance") or {}).get("settings", {})
     if isinstance(data := settings.get("data"), dict):
         data.pop("data_dir", None)
-    known = timm.get_pretrained_cfg(facts.architecture)
-    source = known.to_dict() if known else {}
-    kept = ("first_conv", "classifier", "fixed_input_size", "pool_size")
-    pretrained_cfg = {key: source[key] for key in kept if source.get(key) is not None} | {
+    network: Any = model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    of_layers = ("first_conv", "classifier", "fixed_input_size")
+    network.pretrained_cfg = {
+        "architecture": facts.architecture,
+        **{key: network.pretrained_cfg[key] for key in of_layers if key in network.pretrained_cfg},
         "num_classes": len(facts.class_names),
-        "input_size": [facts.in_channels, facts.image_size, facts.image_size],
+        "input_size": (facts.in_channels, facts.image_size, facts.image_size),
         # The middle square of the image, as in training.
         "crop_pct": 1.0,
         "crop_mode": "center",
         "interpolation": "bilinear",
-        "mean": list(facts.mean),
-        "std": list(facts.std),
+        "mean": facts.mean,
+        "std": facts.std,
     }
-    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    names = {"label_names": list(facts.class_names)}
 
     def fill(folder: Path) -> None:
-        config = {"label_names": list(facts.class_names), "pretrained_cfg": pretrained_cfg}
         try:
-            save_for_hf(
-                model, str(folder), model_config=config, model_args=args, safe_serialization=True
-            )
+            save_for_hf(network, str(folder), names, args, safe_serialization=True)
         except safetensors.SafetensorError as error:
             raise OSError(str(error)) from None
         if "genotype" in args:

@@ -11,39 +11,34 @@ import pytest
 import support.plugin_method  # noqa: F401  registers betadarts and shaken
 import torch
 from support import reference, runs
+from support.hypergradient import hypergradient, second_order
 from support.search_runs import assert_same_run
 from support.tape import Tape
 from torch import Tensor
+from torch.testing import assert_close
 
 import dasvit.search.loop
 from dasvit.methods import DARTS, DASViT, get_method, method_names
 from dasvit.methods.base import Choice, LogUniform, Uniform
-from dasvit.report.events import SearchResult
 from dasvit.run.settings import config_from_dict, config_to_dict
 from dasvit.search.architect import arch_gradient
 from dasvit.search.config import SearchConfig
-from dasvit.search.loop import search
-from dasvit.search.model import SearchModel
+from dasvit.search.loop import load_search_config, search
 from dasvit.spaces.base import Route
 from dasvit.spaces.cell.candidates import Candidates
 
 OPERATIONS = ("zero", "identity", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r2")
-EDGES = (OPERATIONS,) * 5
-CANDIDATES = Candidates(edge_ops=EDGES, operations=OPERATIONS)
+CANDIDATES = Candidates(edge_ops=(OPERATIONS,) * 5, operations=OPERATIONS)
 STAGED = DASViT(stage_layers=(2, 3, 4), stage_ops=(6, 4, 2), stage_epochs=5, alpha_lr=0.01, xi=0.1)
 WEIGHT_LR = 0.004
 XI = 0.4
-
-Penalty = Callable[[Any, dict[str, Tensor], Tensor, float], Tensor]
-LITERAL: dict[str, Penalty] = {
+FAIRNESS = ("skip_weight", "type_weight", "gamma_min", "gamma_max", "zeta1", "zeta2")
+LITERAL: dict[str, Callable[[Any, dict[str, Tensor], Tensor, float], Tensor]] = {
     "dasvit": lambda method, arch, weights, t: reference.fairness(
         weights,
-        EDGES,
+        CANDIDATES.edge_ops,
         ("msa", "mlp"),
-        **{
-            name: getattr(method, name)
-            for name in ("skip_weight", "type_weight", "gamma_min", "gamma_max", "zeta1", "zeta2")
-        },
+        **{name: getattr(method, name) for name in FAIRNESS},
     ),
     "betadarts": lambda method, arch, weights, t: reference.beta_penalty(
         arch["alpha"], t, weight=method.weight
@@ -59,15 +54,12 @@ def _arch(method: DARTS, scale: float = 1.0) -> dict[str, Tensor]:
     return {name: (scale * torch.randn_like(p)).requires_grad_() for name, p in found.items()}
 
 
-def _draws(method: DARTS, count: int = 40, **options: Any) -> Iterator[dict[str, Any]]:
+def _draws(method: DARTS, **options: Any) -> Iterator[dict[str, Any]]:
     """Both corners of the outer space, and points between them."""
     space = method.outer_space(weight_lr=WEIGHT_LR, **options)
-    shares = [torch.zeros(len(space)), torch.ones(len(space)), *torch.rand(count, len(space))]
-    for share in shares:
-        yield {
-            name: _at(domain, x.item())
-            for (name, domain), x in zip(space.items(), share, strict=True)
-        }
+    for share in (torch.zeros(len(space)), torch.ones(len(space)), *torch.rand(20, len(space))):
+        places = zip(space.items(), share.tolist(), strict=True)
+        yield {name: _at(domain, x) for (name, domain), x in places}
 
 
 def _at(domain: Uniform | LogUniform | Choice, share: float) -> Any:
@@ -85,49 +77,46 @@ def test_settings_come_back_from_json(kind: type[DARTS]) -> None:
     config = SearchConfig(method=kind(alpha_lr=0.02))
     stored = json.loads(json.dumps(config_to_dict(config)))
     assert stored["method"]["name"] == kind.name == config.method.name
-    assert config_from_dict(SearchConfig, stored) == config
-    assert type(config_from_dict(SearchConfig, stored).method) is kind
+    found = config_from_dict(SearchConfig, stored)
+    assert found == config and type(found.method) is kind
     known = {f.name for f in fields(kind)}
     assert kind.title and set(kind.outer) <= known and set(kind.baseline) <= known
     assert set(kind.tied) <= kind().as_draw().keys()
     assert kind.is_baseline(replace(kind(), **kind.baseline).outer_settings())
 
 
-def test_like_another_method(kind: type[DARTS]) -> None:
+def test_stages_and_those_of_another_method(kind: type[DARTS]) -> None:
     """The same epochs, and what both know; a method of one stage begins as the other does."""
-    method = kind.like(STAGED)
+    method = kind.like(replace(STAGED, alpha_freeze_epochs=2))
     assert type(method) is kind and kind.like(method) is method
-    assert method.total_epochs == STAGED.total_epochs == 15
-    assert (method.alpha_lr, method.xi) == (0.01, 0.1)
+    assert (method.alpha_lr, method.xi, method.total_epochs) == (0.01, 0.1, 15)
     assert method.stage_layers == ((2, 3, 4) if kind.staged else (2,))
     assert DASViT.like(method).total_epochs == 15
-
-
-def test_stages(kind: type[DARTS]) -> None:
-    method = replace(kind.like(STAGED), alpha_freeze_epochs=2)
     stages = method.stages(len(OPERATIONS))
     assert stages[0].num_ops == len(OPERATIONS)
     assert tuple(stage.num_layers for stage in stages) == method.stage_layers
-    assert sum(stage.epochs for stage in stages) == method.total_epochs
+    assert sum(stage.epochs for stage in stages) == 15
     assert [method.frozen(epoch) for epoch in range(4)] == [True, True, False, False]
 
 
 def test_what_a_sweep_draws(kind: type[DARTS]) -> None:
     """Every draw is a valid method, and `as_draw` its inverse; what is fixed stays."""
     method = kind.like(STAGED)
-    assert method.drawn(method.as_draw() if kind is not DASViT else {}) == method
+    names = method.outer_space(weight_lr=WEIGHT_LR)
+    again = method.drawn({name: method.as_draw()[name] for name in names})
+    assert again.as_draw() == pytest.approx(method.as_draw())
     drawn = []
     for draw in _draws(method):
         found = method.drawn(draw)
         assert {name: found.as_draw()[name] for name in draw} == pytest.approx(draw)
-        drawn.append(found)
         assert replace(found, **method.outer_settings()) == method  # nothing else moves
+        drawn.append(found)
     for name in kind.outer:
         assert len({getattr(found, name) for found in drawn}) > 1, name
-        changed = method.make_room({name: getattr(drawn[2], name)})
-        changed = replace(changed, **{name: getattr(drawn[2], name)})
+        given = {name: getattr(drawn[2], name)}
+        changed = replace(method.make_room(given), **given)
         for draw in _draws(changed, fixed=(name,)):
-            assert getattr(changed.drawn(draw), name) == getattr(changed, name)
+            assert getattr(changed.drawn(draw), name) == given[name]
     assert method.outer_space(weight_lr=WEIGHT_LR, fixed=kind.outer) == {}
 
 
@@ -138,51 +127,44 @@ def test_parameters_weights_and_scores(kind: type[DARTS]) -> None:
     method = kind()
     start = method.parameters(CANDIDATES)
     assert start["alpha"].std().item() == pytest.approx(method.alpha_init_std, rel=0.6)
-    assert {p.shape for p in start.values()} == {(5, 6)}
     for arch in (start, _arch(method), _arch(method, 5.0)):
-        for t in (0.0, 0.5, 0.999):
-            share = torch.tensor(t)
-            noise = method.noise(arch, share)
+        assert {p.shape for p in arch.values()} == {(5, 6)}
+        for t in (torch.tensor(0.0), torch.tensor(0.5), torch.tensor(0.999)):
+            noise = method.noise(arch, t)
             for weights in (
-                method.weights(arch, {}, share),  # evaluation
-                method.weights(arch, noise, share),
-                method.train_weights(arch, noise, share),
+                method.weights(arch, {}, t),  # evaluation
+                method.weights(arch, noise, t),
+                method.train_weights(arch, noise, t),
             ):
                 assert weights.shape == (5, 6) and weights.isfinite().all()
-                assert (weights >= 0).all()
         scores = method.scores(arch)
         assert scores.dtype == torch.float64 and not scores.requires_grad
         assert scores.shape == (5, 6) and scores.isfinite().all()
 
 
 def test_one_alpha_far_above_the_others_is_one_operation(kind: type[DARTS]) -> None:
-    method = kind()
-    arch = {k: p.clone() for k, p in method.parameters(CANDIDATES).items()}
-    one_hot = torch.nn.functional.one_hot(torch.tensor([1, 3, 0, 5, 2]), 6).float()
+    arch = dict(kind().parameters(CANDIDATES))
+    one_hot = torch.eye(6)[[1, 3, 0, 5, 2]]
     arch["alpha"] = 100 * (2 * one_hot - 1)
-    weights = method.weights(arch, {}, torch.tensor(0.9))
-    torch.testing.assert_close(weights, one_hot, rtol=0, atol=1e-6)
-    assert torch.equal(method.scores(arch).argmax(dim=1), one_hot.argmax(dim=1))
+    weights = kind().weights(arch, {}, torch.tensor(0.9))
+    assert_close(weights, one_hot, rtol=0, atol=1e-6)
+    assert torch.equal(kind().scores(arch).argmax(dim=1), one_hot.argmax(dim=1))
 
 
 @pytest.mark.usefixtures("double")
-def test_the_penalty_is_its_formula(
-    kind: type[DARTS], assert_same_gradients: Callable[..., None]
-) -> None:
+def test_the_penalty_is_its_formula(kind: type[DARTS], assert_same_gradients: Callable) -> None:
     """Values and gradients, under the settings of many draws."""
-    method, t = kind.like(STAGED), 0.6
-    share = torch.tensor(t)
-    for draw in _draws(method, count=15):
-        found = method.drawn(draw)
-        arch = _arch(found)
-        weights = found.weights(arch, {}, share)
-        penalty = found.penalty(arch, weights, CANDIDATES, share)
+    t = torch.tensor(0.6)
+    for draw in _draws(kind.like(STAGED)):
+        method = kind.like(STAGED).drawn(draw)
+        arch = _arch(method)
+        weights = method.weights(arch, {}, t)
+        penalty = method.penalty(arch, weights, CANDIDATES, t)
         assert (penalty is not None) == (kind.name in LITERAL), "its formula belongs into LITERAL"
-        if penalty is None:
-            return
-        literal = LITERAL[kind.name](found, arch, found.weights(arch, {}, share), t)
-        torch.testing.assert_close(penalty, literal)
-        assert_same_gradients(penalty, literal, list(arch.values()))
+        if penalty is not None:
+            literal = LITERAL[kind.name](method, arch, weights, 0.6)
+            assert_close(penalty, literal)
+            assert_same_gradients(penalty, literal, list(arch.values()))
 
 
 def test_hooks_can_be_captured(kind: type[DARTS]) -> None:
@@ -190,7 +172,7 @@ def test_hooks_can_be_captured(kind: type[DARTS]) -> None:
     method, t = kind(), torch.tensor(0.5)
     arch = _arch(method)
     noise = method.noise(arch, t)
-    method.penalty(arch, method.weights(arch, noise, t), CANDIDATES, t)
+    method.penalty(arch, method.weights(arch, noise, t), CANDIDATES, t)  # makes its masks
     with Tape() as tape:
         method.train_weights(arch, noise, t)
         method.penalty(arch, method.weights(arch, noise, t), CANDIDATES, t)
@@ -198,14 +180,13 @@ def test_hooks_can_be_captured(kind: type[DARTS]) -> None:
 
 
 def test_what_the_next_stage_goes_on_with(kind: type[DARTS]) -> None:
-    method = kind()
-    arch, kept = _arch(method), torch.tensor([[0, 2], [1, 5], [3, 4], [0, 1], [4, 5]])
-    for name, value in method.carried(arch, kept).items():
-        expected = torch.stack(
-            [row[columns] for row, columns in zip(arch[name], kept, strict=True)]
-        )
-        assert torch.equal(value, expected) and not value.requires_grad
-    assert method.carried(arch, kept).keys() == arch.keys()
+    method, kept = kind(), torch.tensor([[0, 2], [1, 5], [3, 4], [0, 1], [4, 5]])
+    arch = _arch(method)
+    carried = method.carried(arch, kept)
+    assert carried.keys() == arch.keys()
+    for name, value in carried.items():
+        rows = [row[columns] for row, columns in zip(arch[name], kept, strict=True)]
+        assert torch.equal(value, torch.stack(rows)) and not value.requires_grad
     assert replace(method, inherit_alpha="reset").carried(arch, kept) == {}
 
 
@@ -215,63 +196,50 @@ def test_what_the_next_stage_goes_on_with(kind: type[DARTS]) -> None:
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("fused", [False, True])
 def test_second_order_is_the_exact_hypergradient(
-    fused: bool,
-    kind: type[DARTS],
-    make_model: Callable[..., SearchModel],
-    make_batch: Callable[..., tuple[Tensor, Tensor]],
+    fused: bool, kind: type[DARTS], make_model: Callable, make_batch: Callable
 ) -> None:
     """By double backward, under noise; every architecture parameter has a gradient."""
-    model = make_model(kind(), fused=fused, route=Route())
-    batches = make_batch(4), make_batch(4)
+    model, batches = make_model(kind(), fused=fused, route=Route()), (make_batch(4), make_batch(4))
     model.t.fill_(0.5)
     noise = model.noise()
-    first = reference.hypergradient(model, *batches, 0.0, noise)
-    found = arch_gradient(model, *batches, noise=noise, xi=0.0)
-    torch.testing.assert_close(found.gradients, first)
-
-    exact = reference.hypergradient(model, *batches, XI, noise)
+    first = hypergradient(model, *batches, 0.0, noise)
+    assert_close(arch_gradient(model, *batches, noise=noise, xi=0.0).gradients, first)
+    exact = hypergradient(model, *batches, XI, noise)
     found = arch_gradient(model, *batches, noise=noise, xi=XI)
     for gradient, wanted, cheap in zip(found.gradients, exact, first, strict=True):
-        tolerance = 2e-3 * (wanted - cheap).norm()
-        assert (gradient - wanted).norm() < tolerance
         assert cheap.abs().max() > 1e-3 and (wanted - cheap).norm() > 1e-3
+        assert (gradient - wanted).norm() < 2e-3 * (wanted - cheap).norm()
 
 
 @pytest.mark.usefixtures("double")
 def test_second_order_on_the_methods_own_route(
-    kind: type[DARTS],
-    make_model: Callable[..., SearchModel],
-    make_batch: Callable[..., tuple[Tensor, Tensor]],
+    kind: type[DARTS], make_model: Callable, make_batch: Callable
 ) -> None:
     """DARTS' formula term by term: where tokens are selected by a straight-through gate, no double
     backward is exact."""
     model, batches = make_model(kind()), (make_batch(4), make_batch(4))
     model.t.fill_(0.5)
     noise = model.noise()
-    direct, product = reference.second_order(model, *batches, XI, noise)
-    found = arch_gradient(model, *batches, noise=noise, xi=XI)
+    direct, product = second_order(model, *batches, XI, noise)
     wanted = [d - XI * p for d, p in zip(direct, product, strict=True)]
-    torch.testing.assert_close(found.gradients, wanted, rtol=1e-7, atol=1e-10)
+    found = arch_gradient(model, *batches, noise=noise, xi=XI)
+    assert_close(found.gradients, wanted, rtol=1e-7, atol=1e-10)
 
 
 # --- In a search
 
 
-def _config(kind: type[DARTS], **changes: Any) -> SearchConfig:
-    base = runs.search_config(operations=OPERATIONS, stage_layers=(1, 2), stage_ops=(6, 3), dim=8)
-    return base.replaced(
-        method=kind.like(base.method), plugins=("support.plugin_method",), **changes
-    )
-
-
 def test_a_killed_search_ends_as_if_it_had_not_been(
-    kind: type[DARTS], tmp_path: Path, few_searched: None, monkeypatch: pytest.MonkeyPatch
+    kind: type[DARTS], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a genotype of the space that says which method found it; in second order."""
-    config = _config(kind, xi=0.05)
+    runs.few_images(monkeypatch, dasvit.search.loop)
+    config = runs.search_config(
+        operations=OPERATIONS, stage_layers=(1, 2), stage_ops=(6, 3), dim=8, xi=0.05
+    )
+    config = config.replaced(method=kind.like(config.method), plugins=("support.plugin_method",))
     found = search(config, tmp_path / "whole")
-    assert isinstance(found, SearchResult)
-    assert set(found.genotype.operations) <= set(config.space.operations) - {"zero"}
+    assert set(found.genotype.operations) <= set(OPERATIONS) - {"zero"}
     assert found.genotype.provenance["settings"]["method"]["name"] == kind.name
     assert found.settings == config.outer_settings
     with monkeypatch.context() as patch:
@@ -280,4 +248,4 @@ def test_a_killed_search_ends_as_if_it_had_not_been(
             search(config, tmp_path / "killed")
     search(config, tmp_path / "killed", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
-    assert dasvit.search.loop.load_search_config(tmp_path / "killed") == config
+    assert load_search_config(tmp_path / "killed") == config

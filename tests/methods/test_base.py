@@ -9,9 +9,10 @@ import pytest
 import support
 import torch
 from support.plugin_method import BetaDARTS
-from support.runs import search_config
+from support.runs import few_images, search_config
 
 import dasvit.methods.base
+import dasvit.search.loop
 from dasvit.methods import DARTS, DASViT, get_method, method_names, register_method
 from dasvit.run.settings import SettingError, config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
@@ -39,12 +40,23 @@ def test_methods_have_names() -> None:
 
 
 def test_a_search_imports_the_plugin_that_holds_its_method(
-    tmp_path: Path, few_searched: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a process that has not seen it. (The same by command line: tests/cli.)"""
-    method = BetaDARTS(weight=7.0, stage_epochs=1, stage_layers=(1,))
-    config = search_config(method=method, plugins=("support.plugin_method",))
+    """As in a process that has not seen it; and tells it how much of the search is done. (The same
+    by command line: tests/cli.)"""
+    few_images(monkeypatch, dasvit.search.loop)
+    method = BetaDARTS(weight=7.0, stage_epochs=2, stage_layers=(1,))
+    config = search_config().replaced(method=method, plugins=("support.plugin_method",))
+    penalty, told = BetaDARTS.penalty, []
+
+    def spy(self: BetaDARTS, *args: Any) -> torch.Tensor:
+        told.append(args[-1].item())
+        return penalty(self, *args)
+
+    monkeypatch.setattr(BetaDARTS, "penalty", spy)
     search(config, tmp_path)
+    # In each epoch two steps, and its record.
+    assert told == [0.0, 0.25, 0.5, 0.5, 0.75, 1.0]
     known = dasvit.methods.base._METHODS
     monkeypatch.setattr(
         dasvit.methods.base, "_METHODS", {name: known[name] for name in ("darts", "dasvit")}
@@ -96,12 +108,3 @@ def test_plain_darts_is_the_base() -> None:
     assert torch.equal(method.weights(arch, {}, t), arch["alpha"].softmax(-1))
     assert method.noise(arch, t) == {} and method.route().token_ratio == 1.0
     assert not DASViT.is_baseline(DASViT().outer_settings())
-
-
-def test_scores_tell_apart_what_float32_weights_do_not() -> None:
-    """A softmax in float32 makes a tie, which would go to the earlier candidate."""
-    alpha = torch.tensor([[1.540996, -0.2934289, -0.29342887]], dtype=torch.float32)
-    assert alpha[0, 2] > alpha[0, 1]
-    assert alpha.softmax(dim=-1)[0, 2] == alpha.softmax(dim=-1)[0, 1]
-    scores = DARTS().scores({"alpha": alpha})
-    assert scores[0, 2] > scores[0, 1]

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,12 +10,10 @@ ROWS, DIM, WIDTHS = 5, 3, (4, 4, 2, 7)
 COLUMNS = torch.tensor([i for i, width in enumerate(WIDTHS) for _ in range(width)])
 
 
-def tensors(
-    dtype: torch.dtype = torch.float64, *, widths: tuple[int, ...] = WIDTHS
-) -> list[Tensor]:
+def tensors(dtype: torch.dtype = torch.float64) -> list[Tensor]:
     """scales, weight, bias, hidden, and two inputs."""
-    first, second, *others = widths
-    shapes = [(len(widths),), (DIM, sum(widths)), (len(widths), DIM), (ROWS, sum(others))]
+    first, second, *others = WIDTHS
+    shapes = [(len(WIDTHS),), (DIM, sum(WIDTHS)), (len(WIDTHS), DIM), (ROWS, sum(others))]
     shapes += [(ROWS, first), (ROWS, second)]
     return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
 
@@ -32,44 +28,31 @@ def plain(scales: Tensor, weight: Tensor, bias: Tensor, hidden: Tensor, *inputs:
     return torch.stack([s * F.linear(x, w, b) for s, x, w, b in parts]).sum(dim=0)
 
 
-def needs() -> Iterator[list[bool]]:
-    """What the passes of a search ask for, by name."""
-    everything = [True] * 6
-    yield everything  # at w': scales and weights
-    yield [False, *everything[1:]]  # the weight pass
-    yield [
-        True,
-        False,
-        False,
-        True,
-        True,
-        True,
-    ]  # an alpha pass, on tokens that alpha had a part in
-    yield [True, False, False, False, False, False]  # an alpha pass, on the first tokens
-    yield [False, True, True, False, False, False]
-    yield [False, False, False, True, False, True]
+# What the passes of a search ask gradients for, in the order of `tensors`.
+NEEDS = [
+    [True] * 6,  # at w': scales and weights
+    [False, True, True, True, True, True],  # the weight pass
+    [True, False, False, True, True, True],  # an alpha pass, on tokens that alpha had a part in
+    [True, False, False, False, False, False],  # an alpha pass, on the first tokens
+    [False, True, True, False, False, False],
+    [False, False, False, True, False, True],
+]
 
 
-@pytest.mark.parametrize("needed", [*needs()])
-def test_values_and_gradients_are_those_of_the_sum_of_terms(needed: list[bool]) -> None:
-    given = [t.detach().requires_grad_(n) for t, n in zip(tensors(), needed, strict=True)]
+@pytest.mark.parametrize("scales", [None, [0.0] * 4, [0.0, 0.0, 1.0, 0.0]])
+@pytest.mark.parametrize("needed", NEEDS)
+def test_values_and_gradients_are_those_of_the_sum_of_terms(
+    needed: list[bool], scales: list[float] | None
+) -> None:
+    drawn = tensors()
+    if scales is not None:
+        drawn[0] = torch.tensor(scales, dtype=torch.float64)
+    given = [t.detach().requires_grad_(n) for t, n in zip(drawn, needed, strict=True)]
     wanted, got = plain(*given), ours(*given)
     assert_close(got, wanted)
     of = [t for t in given if t.requires_grad]
     grad = torch.randn_like(wanted)
     assert_close(torch.autograd.grad(got, of, grad), torch.autograd.grad(wanted, of, grad))
-
-
-@pytest.mark.parametrize("scale", [0.0, 1.0])
-def test_one_hot_scales_have_gradients_too(scale: float) -> None:
-    given = tensors()
-    with torch.no_grad():
-        given[0].copy_(torch.tensor([0.0, 0.0, scale, 0.0]))
-    grad = torch.randn(ROWS, DIM, dtype=torch.float64)
-    assert_close(
-        torch.autograd.grad(ours(*given), given, grad),
-        torch.autograd.grad(plain(*given), given, grad),
-    )
 
 
 def test_gradients_against_finite_differences() -> None:
@@ -97,7 +80,17 @@ def test_without_inputs_or_without_hidden_units() -> None:
     assert_close(attention + perceptrons, plain(scales, weight, bias, hidden, first, second))
 
 
-def kept(scales: bool, others: bool) -> list[tuple[int, ...]]:
+@pytest.mark.parametrize(
+    ("needed", "kept"),
+    [
+        (NEEDS[0], [(ROWS, WIDTHS[0]), (ROWS, sum(WIDTHS[2:]))]),
+        (NEEDS[1], [(ROWS, WIDTHS[0]), (ROWS, sum(WIDTHS[2:]))]),
+        (NEEDS[3], [(ROWS, DIM)]),
+    ],
+)
+def test_terms_are_kept_only_where_nothing_else_is(
+    needed: list[bool], kept: list[tuple[int, int]]
+) -> None:
     """Shapes of the tokens' tensors that are kept for the backward pass."""
     found: list[Tensor] = []
 
@@ -105,24 +98,14 @@ def kept(scales: bool, others: bool) -> list[tuple[int, ...]]:
         found.append(tensor)
         return tensor
 
-    given = tensors()
-    needed = [scales, others, others, True, True, True]
-    if scales and not others:
-        needed = [True, False, False, False, False, False]
-    given = [t.detach().requires_grad_(n) for t, n in zip(given, needed, strict=True)]
+    given = [t.detach().requires_grad_(n) for t, n in zip(tensors(), needed, strict=True)]
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         ours(*given)
-    return sorted({tuple(t.shape) for t in found if t.dim() == 2 and t.shape[0] == ROWS})
+    shapes = {tuple(t.shape) for t in found if t.dim() == 2 and t.shape[0] == ROWS}
+    assert sorted(shapes) == sorted(kept)
 
 
-def test_terms_are_kept_only_where_nothing_else_is() -> None:
-    tokens = sorted({(ROWS, WIDTHS[0]), (ROWS, sum(WIDTHS[2:]))})
-    assert kept(scales=True, others=True) == tokens
-    assert kept(scales=False, others=True) == tokens
-    assert kept(scales=True, others=False) == [(ROWS, DIM)]
-
-
-@pytest.mark.parametrize("needed", [*needs()][:4])
+@pytest.mark.parametrize("needed", NEEDS[:4])
 def test_under_autocast_the_products_are_in_half_precision(needed: list[bool]) -> None:
     drawn = tensors(torch.float32)
     given = [t.detach().requires_grad_(n) for t, n in zip(drawn, needed, strict=True)]

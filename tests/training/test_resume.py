@@ -6,69 +6,58 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import dasvit.training.trained
 import pytest
 import torch
-from dasvit.training.trained import RETRAIN_KIND as KIND
-from dasvit.training.trained import load_retrain_config
 from support import runs
 from support.retrain_runs import assert_same_run
 from support.runs import DIGITS, CrashError, retrain_config
 
 import dasvit.training.loop
+from dasvit.presets import modern
 from dasvit.report.events import Event, RetrainEpoch, RetrainResult
 from dasvit.report.record import read_trace
 from dasvit.run.checkpoint import CheckpointWriter, load_checkpoint
 from dasvit.training.loop import retrain
+from dasvit.training.model_folder import RETRAIN_KIND as KIND
+from dasvit.training.model_folder import load_retrain_config
 
 ROOT = Path(__file__).parents[2]
+MOVING = {"data": replace(DIGITS, augment="crop_flip"), "grad_clip": 1.0, "label_smoothing": 0.1}
 
 
-def crash_before_checkpoint(
-    monkeypatch: pytest.MonkeyPatch, epoch: int
-) -> Callable[[Event], None] | None:
+def crash_in(epoch: int) -> Any:
     return runs.crash_at(lambda event: isinstance(event, RetrainEpoch) and event.epoch == epoch)
 
 
-def crash_after_checkpoint(
-    monkeypatch: pytest.MonkeyPatch, epoch: int
-) -> Callable[[Event], None] | None:
-    runs.crash_after_saving(monkeypatch, epoch)
-    return None
-
-
 @pytest.mark.usefixtures("few_retrained")
-@pytest.mark.parametrize("crash", [crash_before_checkpoint, crash_after_checkpoint])
-@pytest.mark.parametrize("model", ["encoder", "vit", "test_resnet"])
+@pytest.mark.parametrize("model", ["encoder", "modern encoder", "vit", "test_resnet"])
 def test_killed_in_every_epoch_and_resumed(
-    model: str, crash: Callable, genotype_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: str, genotype_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With dropout and moving crops; `test_resnet` has running statistics."""
-    config = retrain_config(
-        model=genotype_path if model == "encoder" else model,
-        dropout=0.0 if model == "test_resnet" else 0.2,
-        label_smoothing=0.1,
-        data=replace(DIGITS, augment="crop_flip"),
-        epochs=2 if model == "test_resnet" else 3,
-        grad_clip=1.0,
-    )
+    """Before and after each checkpoint, with all that draws; `test_resnet` has running
+    statistics."""
+    name = genotype_path if "encoder" in model else model
+    config = retrain_config(model=name, dropout=0.0 if model == "test_resnet" else 0.2, **MOVING)
+    if model.startswith("modern"):
+        config = replace(modern(config), epochs=3, warmup_epochs=1, accumulate=2, warmup_lr=1e-7)
+        assert config.mixup and config.ema_decay and config.drop_path
+        assert config.data.augment == "rand"
     expected, folder = tmp_path / "whole", tmp_path / "killed"
     retrain(config, expected)
     for epoch in range(config.epochs):
-        with monkeypatch.context() as patch, pytest.raises(CrashError):
-            retrain(config, folder, report=crash(patch, epoch) or (lambda e: None), resume=True)
+        with pytest.raises(CrashError):
+            retrain(config, folder, report=crash_in(epoch), resume=True)
         torch.rand(epoch + 1)  # another process has another random state
-        if crash is crash_before_checkpoint:  # one more epoch, so that the next crash comes later
-            with monkeypatch.context() as patch:
-                crash_after_checkpoint(patch, epoch)
-                with pytest.raises(CrashError):
-                    retrain(config, folder, resume=True)
+        with monkeypatch.context() as patch:
+            runs.crash_after_saving(patch, epoch)
+            with pytest.raises(CrashError):
+                retrain(config, folder, resume=True)
         assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == epoch + 1
-        assert not (folder / "model.safetensors").exists()
+        assert not (folder / "model").exists()
     result = retrain(config, folder, resume=True)
     assert_same_run(folder, expected)
     rows = read_trace(folder / "train.jsonl")
@@ -77,28 +66,29 @@ def test_killed_in_every_epoch_and_resumed(
 
 
 @pytest.mark.usefixtures("few_retrained")
-def test_killed_between_sparse_checkpoints_and_resumed(tmp_path: Path) -> None:
-    config = retrain_config(model="vit", epochs=3, checkpoint_epochs=2)
+def test_sparse_checkpoints_lost_files_and_no_result(
+    genotype_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The genotype file goes, a half-written checkpoint stays, and the end comes after training."""
+    path, folder = tmp_path / "found.json", tmp_path / "killed"
+    path.write_bytes(Path(genotype_path).read_bytes())
+    config = retrain_config(model=str(path), checkpoint_epochs=2)
     retrain(config, tmp_path / "whole")
-    folder = tmp_path / "killed"
+    left, check = folder / ".checkpoint.pt.1.tmp", dasvit.training.loop.check_free_space
+
+    def free(folder: Path, needed: int) -> None:
+        assert not left.exists()  # it does not take the room of the next
+        check(folder, needed)
+
+    monkeypatch.setattr(dasvit.training.loop, "check_free_space", free)
     for epoch, kept in [(0, None), (1, None), (2, 2)]:
-        crash = runs.crash_at(lambda e, n=epoch: isinstance(e, RetrainEpoch) and e.epoch == n)
         with pytest.raises(CrashError):
-            retrain(config, folder, report=crash, resume=True)
+            retrain(config, folder, report=crash_in(epoch), resume=True)
         assert (folder / "checkpoint.pt").exists() == (kept is not None)
         if kept is not None:
             assert load_checkpoint(folder / "checkpoint.pt", KIND)["epoch"] == kept
-    retrain(config, folder, resume=True)
-    assert_same_run(folder, tmp_path / "whole")
-
-
-@pytest.mark.usefixtures("few_retrained")
-def test_killed_before_the_result_and_resumed(
-    genotype_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = retrain_config(model=genotype_path)
-    expected, folder = tmp_path / "whole", tmp_path / "killed"
-    retrain(config, expected)
+        left.write_bytes(b"half")
+        path.unlink(missing_ok=True)
 
     def crash(path: Path, result: RetrainResult) -> None:
         raise CrashError
@@ -106,11 +96,11 @@ def test_killed_before_the_result_and_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(dasvit.training.loop, "save_result", crash)
         with pytest.raises(CrashError):
-            retrain(config, folder)
+            retrain(config, folder, resume=True)
     events: list[Event] = []
     retrain(config, folder, resume=True, report=events.append)
-    assert_same_run(folder, expected)
     assert [type(e) for e in events] == [RetrainResult]
+    assert_same_run(folder, tmp_path / "whole")
 
 
 @pytest.mark.timeout(900)  # processes that start: seconds, minutes on a busy machine
@@ -142,14 +132,13 @@ def test_sigkill_within_an_epoch(tmp_path: Path) -> None:
 
 
 def test_other_images_are_not_continued_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    crash = runs.crash_at(lambda event: isinstance(event, RetrainEpoch) and event.epoch == 1)
-    runs.few_images(monkeypatch, dasvit.training.loop)
+    runs.few_images(monkeypatch)
     with pytest.raises(CrashError):
-        retrain(retrain_config(), tmp_path, report=crash)
-    runs.few_images(monkeypatch, dasvit.training.loop, train=120)
+        retrain(retrain_config(), tmp_path, report=crash_in(1))
+    runs.few_images(monkeypatch, train=120)
     with pytest.raises(ValueError, match=r"other images .*: 128.* there, .*: 120.* now"):
         retrain(retrain_config(), tmp_path, resume=True)
-    runs.few_images(monkeypatch, dasvit.training.loop)
+    runs.few_images(monkeypatch)
     assert 0 <= retrain(retrain_config(), tmp_path, resume=True).test_top1 <= 1
 
 
@@ -157,7 +146,7 @@ def test_other_images_are_not_continued_on(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = retrain_config(model="vit", epochs=9, checkpoint_epochs=2)
+    config = retrain_config(epochs=9, checkpoint_epochs=2)
     retrain(config, tmp_path / "whole")
     save = CheckpointWriter.save
 
@@ -176,22 +165,3 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(
     assert len(read_trace(folder / "train.jsonl")) == 5  # not until the next checkpoint
     retrain(config, folder, resume=True)
     assert_same_run(folder, tmp_path / "whole")
-
-
-def test_what_a_killed_process_left_does_not_take_the_room_of_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs.few_images(monkeypatch, dasvit.training.loop)
-    config = retrain_config(model="vit", epochs=2)
-    with pytest.raises(CrashError):
-        retrain(config, tmp_path, report=runs.crash_at(lambda event: True))
-    left = tmp_path / ".checkpoint.pt.1.tmp"
-    left.write_bytes(b"half")
-    check = dasvit.training.loop.check_free_space
-
-    def free(folder: Path, needed: int) -> None:
-        assert not left.exists()
-        check(folder, needed)
-
-    monkeypatch.setattr(dasvit.training.loop, "check_free_space", free)
-    retrain(config, tmp_path, resume=True)
