@@ -6,19 +6,20 @@ DASViT, over seeds.
 Writes OUT.json (every epoch's shares, the scores, machine, versions, commit), OUT.png and OUT.svg.
 """
 
-import dataclasses
+import itertools
 import json
 import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dasvit.commands.arguments import parse
+from dasvit.methods import DARTS, DASViT, get_method
 from dasvit.presets import get_preset
 from dasvit.report.plots import operation_shares, share_figure
 from dasvit.report.record import read_trace
@@ -28,7 +29,7 @@ from dasvit.run.environment import environment
 from dasvit.run.files import write_atomic
 from dasvit.search.loop import search
 
-SETTINGS = {"plain DARTS": "digits_darts", "DASViT": "digits"}
+SETTINGS = {method.title: method.name for method in (DARTS, DASViT)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +44,17 @@ class Args:
     """Path of the results without their ending."""
 
 
-def run(preset: str, seed: int) -> dict[str, Any]:
+def run(method: str, seed: int) -> dict[str, Any]:
     """One search; its shares by epoch and its scores."""
     torch.set_num_threads(1)
-    config = dataclasses.replace(get_preset(preset).search, seed=seed)
+    config = get_preset("digits").search
+    config = replace(config, method=get_method(method).like(config.method), seed=seed)
     with tempfile.TemporaryDirectory() as folder:
         result = search(config, folder)
         trace = read_trace(Path(folder) / "alpha.jsonl")
-    print(f"{preset} seed {seed}: {result.seconds:.0f} s, {result.genotype}", flush=True)
+    print(f"{method} seed {seed}: {result.seconds:.0f} s, {result.genotype}", flush=True)
     return {
-        "preset": preset,
+        "method": method,
         "seed": seed,
         **operation_shares(trace),
         "val_accuracy": [row["val_accuracy"] for row in trace],
@@ -65,7 +67,7 @@ def run(preset: str, seed: int) -> dict[str, Any]:
 
 
 def main(args: Args) -> None:
-    jobs = [(preset, seed) for preset in SETTINGS.values() for seed in range(args.seeds)]
+    jobs = [(name, seed) for name in SETTINGS.values() for seed in range(args.seeds)]
     with ProcessPoolExecutor(args.processes) as pool:
         runs = list(pool.map(run, *zip(*jobs, strict=True)))
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -77,10 +79,10 @@ def main(args: Args) -> None:
     }
     write_atomic(args.out.with_suffix(".json"), json.dumps(facts, indent=1) + "\n")
     by_setting = {
-        title: [r for r in runs if r["preset"] == preset] for title, preset in SETTINGS.items()
+        title: [r for r in runs if r["method"] == name] for title, name in SETTINGS.items()
     }
-    stages = get_preset("digits").search
-    starts = [stages.stage_epochs * i for i in range(1, len(stages.stage_layers))]
+    *before_last, _ = (stage.epochs for stage in get_preset("digits").search.stages)
+    starts = list(itertools.accumulate(before_last))
     figure = share_figure(by_setting, stage_starts=starts, title="Digits: mean weight of all edges")
     save_figure(figure, args.out)
     for title, group in by_setting.items():

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dasvit.methods import DASViT
 from dasvit.search.config import SearchConfig
 from dasvit.spaces.cell.genotype import edge_list
 
@@ -168,12 +169,12 @@ class ReferenceNet(nn.Module):
         precision: str = "fp32",
     ) -> None:
         super().__init__()
-        dim = config.dim
+        dim, route = config.space.dim, config.method.route()
         self.edge_ops, self.precision = edge_ops, precision
-        self.embedding = Embedding(config.data.image_size, config.patch_size, channels, dim)
-        self.selector = TokenSelector(dim, config.token_ratio) if config.token_ratio < 1 else None
+        self.embedding = Embedding(config.data.image_size, config.space.patch_size, channels, dim)
+        self.selector = TokenSelector(dim, route.token_ratio) if route.token_ratio < 1 else None
         self.cells = nn.ModuleList(
-            Encoder(edge_ops, dim, config.num_nodes) for _ in range(num_layers)
+            Encoder(edge_ops, dim, config.space.num_nodes) for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
@@ -222,11 +223,11 @@ class ReferenceStep:
         self.weight_optimizer = torch.optim.AdamW(
             model.weights(), lr=config.weight_lr, weight_decay=config.weight_decay
         )
-        self.alpha_optimizer = torch.optim.Adam(
+        self.arch_optimizer = torch.optim.Adam(
             [model.alpha],
-            lr=config.alpha_lr,
-            betas=config.alpha_betas,
-            weight_decay=config.alpha_weight_decay,
+            lr=config.method.alpha_lr,
+            betas=config.method.alpha_betas,
+            weight_decay=config.method.alpha_weight_decay,
         )
 
     def __call__(
@@ -234,7 +235,7 @@ class ReferenceStep:
     ) -> tuple[Tensor, Tensor]:
         """Update alpha and weights; L_train and its logits before the weights' update."""
         self.alpha_pass(train_batch, val_batch)
-        self.alpha_optimizer.step()
+        self.arch_optimizer.step()
         loss, logits = self.weight_pass(train_batch)
         if self.config.grad_clip > 0:
             nn.utils.clip_grad_norm_(self.model.weights(), self.config.grad_clip)
@@ -245,8 +246,8 @@ class ReferenceStep:
 
     def alpha_pass(self, train_batch: Batch, val_batch: Batch) -> Tensor:
         """Leave ∇_α of the upper level in `alpha.grad`; returns L_val."""
-        self.alpha_optimizer.zero_grad()
-        if self.config.xi > 0:
+        self.arch_optimizer.zero_grad()
+        if self.config.method.xi > 0:
             return self._second_order(train_batch, val_batch)
         loss = self._loss(self.model, val_batch)
         (loss + self.fairness(self.model)).backward()
@@ -266,7 +267,7 @@ class ReferenceStep:
         return F.cross_entropy(model(images), labels)
 
     def _second_order(self, train_batch: Batch, val_batch: Batch) -> Tensor:
-        model, xi = self.model, self.config.xi
+        model, xi = self.model, self.config.method.xi
         grads = torch.autograd.grad(self._loss(model, train_batch), model.weights())
         virtual = copy.deepcopy(model)
         with torch.no_grad():
@@ -293,7 +294,8 @@ class ReferenceStep:
 
     def fairness(self, model: ReferenceNet) -> Tensor:
         """L_fair (Eq. 16-19), term by term."""
-        config, edge_ops = self.config, model.edge_ops
+        config, edge_ops, method = self.config, model.edge_ops, self.config.method
+        assert isinstance(method, DASViT)
         weights = model.alpha.softmax(dim=-1)
         nothing = weights.new_zeros(())
         skips = [
@@ -304,7 +306,7 @@ class ReferenceStep:
         l1 = sum(skips, start=nothing) / max(1, len(skips))
         l2 = nothing
         for kind in ("msa", "mlp"):
-            if not any(name.startswith(kind) for name in config.operations):
+            if not any(name.startswith(kind) for name in config.space.operations):
                 continue
             members = [
                 weights[m, i]
@@ -313,6 +315,6 @@ class ReferenceStep:
                 if name.startswith(kind)
             ]
             total = sum(members, start=nothing) / len(edge_ops)
-            l2 = l2 + config.zeta1 * (total - config.gamma_max).clamp(min=0)
-            l2 = l2 + config.zeta2 * (config.gamma_min - total).clamp(min=0)
-        return config.skip_weight * l1 + config.type_weight * l2
+            l2 = l2 + method.zeta1 * (total - method.gamma_max).clamp(min=0)
+            l2 = l2 + method.zeta2 * (method.gamma_min - total).clamp(min=0)
+        return method.skip_weight * l1 + method.type_weight * l2

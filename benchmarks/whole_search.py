@@ -22,11 +22,11 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import torch
-from dasvit.data.image_data import ImageData, data_from_arrays
 
 import dasvit.search.loop
 from benchmarks.search_step import common_arguments, prepare
 from benchmarks.workload import CHANNELS, CLASSES, Cell, search_config
+from dasvit.data.splits import ImageData, data_from_arrays
 from dasvit.report.events import Event, SearchEpoch
 from dasvit.run.checkpoint import CheckpointWriter
 from dasvit.run.seed import generator
@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                            cuda_graph=args.cuda_graph, **short)  # fmt: skip
     found = run(config, device, args.images)
     known = {"images": args.images, "batch_size": cell.batch_size}
-    epochs = SearchConfig().stage_epochs
+    epochs = search_config(cell, sizes).stages[0].epochs
     parts, sparse = (project(found, **known, epochs=epochs, every=every) for every in (1, 10))
     how = [w for w, on in (("compiled", args.compile), ("captured", args.cuda_graph)) if on]
     out |= {"how": " and ".join(how) or "eager", "token_ratio": cell.token_ratio}

@@ -6,25 +6,25 @@ Every configuration of a benchmark is made in `search_config`.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from dasvit.spaces.cell.prune import first_stage_ops, prune
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.reference import ReferenceNet, ReferenceStep
 from dasvit.data.batch import Batch
-from dasvit.data.config import DataConfig
-from dasvit.report.events import EdgeOps
+from dasvit.presets import get_preset
 from dasvit.run.seed import derive_seed, generator, seed_everything
 from dasvit.search.config import SearchConfig
 from dasvit.search.cuda_graph import WARM_UP
-from dasvit.search.step import BilevelStep, build_supernet
+from dasvit.search.model import SearchModel, build_model
+from dasvit.search.step import BilevelStep
+from dasvit.spaces.base import EdgeOps
+from dasvit.spaces.cell.derive import prune
 from dasvit.spaces.cell.fused import FusedCell
-from dasvit.spaces.cell.supernet import SuperNet
 from dasvit.spaces.cell.tokens import num_selected
 
 __all__ = ["Cell", "Runner", "Sizes", "candidates", "make_batches", "make_ours", "make_reference"]
@@ -75,28 +75,29 @@ class Cell:
 
 
 def search_config(cell: Cell, sizes: Sizes, **changes: Any) -> SearchConfig:
-    """The search that has this step; `changes` are settings of `SearchConfig`."""
-    config = SearchConfig(
-        data=DataConfig(image_size=sizes.image_size),
+    """The paper's search with this step; `changes` are settings by their own names."""
+    config = get_preset("cifar10").search.replaced(
+        image_size=sizes.image_size,
         dim=sizes.dim,
         patch_size=sizes.patch_size,
         token_ratio=cell.token_ratio,
         batch_size=cell.batch_size,
         xi=1e-3 if cell.order == 2 else 0.0,  # its value does not change the work
     )
-    return replace(config, **changes)
+    return config.replaced(**changes)
 
 
 @cache
 def candidates(stage: int) -> EdgeOps:
     """Candidates of each edge in a stage (1, 2, 3): pruned by alphas drawn at random, always the
     same. The stages that a search enters are others, and cost more or less by what survives."""
-    config = SearchConfig()
-    edge_ops: EdgeOps = first_stage_ops(config.operations, config.num_nodes)
+    config = get_preset("cifar10").search
+    edge_ops = config.space.candidates().edge_ops
     draw = generator("benchmark candidates")
     alpha = torch.randn(len(edge_ops), len(edge_ops[0]), generator=draw)
-    for num_ops in config.stage_ops[1:stage]:
-        edge_ops, alpha = prune(alpha, edge_ops, num_ops)
+    for one in config.stages[1:stage]:
+        edge_ops, kept = prune(alpha, edge_ops, one.num_ops)
+        alpha = alpha.gather(1, kept)
     return edge_ops
 
 
@@ -118,7 +119,7 @@ def _pass_flops(stage: int, token_ratio: float, sizes: Sizes) -> tuple[int, int]
     config = search_config(Cell(stage=stage, token_ratio=token_ratio), sizes)
     patches = (sizes.image_size // sizes.patch_size) ** 2
     kept = num_selected(patches, token_ratio) if token_ratio < 1 else patches
-    edge_ops, layers = candidates(stage), config.stage_layers[stage - 1]
+    edge_ops, layers = candidates(stage), config.stages[stage - 1].num_layers
     with torch.device("meta"):
         model = ReferenceNet(config, edge_ops, layers, channels=3, num_classes=2)
 
@@ -173,7 +174,7 @@ class Runner:
         """Bytes of weights, alphas and optimisers between two steps; drops gradients."""
         for p in self.model.parameters():
             p.grad = None
-        optimizers = (self.step.weight_optimizer, self.step.alpha_optimizer)
+        optimizers = (self.step.weight_optimizer, self.step.arch_optimizer)
         states = [v for o in optimizers for state in o.state.values() for v in state.values()]
         tensors = (*self.model.parameters(), *self.model.buffers(), *states)
         storages = [t.untyped_storage() for t in tensors if isinstance(t, Tensor)]
@@ -192,15 +193,15 @@ def make_ours(
     config = search_config(cell, sizes, **changes)
     seed_everything(derive_seed("benchmark weights"))
     with device:  # drawing hundreds of millions of weights elsewhere takes longer than the steps
-        model = build_supernet(
+        model = build_model(
             config,
             candidates(cell.stage),
-            num_layers=config.stage_layers[cell.stage - 1],
+            num_layers=config.stages[cell.stage - 1].num_layers,
             in_channels=CHANNELS,
             num_classes=CLASSES,
         )
     if config.compile:
-        model.compile_encoders()
+        model.supernet.compile_encoders()
     graphed = config.cuda_graph and device.type == "cuda"
     return Runner(BilevelStep(config, model), batches, warm_up=WARM_UP + 1 if graphed else 2)
 
@@ -216,7 +217,7 @@ def make_reference(
 ) -> Runner:
     """The plain step; with `same_weights` it starts from those that ours starts from."""
     config = search_config(cell, sizes)
-    layers = config.stage_layers[cell.stage - 1]
+    layers = config.stages[cell.stage - 1].num_layers
     with device:
         model = ReferenceNet(
             config,
@@ -228,19 +229,21 @@ def make_reference(
         )
     if same_weights:
         ours = make_ours(cell, sizes, device, batches).model
-        assert isinstance(ours, SuperNet)
+        assert isinstance(ours, SearchModel)
         model.load_state_dict(literal_state(ours))
     return Runner(ReferenceStep(config, model), batches)
 
 
-def literal_state(model: SuperNet) -> dict[str, Tensor]:
-    """A supernet's values by the names that `ReferenceNet` has for them."""
+def literal_state(model: SearchModel) -> dict[str, Tensor]:
+    """A model's values by the names that `ReferenceNet` has for them."""
+    supernet = model.supernet
     state = {
         name.replace("embedding.patches.proj.", "embedding.patches."): value
-        for name, value in model.state_dict().items()
+        for name, value in supernet.state_dict().items()
         if not name.startswith("cells.")
     }
-    for number, cell in enumerate(model.cells):
+    state["alpha"] = model.arch["alpha"].detach()
+    for number, cell in enumerate(supernet.cells):
         literal = cell.unfused() if isinstance(cell, FusedCell) else cell
         state |= {f"cells.{number}.{name}": v for name, v in literal.state_dict().items()}
     return state

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dasvit.run.files import read_json, write_atomic
-from dasvit.run.settings import with_defaults
+from dasvit.run.settings import differences, with_defaults
 
 __all__ = ["SCHEMA", "ResultFolder", "open_folder", "set_aside"]
 
@@ -177,28 +177,15 @@ def _folder(storage_path: str, name: str) -> ResultFolder:
 
 
 def _check_same(saved: dict[str, Any], settings: dict[str, Any], root: Path) -> None:
-    old, new = dict(_flat(saved)), dict(_flat(json.loads(json.dumps(settings))))
-    differences = [
-        f"{key}: {old.get(key)!r} there, {new.get(key)!r} now"
-        for key in sorted(set(old) | set(new))
-        if old.get(key) != new.get(key)
-    ]
-    if differences:
-        shown = "; ".join(differences[:SHOWN_DIFFERENCES])
-        if (more := len(differences) - SHOWN_DIFFERENCES) > 0:
+    others = differences(saved, json.loads(json.dumps(settings)))
+    if others:
+        shown = "; ".join(others[:SHOWN_DIFFERENCES])
+        if (more := len(others) - SHOWN_DIFFERENCES) > 0:
             shown += f"; and {more} more"
         raise ValueError(
             f"{root} holds a sweep with other settings ({shown}); repeat its command to continue "
             "it, choose another --name, or set it aside by --fresh"
         )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _check_writable(root: Path) -> None:

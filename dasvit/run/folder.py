@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dasvit.run.files import read_json, write_atomic
-from dasvit.run.settings import with_defaults
+from dasvit.run.settings import differences, with_defaults
 
 __all__ = ["SkippedImagesWarning", "check_folder", "note_skipped", "open_folder", "read_settings"]
 
@@ -54,16 +54,10 @@ def check_folder(
     if (folder / "config.json").exists():
         if not resume:
             raise ValueError(f"{folder} holds a run already; resume it or choose another folder")
-        saved = _flat(with_defaults(read_settings(folder, kind), defaults))
-        now = _flat(settings)
-        differences = [
-            f"{name}: {saved.get(name)!r} there, {now.get(name)!r} now"
-            for name in sorted(saved.keys() | now.keys())
-            if saved.get(name) != now.get(name)
-        ]
-        if differences:
+        saved = with_defaults(read_settings(folder, kind), defaults)
+        if others := differences(saved, settings):
             raise ValueError(
-                f"{folder} holds a run with other settings ({'; '.join(differences)}); "
+                f"{folder} holds a run with other settings ({'; '.join(others)}); "
                 "continue it with its own settings or choose another folder"
             )
     elif folder.is_dir():
@@ -74,18 +68,6 @@ def check_folder(
             raise ValueError(
                 f"{folder} holds something else ({names[0]}); choose a new or an empty folder"
             )
-
-
-def _flat(settings: dict[str, Any], part: str = "") -> dict[str, Any]:
-    """Settings by their own names, whichever part they belong to. The name of a part goes by the
-    part: `{"method": {"name": "darts", "xi": 0}}` is `{"method": "darts", "xi": 0}`."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, name)
-        else:
-            flat[part if part and name == "name" else name] = value
-    return flat
 
 
 def open_folder(folder: Path, kind: str, settings: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ __all__ = [
     "check_settings",
     "config_from_dict",
     "config_to_dict",
+    "differences",
     "require",
     "with_defaults",
 ]
@@ -152,3 +153,27 @@ def config_from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:
         return kind(**prepared)
     except TypeError as error:  # text for a number, null for a list
         raise SettingError(f"malformed settings for {kind.__name__}: {error}") from None
+
+
+def differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Where two dictionaries of settings differ, each as "dim: 8 there, 16 now"; a nested setting
+    goes by its own name, as on a command line."""
+    there, now = _flat(saved), _flat(current)
+    return [
+        f"{name}: {there.get(name)!r} there, {now.get(name)!r} now"
+        for name in sorted(there.keys() | now.keys())
+        if there.get(name) != now.get(name)
+    ]
+
+
+def _flat(settings: dict[str, Any], part: str = "") -> dict[str, Any]:
+    """`{"method": {"name": "darts", "xi": 0}}` is `{"method": "darts", "xi": 0}`; a sweep's
+    retraining keeps its prefix."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            prefix = "retrain." if name == "retrain" else ""
+            flat |= {prefix + key: each for key, each in _flat(value, name).items()}
+        else:
+            flat[part if part and name == "name" else name] = value
+    return flat

@@ -62,18 +62,26 @@ def test_the_unit_goes_with_the_most() -> None:
     assert format_table([row(0.25, 0.5)]).endswith("| 1 | 1 | 256.00 | 512.00 | 512.00 MiB |")
 
 
-def test_json(call: Callable[..., Done]) -> None:
-    found = json.loads(call(*TINY, "--json").out)
+@pytest.mark.parametrize(("method", "ratios"), [("dasvit", (0.5, 1.0, 0.25)), ("darts", (1.0,))])
+def test_json(call: Callable[..., Done], method: str, ratios: tuple[float, ...]) -> None:
+    """λ is varied where the method selects tokens."""
+    found = json.loads(call(*TINY, "--method", method, "--json").out)
     assert found["batch_size"] == 64
     assert {(row["token_ratio"], row["order"]) for row in found["plans"]} == {
-        (ratio, order) for ratio in (0.5, 1.0, 0.25) for order in (1, 2)
+        (ratio, order) for ratio in ratios for order in (1, 2)
     }
     assert all(p["peak"] > p["resident"] > 0 for row in found["plans"] for p in row["stages"])
 
 
-def test_a_method_that_selects_no_tokens_has_one_ratio(call: Callable[..., Done]) -> None:
-    found = json.loads(call(*TINY, "--method", "darts", "--json").out)
-    assert [(row["token_ratio"], row["order"]) for row in found["plans"]] == [(1.0, 1), (1.0, 2)]
+def test_a_half_of_the_data_set_is_enough(
+    call: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = "dasvit.commands.memory_report"
+    monkeypatch.setattr(f"{report}.memory_table", lambda *args: [])
+    monkeypatch.setattr(f"{report}.format_table", lambda rows: "")
+    monkeypatch.setattr("dasvit.search.memory.what_fits", lambda *args: [("", 719)])
+    done = call("memory", "--preset", "digits", "--budget", "24GiB")
+    assert "--batch-size 719, a half of the data set\n" in done.out
 
 
 def test_check_states_the_plans_error(call: Callable[..., Done]) -> None:

@@ -15,9 +15,12 @@ from torch import nn
 import dasvit.training.autoformer  # noqa: F401, registers its model with timm
 from dasvit.commands.fvcore_count import fvcore_macs
 from dasvit.costs import Complexity, complexity, format_count
+from dasvit.methods import DARTS
+from dasvit.search.model import SearchModel
+from dasvit.spaces import CellSpace
+from dasvit.spaces.base import Route
 from dasvit.spaces.cell.network import DASViT
 from dasvit.spaces.cell.operations import build_operation
-from dasvit.spaces.cell.supernet import SuperNet
 
 IMAGE = (3, 224, 224)
 SMALL: dict[str, Any] = {
@@ -86,13 +89,16 @@ def test_selected_tokens_are_what_is_paid_for(where: str) -> None:
 
 def test_a_supernet_counts_all_its_candidates() -> None:
     names = ("zero", "identity", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r4")
-    supernet = SuperNet(
-        [names] * 5, num_layers=2, dim=48, num_nodes=2, image_size=32, patch_size=8,
-        in_channels=3, num_classes=10,
+    space = CellSpace(operations=names, dim=48, patch_size=8)
+    candidates = space.candidates()
+    supernet = space.supernet(
+        candidates.edge_ops, num_layers=2, image_size=32, in_channels=3, num_classes=10,
+        route=Route(),
     )  # fmt: skip
     edges = [complexity(build_operation(name, 48), (17, 48)) for name in names]
-    found = complexity(supernet, (3, 32, 32))
-    assert found.num_params == sum(p.numel() for p in supernet.parameters())
+    model = SearchModel(DARTS(), supernet, candidates)
+    found = complexity(model, (3, 32, 32))
+    assert found.num_params == sum(p.numel() for p in model.parameters())
     assert found.macs_linear == 10 * sum(e.macs_linear for e in edges) + 16 * 48 * 192 + 480
     assert found.macs_attention == 10 * sum(e.macs_attention for e in edges)
 

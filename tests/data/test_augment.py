@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.batches import all_of, shifted
+from support.batches import shifted
 from support.runs import DIGITS
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -196,13 +196,3 @@ def test_a_gpu_is_not_waited_for(kind: str) -> None:
         differing = (images.cpu() - expected).abs() > 1e-5
         assert differing.float().mean() <= (0.02 if kind in ("resized_crop", "rand") else 0.0)
         assert torch.equal(labels.cpu(), wanted)
-
-
-def test_labels_stay_with_their_images() -> None:
-    images = torch.arange(1, 41, dtype=torch.uint8).view(40, 1, 1, 1).expand(-1, 3, 12, 12)
-    for kind in KINDS[:4]:
-        config = replace(DIGITS, image_size=12, augment=kind)
-        labels = torch.arange(1, 41)
-        split = TensorSplit(images, labels, mean=(0.0,) * 3, std=(1.0,) * 3, config=config)
-        found, labels = all_of(split, 20, seed=2)
-        assert torch.equal((found[:, 0].amax((1, 2)) * 255).round().long(), labels)

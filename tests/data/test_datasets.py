@@ -102,41 +102,40 @@ def idx(values: np.ndarray) -> bytes:
     return header + values.astype(np.uint8).tobytes()
 
 
-@pytest.fixture
-def fashion() -> dict[str, np.ndarray]:
-    random = np.random.default_rng(0)
-    return {
-        "train-images-idx3": random.integers(0, 256, (30, 28, 28)),
-        "train-labels-idx1": np.arange(30) % 10,
-        "t10k-images-idx3": random.integers(0, 256, (10, 28, 28)),
-        "t10k-labels-idx1": np.arange(10),
-    }
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 28, 28))
+FILES = {
+    "train-images-idx3": IMAGES[:30],
+    "train-labels-idx1": np.arange(30) % 10,
+    "t10k-images-idx3": IMAGES[30:],
+    "t10k-labels-idx1": np.arange(10),
+}
 
 
-def write_idx(folder: Path, arrays: dict[str, np.ndarray], suffix: str) -> None:
+def write_fashion(folder: Path, suffix: str = "") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, values in arrays.items():
-        content = idx(values)
-        (folder / f"{name}-ubyte{suffix}").write_bytes(
-            gzip.compress(content) if suffix else content
-        )
+    for name, values in FILES.items():
+        content = gzip.compress(idx(values)) if suffix else idx(values)
+        (folder / f"{name}-ubyte{suffix}").write_bytes(content)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 @pytest.mark.parametrize("below", [".", "FashionMNIST/raw"])
-def test_fashion_mnist(
-    fashion: dict[str, np.ndarray], tmp_path: Path, suffix: str, below: str
-) -> None:
-    write_idx(tmp_path / below, fashion, suffix)
-    data = load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
+def test_fashion_mnist(tmp_path: Path, suffix: str, below: str) -> None:
+    write_fashion(tmp_path / below, suffix)
+    config = replace(FASHION, data_dir=str(tmp_path))
+    data = load_data(config, CPU)
     assert (len(data.train), len(data.test), data.in_channels) == (30, 10, 1)
     assert data.class_names[:2] == ("T-shirt/top", "Trouser")
     assert data.num_classes == 10
     for split, part in ((data.train, "train"), (data.test, "t10k")):
         images, labels = all_of(split)
         raw = (images[:, 0].double() * data.std[0] + data.mean[0]) * 255
-        assert np.array_equal(raw.round().numpy(), fashion[f"{part}-images-idx3"])
-        assert labels.tolist() == fashion[f"{part}-labels-idx1"].tolist()
+        assert np.array_equal(raw.round().numpy(), FILES[f"{part}-images-idx3"])
+        assert labels.tolist() == FILES[f"{part}-labels-idx1"].tolist()
+    (tmp_path / below / f"t10k-labels-idx1-ubyte{suffix}").unlink()
+    with pytest.raises(ValueError, match="lacks t10k-labels-idx1-ubyte") as caught:
+        check_data(config)
+    assert "train-images" not in str(caught.value)
 
 
 BREAK: dict[str, Callable[[bytes], bytes]] = {
@@ -150,48 +149,26 @@ BREAK: dict[str, Callable[[bytes], bytes]] = {
     "one byte too many": lambda content: content + b"\0",
     "garbage": lambda content: bytes(range(256)) * 4,
     "floats": lambda content: content[:2] + b"\x0d" + content[3:],
+    "30 images, 29 labels": lambda content: idx(np.zeros(29)),
+    "a label 10": lambda content: idx(np.arange(10) + 1),
+    "10 images": lambda content: idx(np.zeros((10, 784))),
 }
-
-
-@pytest.mark.parametrize("name", ["train-images-idx3", "t10k-labels-idx1"])
-@pytest.mark.parametrize("how", BREAK)
-def test_corrupt_fashion_mnist_is_named(
-    fashion: dict[str, np.ndarray], tmp_path: Path, how: str, name: str
-) -> None:
-    suffix = ".gz" if how.startswith("gz") else ""
-    write_idx(tmp_path, fashion, "")
-    path = (tmp_path / f"{name}-ubyte").rename(tmp_path / f"{name}-ubyte{suffix}")
-    path.write_bytes(BREAK[how](path.read_bytes()))
-    with pytest.raises(ValueError, match="is corrupt") as caught:
-        load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
+NAMES = {"30 images, 29 labels": 1, "a label 10": 3, "10 images": 2}
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "message"),
-    [
-        ("train-labels-idx1", np.zeros(29), "30 images, 29 labels"),
-        ("t10k-labels-idx1", np.arange(10) + 1, "a label 10"),
-        ("t10k-images-idx3", np.zeros((10, 784)), "10 images"),
-    ],
+    ("how", "number"),
+    [(how, n) for how in BREAK for n in ([NAMES[how]] if how in NAMES else (0, 3))],
 )
-def test_inconsistent_fashion_mnist_is_refused(
-    fashion: dict[str, np.ndarray], tmp_path: Path, name: str, values: np.ndarray, message: str
-) -> None:
-    write_idx(tmp_path, fashion | {name: values}, "")
-    with pytest.raises(ValueError, match=f"fashion_mnist in .* is corrupt: {message}"):
+def test_corrupt_fashion_mnist_is_named(tmp_path: Path, how: str, number: int) -> None:
+    write_fashion(tmp_path)
+    path = tmp_path / f"{list(FILES)[number]}-ubyte"
+    path = path.rename(f"{path}.gz") if how.startswith("gz") else path
+    path.write_bytes(BREAK[how](path.read_bytes()))
+    where = f"fashion_mnist in {tmp_path} is corrupt: {how}" if how in NAMES else f"{path} is corr"
+    with pytest.raises(ValueError, match=where) as caught:
         load_data(replace(FASHION, data_dir=str(tmp_path)), CPU)
-
-
-def test_missing_fashion_mnist_files_are_named(
-    fashion: dict[str, np.ndarray], tmp_path: Path
-) -> None:
-    del fashion["t10k-labels-idx1"]
-    write_idx(tmp_path, fashion, ".gz")
-    with pytest.raises(ValueError, match="lacks t10k-labels-idx1-ubyte") as caught:
-        check_data(replace(FASHION, data_dir=str(tmp_path)))
-    assert "train-images" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 # --- Folders in general

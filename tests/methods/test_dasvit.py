@@ -75,24 +75,6 @@ def test_closed_form() -> None:
     assert figures == pytest.approx({"type/msa": 0.1, "type/mlp": 0.75})
 
 
-def test_means_are_over_the_edges_that_hold_identity_and_over_all() -> None:
-    weights = torch.tensor([[0.9, 0.05, 0.05], [0.1, 0.2, 0.7], [0.3, 0.3, 0.4]])
-    middle = ("zero", "msa_h8", "mlp_r3")
-    candidates = of((("identity", *middle[1:]), middle, (*middle[1:], "identity")))
-    assert_close(skip_loss(weights, candidates), torch.tensor((0.9 + 0.4) / 2))
-    totals = {"msa": torch.tensor(0.55 / 3), "mlp": torch.tensor(1.05 / 3)}
-    assert_close(type_totals(weights, candidates), totals)
-
-
-def test_what_was_pruned_everywhere() -> None:
-    """Without identity no skip term and no gradient; a type is still one of the space's."""
-    weights = torch.full((5, 3), 1 / 3, requires_grad=True)
-    skip = skip_loss(weights, of(SPACES["no identity"]))
-    assert skip.item() == 0.0 and not torch.autograd.grad(skip, weights)[0].any()
-    loss = penalty(weights.detach(), of(SPACES["no msa"]))
-    assert_close(loss, torch.tensor(0.7 / 3 + 1.3 * (2.0 * (2 / 3 - 0.5) + 3.0 * 0.2)))
-
-
 def test_types_are_the_spaces_own() -> None:
     names = ("mlp_r3", "zero", "conv_k3", "identity", "conv_k5")
     assert of((), names).types == ("mlp", "conv") and of(()).types == ("msa", "mlp")

@@ -84,11 +84,13 @@ def test_gap() -> None:
 
 
 def test_scalars_of_a_search() -> None:
-    values = scalars(replace(SEARCH_EPOCH, type_totals={"msa": 0.75, "conv": 0.125}, val_loss=3.0))
+    values = scalars(
+        replace(SEARCH_EPOCH, figures={"type/msa": 0.75, "type/conv": 0.125}, val_loss=3.0)
+    )
     assert values == {
         "loss/train": 2.25,
         "loss/val": 3.0,
-        "loss/fair": 0.1,
+        "loss/penalty": 0.1,
         "accuracy/train": 0.125,
         "accuracy/val": 1 / 3,
         "alpha/skip_share": 0.0,

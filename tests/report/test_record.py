@@ -48,11 +48,11 @@ def test_a_line_an_epoch(path: Path) -> None:
         "train_loss": 2.25,
         "train_accuracy": 0.125,
         "val_loss": None,
-        "fair_loss": 0.1,
+        "penalty": 0.1,
         "val_accuracy": 1 / 3,
         "weights": [[0.25, 0.75]] * 5,
         "edge_ops": [["zero", "msa_h2"]] * 5,
-        "type_totals": {"msa": 0.75},
+        "figures": {"type/msa": 0.75},
         "weight_lr": 1e-3,
         "seconds": 0.5,
     }

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import torch
 from support import runs
 from support.runs import DIGITS, files_of, names_in, search_config
-from support.search_runs import assert_same_run, epochs, run
+from support.search_runs import Searched, assert_same_run, run
 
 import dasvit.search.loop
 import dasvit.search.step
@@ -21,36 +20,21 @@ from dasvit.report.events import SearchEpoch, operation_share
 from dasvit.report.record import load_search_result
 from dasvit.run.checkpoint import load_checkpoint
 from dasvit.run.settings import config_to_dict
-from dasvit.search.architect import alpha_gradient, weight_gradient
-from dasvit.search.config import OUTER_SETTINGS
+from dasvit.search.architect import arch_gradient, weight_gradient
 from dasvit.search.loop import KIND, check_search, load_search_config, search
 from dasvit.spaces.cell.genotype import Genotype
 
 GOLDEN = Path(__file__).parents[1] / "golden_search.txt"
 
 
-# --- Determinism
-
-
 @pytest.mark.usefixtures("few_searched")
-def test_the_seed_decides(whole_search: Callable[[str], Path], tmp_path: Path) -> None:
-    again, other = tmp_path / "again", tmp_path / "other"
+def test_the_seed_decides(searched_once: Searched, tmp_path: Path) -> None:
     torch.rand(5)  # what happened before does not matter
-    search(search_config(), again)
-    assert_same_run(again, whole_search("first order"))
-    search(search_config(seed=1), other)
-    left, right = (load_checkpoint(f / "checkpoint.pt", KIND)["model"] for f in (again, other))
-    assert not torch.equal(left["alpha"], right["alpha"])
-    assert not torch.equal(left["head.weight"], right["head.weight"])
-
-
-@pytest.mark.usefixtures("few_searched")
-def test_reports_do_not_change_the_run(whole_search: Callable[[str], Path], tmp_path: Path) -> None:
-    search(search_config(), tmp_path, report=lambda event: torch.manual_seed(0) and None)
-    rows = [
-        runs.rows_without_times(f / "alpha.jsonl") for f in (tmp_path, whole_search("first order"))
-    ]
-    assert rows[0] == rows[1]
+    search(search_config(), tmp_path)
+    assert_same_run(tmp_path, searched_once().folder)
+    left, right = (searched_once(**seed).state["model"] for seed in ({}, {"seed": 1}))
+    assert not torch.equal(left["arch.alpha"], right["arch.alpha"])
+    assert not torch.equal(left["supernet.head.weight"], right["supernet.head.weight"])
 
 
 # --- Golden trace
@@ -71,9 +55,8 @@ def golden_trace(folder: Path) -> str:
         xi=0.5,
         dropout=0.1,
     )
-    _, events = run(config, folder)
     lines = ["epoch train_loss val_loss fair_loss weight_lr identity zero entropy"]
-    for e in epochs(events):
+    for e in run(config, folder).epochs:
         entropy = -sum(w * math.log(w) for row in e.weights for w in row) / len(e.weights)
         values = (
             *(e.train_loss, e.val_loss, e.penalty, e.weight_lr),
@@ -86,7 +69,7 @@ def golden_trace(folder: Path) -> str:
 
 
 def test_golden_trace(tmp_path: Path) -> None:
-    """A refactor leaves the numbers alone. Regenerate: `python tests/test_search.py`."""
+    """A refactor leaves the numbers alone. Regenerate: `python tests/search/test_search.py`."""
     expected = [line.split() for line in GOLDEN.read_text().splitlines() if line[0] != "#"]
     actual = [line.split() for line in golden_trace(tmp_path).splitlines()]
     assert actual[0] == expected[0]
@@ -98,16 +81,11 @@ def test_golden_trace(tmp_path: Path) -> None:
 # --- Files
 
 
-@pytest.mark.usefixtures("few_searched")
-def test_files_of_a_search(whole_search: Callable[[str], Path]) -> None:
-    folder, config = whole_search("first order"), search_config()
-    assert names_in(folder) == [
-        "alpha.jsonl",
-        "checkpoint.pt",
-        "config.json",
-        "genotype.json",
-        "result.json",
-    ]
+def test_files_of_a_search(searched_once: Searched) -> None:
+    found, config = searched_once(), search_config()
+    folder = found.folder
+    files = ["alpha.jsonl", "checkpoint.pt", "config.json", "genotype.json", "result.json"]
+    assert names_in(folder) == files
     assert load_search_config(folder) == config
     genotype = Genotype.load(folder / "genotype.json")
     assert genotype.provenance == {
@@ -117,47 +95,30 @@ def test_files_of_a_search(whole_search: Callable[[str], Path]) -> None:
         "settings": config_to_dict(config),
     }
     result = load_search_result(folder / "result.json")
+    assert result == found.result
     assert result.genotype == genotype
-    assert result.settings == {name: getattr(config, name) for name in OUTER_SETTINGS}
-    values = json.loads((folder / "result.json").read_text())
-    assert values["gap"] == result.gap
-    rows = runs.rows_without_times(folder / "alpha.jsonl")
+    assert result.settings == {**config.method.outer_settings(), "seed": 0}
+    assert json.loads((folder / "result.json").read_text())["gap"] == result.gap
     names = {f.name for f in dataclasses.fields(SearchEpoch)} - {"seconds"}
-    assert all(set(row) == names for row in rows)
+    assert all(set(row) == names for row in runs.rows_without_times(folder / "alpha.jsonl"))
 
 
 @pytest.mark.usefixtures("few_searched")
-def test_a_finished_search_returns_its_result_at_once(
-    whole_search: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = whole_search("first order")
+def test_a_folder_is_used_once(searched_once: Searched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished search returns its result at once; without `resume`, or with other settings, it is
+    refused; nothing is written."""
+    folder = searched_once().folder
     before = files_of(folder)
-    monkeypatch.setattr(dasvit.search.loop, "load_data", None)  # not even the data are read
-    result, events = run(search_config(), folder, resume=True)
-    assert result == load_search_result(folder / "result.json")
-    assert events == []
-    assert files_of(folder) == before
-
-
-@pytest.mark.usefixtures("few_searched")
-def test_a_used_folder_needs_resume(whole_search: Callable[[str], Path]) -> None:
-    before = files_of(whole_search("first order"))
+    with monkeypatch.context() as patch:
+        patch.setattr(dasvit.search.loop, "load_data", None)  # not even the data are read
+        again = run(search_config(), folder, resume=True)
+    assert (again.result, again.events) == (searched_once().result, [])
     with pytest.raises(ValueError, match="holds a run already; resume it or choose another"):
-        search(search_config(), whole_search("first order"))
-    assert files_of(whole_search("first order")) == before
-
-
-@pytest.mark.usefixtures("few_searched")
-def test_other_settings_are_not_resumed(whole_search: Callable[[str], Path]) -> None:
-    folder = whole_search("first order")
-    before = files_of(folder)
+        search(search_config(), folder)
     other = search_config(xi=0.25, data=replace(DIGITS, augment="shift"))
     with pytest.raises(ValueError, match="other settings") as caught:
         search(other, folder, resume=True)
-    assert "xi: 0.0 there, 0.25 now" in str(caught.value)
-    assert "'augment': 'none'" in str(caught.value)
-    assert "'augment': 'shift'" in str(caught.value)
-    assert "weight_lr" not in str(caught.value)
+    assert "(augment: 'none' there, 'shift' now; xi: 0.0 there, 0.25 now)" in str(caught.value)
     assert files_of(folder) == before
 
 
@@ -165,10 +126,7 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     bad: list[tuple[dict[str, Any], str]] = [
         ({"operations": ("zero", "msa_h5"), "stage_ops": (2, 2, 2)}, "msa_h5: 5 heads do not"),
-        (
-            {"operations": ("zero", "pool_k3"), "stage_ops": (2, 2, 2)},
-            "unknown operation 'pool_k3'",
-        ),
+        ({"operations": ("zero", "pool_k3"), "stage_ops": (2, 2, 2)}, "unknown operation 'pool_k3"),
         (
             {"operations": ("zero", "mlp_r99999999999999"), "stage_ops": (2, 2, 2)},
             "mlp_r1e[+]14 has more than 1048576 hidden units at dim=12",
@@ -186,13 +144,9 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
                 refuse(config)
     with pytest.raises(ValueError, match="device must be auto, cpu or cuda"):
         search(search_config(), folder, device="tpu")
+    with pytest.raises(ValueError, match=r"val_fraction=0\.0001"):
+        search(search_config(val_fraction=0.0001), tmp_path / "split")
     assert not folder.exists()
-
-
-@pytest.mark.usefixtures("few_searched")
-def test_a_split_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"val_fraction=0\.001"):
-        search(search_config(val_fraction=0.001), tmp_path)
 
 
 # --- Losses that are not finite
@@ -218,29 +172,25 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
     assert load_checkpoint(tmp_path / "checkpoint.pt", KIND)["epoch"] == 2
     assert len(runs.rows_without_times(tmp_path / "alpha.jsonl")) == 2
     assert not (tmp_path / "result.json").exists()
-    result, _ = run(config, tmp_path, resume=True)
-    assert 0 <= result.supernet_accuracy <= 1
+    assert 0 <= search(config, tmp_path, resume=True).supernet_accuracy <= 1
 
 
 @pytest.mark.usefixtures("few_searched")
-def test_a_rate_far_too_high_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match="not finite in epoch 0"):
-        search(search_config(weight_lr=1e25), tmp_path)
-    assert not (tmp_path / "checkpoint.pt").exists()
-
-
-@pytest.mark.usefixtures("few_searched")
-def test_alphas_that_are_not_finite_are_an_error(
+def test_weights_and_alphas_that_are_not_finite_are_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def poisoned(*args: Any, **options: Any) -> Any:
-        found = alpha_gradient(*args, **options)
-        return replace(found, gradient=found.gradient.index_fill(0, torch.tensor([4]), math.inf))
-
-    monkeypatch.setattr(dasvit.search.step, "alpha_gradient", poisoned)
     with pytest.raises(FloatingPointError, match="not finite in epoch 0"):
-        search(search_config(), tmp_path)
-    assert not (tmp_path / "checkpoint.pt").exists()
+        search(search_config(weight_lr=1e25), tmp_path / "rate")
+
+    def poisoned(*args: Any, **options: Any) -> Any:
+        found = arch_gradient(*args, **options)
+        (gradient,) = found.gradients
+        return replace(found, gradients=[gradient.index_fill(0, torch.tensor([4]), math.inf)])
+
+    monkeypatch.setattr(dasvit.search.step, "arch_gradient", poisoned)
+    with pytest.raises(FloatingPointError, match="not finite in epoch 0"):
+        search(search_config(), tmp_path / "alpha")
+    assert not list(tmp_path.glob("*/checkpoint.pt"))
 
 
 if __name__ == "__main__":
@@ -248,5 +198,5 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        note = "# The first epochs of a tiny search. Regenerate: python tests/test_search.py\n"
-        GOLDEN.write_text(note + golden_trace(Path(folder) / "run"))
+        note = GOLDEN.read_text().splitlines()[0]
+        GOLDEN.write_text(f"{note}\n{golden_trace(Path(folder) / 'run')}")

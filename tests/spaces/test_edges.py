@@ -35,13 +35,6 @@ def test_equation_8(
         edge(x, weights[1:])
 
 
-def test_zero_gives_nothing() -> None:
-    [x] = tokens(1)
-    assert torch.equal(MixedEdge(("zero",), 8)(x, torch.ones(1)), torch.zeros_like(x))
-    edge = MixedEdge(("zero", "identity"), 8)
-    assert_close(edge(x, torch.tensor([0.75, 0.25])), 0.25 * x)
-
-
 @pytest.mark.parametrize("token_ratio", [1.0, 0.5])
 @pytest.mark.parametrize("num_nodes", [1, 2, 3])
 def test_search_cell(

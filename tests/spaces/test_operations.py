@@ -37,16 +37,6 @@ def test_equations_1_to_4(name: str, randomise: Callable, assert_same_gradients:
     assert_same_gradients((actual * direction).sum(), (expected * direction).sum(), params)
 
 
-@pytest.mark.parametrize("name", ["msa_h4", "mlp_r2"])
-def test_no_residual_and_norm_inside(name: str) -> None:
-    """With the last layer at zero nothing comes out; the input's scale makes no difference."""
-    op, x = build_operation(name, DIM), torch.randn(2, 5, DIM)
-    torch.testing.assert_close(op(1000 * x), op(x), rtol=1e-3, atol=1e-4)
-    last = op.proj if isinstance(op, MSA) else op.fc2
-    nn.init.zeros_(last.weight)
-    assert torch.equal(op(x), torch.zeros_like(x))
-
-
 def test_linears_start_xavier_uniform() -> None:
     """Uniform on ±√(6 / (in + out)): within the bound, close to it, of its variance."""
     attention, perceptron, plain = MSA(64, 4), MLP(64, 3), nn.Linear(64, 48, bias=False)

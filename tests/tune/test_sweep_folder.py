@@ -25,7 +25,7 @@ def test_the_same_sweep_again(tmp_path: Path) -> None:
 def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     open_folder(str(tmp_path), "mine", SETTINGS).write({"settings": SETTINGS})
     other = {"search": {"dim": 16, "operations": ("a", "b")}, "seeds": 2}
-    with pytest.raises(ValueError, match=r"other settings \(search.dim: 8 there, 16 now\)"):
+    with pytest.raises(ValueError, match=r"other settings \(dim: 8 there, 16 now\)"):
         open_folder(str(tmp_path), "mine", other)
 
 
@@ -33,7 +33,7 @@ def test_every_difference_is_named(tmp_path: Path) -> None:
     open_folder(str(tmp_path), "mine", SETTINGS).write({"settings": {"a": 1, "b": {"c": 2}}})
     with pytest.raises(ValueError, match="other settings") as refused:
         open_folder(str(tmp_path), "mine", {"a": 2, "b": {"c": 3}, "d": 4})
-    for words in ("a: 1 there, 2 now", "b.c: 2 there, 3 now", "d: None there, 4 now", "--fresh"):
+    for words in ("a: 1 there, 2 now", "c: 2 there, 3 now", "d: None there, 4 now", "--fresh"):
         assert words in str(refused.value)
 
 
