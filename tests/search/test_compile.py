@@ -1,18 +1,18 @@
 """Searching with compiled encoders: the same function, few graphs, nothing that falls back."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partialmethod
 from pathlib import Path
 
 import pytest
 import torch
 from support.runs import retrain_config, search_config
-from support.search_runs import epochs, run
+from support.search_runs import make_batch, make_model, model_config, run
 from torch._dynamo.utils import counters
 
 from dasvit.run.environment import check_compiler
-from dasvit.search.architect import alpha_gradient, weight_gradient
+from dasvit.search.architect import arch_gradient, weight_gradient
 from dasvit.search.loop import search
 from dasvit.spaces.cell.supernet import SuperNet
 from dasvit.training.loop import retrain
@@ -44,21 +44,17 @@ def captured_only(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("settings", [{}, {"recompute": True}, {"fused": False}], ids=str)
 @pytest.mark.parametrize("xi", [0.0, 0.01])
 @pytest.mark.usefixtures("double", "captured_only")
-def test_compiled_encoders_have_the_same_gradients(
-    xi: float, settings: dict[str, bool], make_supernet: Callable, make_batch: Callable
-) -> None:
-    values = {"num_nodes": 1, "num_layers": 4, "token_ratio": 0.5, "fused": True} | settings
-    plain, compiled = (make_supernet((NAMES,) * 2, **values) for _ in range(2))
+def test_compiled_encoders_have_the_same_gradients(xi: float, settings: dict[str, bool]) -> None:
+    values = {"stage_layers": (4,), "token_ratio": 0.5, "fused": True} | settings
+    config = model_config(num_nodes=1, operations=NAMES, stage_ops=(3,), **values)
+    plain, compiled = (make_model(config) for _ in range(2))
     compiled.load_state_dict(plain.state_dict())
-    compiled.compile_encoders()
+    compiled.supernet.compile_encoders()
     train, val = make_batch(), make_batch()
-    found = [
-        alpha_gradient(m, train, val, fairness=lambda w: w.square().sum(), xi=xi)
-        for m in (plain, compiled)
-    ]
-    torch.testing.assert_close(found[1].gradient, found[0].gradient)
+    found = [arch_gradient(m, train, val, noise={}, xi=xi) for m in (plain, compiled)]
+    torch.testing.assert_close(found[1].gradients, found[0].gradients)
     torch.testing.assert_close(found[1].val_loss, found[0].val_loss)
-    weights = [weight_gradient(m, train) for m in (plain, compiled)]
+    weights = [weight_gradient(m, train, {}) for m in (plain, compiled)]
     torch.testing.assert_close(weights[1], weights[0])
     assert not counters["graph_break"]
     # Four layers, and no graph for one of its own.
@@ -73,21 +69,22 @@ def test_a_search_with_compiled_encoders_is_the_same_search(tmp_path: Path) -> N
             compile=compiled, alpha_init_std=1.0, operations=NAMES, stage_ops=(3, 3, 2), num_nodes=1
         )
         results.append(run(config, tmp_path / str(compiled)))
-    (plain, first), (other, second) = results
-    assert other.genotype == plain.genotype
-    losses = [[e.train_loss for e in epochs(events)] for events in (first, second)]
+    plain, compiled_run = results
+    assert compiled_run.result.genotype == plain.result.genotype
+    losses = [[e.train_loss for e in found.epochs] for found in results]
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
     assert not counters["graph_break"]
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
-def test_generated_kernels_compute_the_same(make_supernet: Callable, make_batch: Callable) -> None:
-    values = {"num_nodes": 1, "num_layers": 1, "fused": True}
-    models = [make_supernet((NAMES,) * 2, **values) for _ in range(2)]
+def test_generated_kernels_compute_the_same() -> None:
+    values = {"num_nodes": 1, "stage_layers": (1,), "fused": True}
+    config = model_config(operations=NAMES, stage_ops=(3,), **values)
+    models = [make_model(config) for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
-    models[1].compile_encoders()
+    models[1].supernet.compile_encoders()
     batch = make_batch()
-    gradients = [weight_gradient(m, batch)[0] for m in models]
+    gradients = [weight_gradient(m, batch, {})[0] for m in models]
     torch.testing.assert_close(gradients[1], gradients[0])
     assert counters["stats"]["unique_graphs"] == 1
 

@@ -8,12 +8,12 @@ from functools import cache
 
 import pytest
 import torch
-from dasvit.costs.live_memory import LiveMemory
 from support.runs import DIGITS, search_config
 from torch import Tensor, nn
 
 import dasvit.search.memory
 import dasvit.spaces.cell.operations
+from dasvit.costs import LiveMemory
 from dasvit.data.config import DataConfig
 from dasvit.data.datasets import load_data
 from dasvit.search.config import SearchConfig
