@@ -5,7 +5,7 @@ of the device's own rate of matrix products.
     python benchmarks/tables.py docs/results/search_step_cpu.json
 
 Ours and the reference run by turns, on batches that lie on the device. What runs out of memory or
-fails is a row that says so. Needs what a search needs, and no Ray, Optuna, tyro or network.
+fails is a row that says so. Needs what a search needs, and no Ray, Optuna or network.
 """
 
 import argparse

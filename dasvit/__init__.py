@@ -2,14 +2,14 @@
 
     import dasvit
 
-    preset = dasvit.get_preset("digits")  # where the command line starts, too
-    found = dasvit.search(preset.search, "runs/found")
-    config = dataclasses.replace(preset.retrain, model="runs/found/genotype.json")
+    found = dasvit.search(dasvit.SearchConfig(), "runs/found")
+    config = dasvit.RetrainConfig(model="runs/found/genotype.json")
     dasvit.retrain(config, "runs/trained")
-    model = dasvit.load("runs/trained")
+    model = dasvit.load("runs/trained/model")
 
-`import dasvit` takes no time: each of the names below is imported when it is first used. The
-settings need no PyTorch. `import dasvit.models` makes timm know our networks:
+Settings without arguments are those with which the command line begins; `dasvit.get_preset(name)`
+gives those of `--preset name`. `import dasvit` takes no time: each name is imported when it is
+first used, and settings need no PyTorch. `import dasvit.models` makes our networks known to timm:
 `timm.create_model("dasvit", genotype=...)`.
 """
 
@@ -49,12 +49,15 @@ __all__ = [
 
 if TYPE_CHECKING:
     from dasvit.data.config import DataConfig
+    from dasvit.methods import DARTS, DASViT
     from dasvit.presets import get_preset
     from dasvit.search.config import SearchConfig
     from dasvit.search.loop import search
+    from dasvit.spaces import CellSpace
     from dasvit.spaces.cell.genotype import Genotype
     from dasvit.training.config import RetrainConfig
     from dasvit.training.loop import retrain
+    from dasvit.training.model_folder import load
 
 
 def __getattr__(name: str) -> Any:

@@ -30,19 +30,11 @@ class SweepOptions:
     """
 
     essentials: ClassVar[tuple[str, ...]] = (
-        *(
-            "preset",
-            "method",
-            "dataset",
-            "data_dir",
-            "image_size",
-            "num_samples",
-            "seeds",
-            "search",
-        ),
-        *("retrain_top", "random_baseline", "retrain_seeds", "storage_path", "name", "resume"),
-        *("fresh", "address", "max_concurrent_trials", "gpus_per_trial", "cpus_per_trial"),
-        *("dim", "stage_epochs", "token_ratio", "retrain.dim", "retrain.depth", "retrain.epochs"),
+        *("preset", "method", "dataset", "data_dir", "image_size", "num_samples", "seeds"),
+        *("search", "retrain_top", "random_baseline", "retrain_seeds", "storage_path", "name"),
+        *("resume", "fresh", "address", "max_concurrent_trials", "gpus_per_trial"),
+        *("cpus_per_trial", "dim", "stage_epochs", "token_ratio", "retrain.dim", "retrain.depth"),
+        *("retrain.epochs",),
     )
 
     preset: Annotated[str, Arg(metavar="NAME")] = "digits"

@@ -172,16 +172,11 @@ def _unwrapped(hint: Any) -> tuple[Any, Arg]:
 def _add(parser: Any, option: _Option, text: str | None = None) -> None:
     """Tell argparse of an option. What is not given stays out of the result."""
     required = option.default is dataclasses.MISSING
-    settings: dict[str, Any] = {"help": text}
+    settings: dict[str, Any] = {"help": text, "default": argparse.SUPPRESS}
     if not option.arg.positional:
         settings |= {"dest": ".".join(option.path), "required": required}
     if option.kind is bool:
-        parser.add_argument(
-            option.flag,
-            action=argparse.BooleanOptionalAction,
-            default=argparse.SUPPRESS,
-            **settings,
-        )
+        parser.add_argument(option.flag, action=argparse.BooleanOptionalAction, **settings)
         return
     kind, count = option.kind, None
     if get_origin(kind) is tuple:
@@ -194,7 +189,7 @@ def _add(parser: Any, option: _Option, text: str | None = None) -> None:
     else:
         settings["metavar"] = option.arg.metavar or _METAVARS.get(kind, "TEXT")
     name = ".".join(option.path) if option.arg.positional else option.flag
-    parser.add_argument(name, type=kind, nargs=count, default=argparse.SUPPRESS, **settings)
+    parser.add_argument(name, type=kind, nargs=count, **settings)
 
 
 def _with_hyphens(word: str) -> str:
@@ -223,37 +218,26 @@ def _filled(kind: type[ArgsT], default: Any, given: Mapping[str, Any]) -> ArgsT:
 
 
 def _print_help(kind: type, options: Sequence[_Option], prog: str, *, everything: bool) -> None:
-    essentials: tuple[str, ...] | None = getattr(kind, "essentials", None)
-    flags = [option for option in options if not option.arg.positional]
-    if essentials is not None:
-        shown = sorted(
-            (option for option in flags if option.name in essentials),
-            key=lambda option: essentials.index(option.name),
-        )
-        rest = [option for option in flags if option not in shown]
-    else:
-        shown, rest = flags, []
+    by_name = {option.name: option for option in options}
     positional = [option for option in options if option.arg.positional]
-    usage = " ".join(
-        [
-            prog or Path(sys.argv[0]).name,
-            *(option.arg.metavar for option in positional),
-            "[options]",
-        ]
-    )
+    names = getattr(kind, "essentials", by_name)  # not all of them are there with every method
+    first = positional + [
+        by_name[n] for n in names if n in by_name and by_name[n] not in positional
+    ]
+    rest = [option for option in options if option not in first]
+    words = (prog or Path(sys.argv[0]).name, *(o.arg.metavar for o in positional), "[options]")
     parser = argparse.ArgumentParser(
-        usage=usage,
+        usage=" ".join(words),
         description=inspect.getdoc(kind),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         add_help=False,
     )
-    groups: dict[str, Any] = {"": parser.add_argument_group("options")}
-    for option in positional + shown:
-        _add(groups[""], option, _help(option))
-    for option in rest if everything else ():
-        title = ".".join(option.path[:-1])
+    groups: dict[str, Any] = {}
+    for option in first + rest if everything else first:
+        part = ".".join(option.path[:-1])
+        title = "options" if option in first else f"settings of {part}" if part else "others"
         if title not in groups:
-            groups[title] = parser.add_argument_group(f"settings of {title}")
+            groups[title] = parser.add_argument_group(title)
         _add(groups[title], option, _help(option))
     if rest and not everything:
         parser.epilog = f"{len(rest)} more settings: --help-all"

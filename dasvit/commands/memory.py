@@ -28,7 +28,7 @@ class Args:
     """
 
     essentials: ClassVar[tuple[str, ...]] = (
-        *("preset", "budget", "plot", "check", "device", "json", "image_size", "dim"),
+        *("preset", "method", "budget", "plot", "check", "device", "json", "image_size", "dim"),
         *("patch_size", "stage_layers", "batch_size", "token_ratio", "xi", "precision"),
         *("recompute", "compile", "cuda_graph"),
     )
@@ -36,6 +36,8 @@ class Args:
     search: SearchConfig
     preset: Annotated[str, Arg(metavar="NAME")] = "cifar10"
     """Where the settings start; the same names as for search."""
+    method: Annotated[str, Arg(metavar="NAME")] = "dasvit"
+    """How it searches: dasvit, darts, or one that a module of --plugins registers."""
     budget: Annotated[str | None, Arg(metavar="BYTES")] = None
     """Memory of the device, such as 24GiB: which batches and settings fit. A sixteenth of it, at
     most 1 GiB, is left to what no plan sees."""

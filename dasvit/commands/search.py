@@ -23,19 +23,9 @@ class Args:
     """
 
     essentials: ClassVar[tuple[str, ...]] = (
-        *(
-            "preset",
-            "method",
-            "dataset",
-            "data_dir",
-            "image_size",
-            "augment",
-            "out",
-            "resume",
-            "device",
-        ),
-        *("seed", "operations", "dim", "patch_size", "stage_layers", "stage_ops", "stage_epochs"),
-        *("batch_size", "weight_lr", "token_ratio", "xi"),
+        *("preset", "method", "dataset", "data_dir", "image_size", "augment", "out", "resume"),
+        *("device", "seed", "operations", "dim", "patch_size", "stage_layers", "stage_ops"),
+        *("stage_epochs", "batch_size", "weight_lr", "token_ratio", "xi"),
     )
 
     search: SearchConfig

@@ -60,6 +60,8 @@ def replace_folder(path: Path, fill: Callable[[Path], None]) -> None:
             path.rename(old)
         fresh.rename(path)
     except OSError as error:
+        if old.exists() and not path.exists():
+            old.rename(path)
         raise ValueError(f"cannot write {path} ({error}); free some disk or rights") from None
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

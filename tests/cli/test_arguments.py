@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import pytest
 
 from dasvit.commands.arguments import Arg, parse, preset_from_argv
+from dasvit.methods import DARTS
+from dasvit.presets import get_preset
 from dasvit.run.settings import Range
 
 
@@ -173,12 +175,23 @@ def test_help_all_shows_the_rest(help_of: Callable[..., list[str]]) -> None:
     [
         ([], "digits"),
         (["--preset", "cifar10"], "cifar10"),
-        (["photos", "--preset=cifar10_darts", "--xi", "1"], "cifar10_darts"),
+        (["photos", "--preset=cifar10_modern", "--xi", "1"], "cifar10_modern"),
         (["--presets", "cifar10"], "digits"),
     ],
 )
 def test_the_preset_is_read_first(argv: list[str], name: str) -> None:
     assert preset_from_argv(argv, "digits").name == name
+
+
+def test_the_method_is_read_first() -> None:
+    """It decides which options there are, and keeps the preset's sizes."""
+    preset = get_preset("digits")
+    darts = preset_from_argv(["--help", "--method", "darts"], "digits")
+    assert type(darts.search.method) is DARTS
+    assert darts.search.method.stage_layers == preset.search.method.stage_layers[:1]
+    assert darts == replace(preset, search=replace(preset.search, method=darts.search.method))
+    with pytest.raises(ValueError, match="unknown method 'dart'"):
+        preset_from_argv(["--method", "dart"], "digits")
 
 
 def test_unknown_presets() -> None:

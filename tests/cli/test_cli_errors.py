@@ -16,14 +16,13 @@ from support.cli_calls import RETRAIN, SEARCH, Done
 from support.runs import ENCODER, files_of, names_in
 
 import dasvit.search.loop
-import dasvit.search.step
 from dasvit.cli import main
 
 ROOT = Path(__file__).parents[2]
 VIT = [*RETRAIN, "--model", "vit"]
 TRUNCATED = json.dumps(ENCODER.to_dict())[:-20]
 A_RUN = json.dumps({"kind": "dasvit/retrain/1", "config": {}})
-A_MALFORMED_RUN = json.dumps({"kind": "dasvit/search/1", "config": {"colour": "blue"}})
+A_MALFORMED_RUN = json.dumps({"kind": "dasvit/search/2", "config": {"colour": "blue"}})
 
 # What the error holds, the command line (SEARCH and VIT stand for those above), and a file that is
 # there with its content.
@@ -54,7 +53,7 @@ BAD = [
         "used/a",
         "",
     ),
-    ("lacks 100 of 100 class", "SEARCH --dataset imagenet100 --data-dir used", "used/a", ""),
+    ("of 100 of 100 classes", "SEARCH --dataset imagenet100 --data-dir used", "used/a", ""),
     (
         "cifar10 in data is missing or corrupt",
         "SEARCH --dataset cifar10 --data-dir data",
@@ -72,13 +71,13 @@ BAD = [
     ("no file nowhere/config.json", "search --resume nowhere"),
     ("no file nowhere/config.json", "retrain --resume nowhere"),
     ("kind 'dasvit/retrain/1'", "search --resume used", "used/config.json", A_RUN),
-    ("kind 'dasvit/search/1'", "retrain --resume used", "used/config.json", A_MALFORMED_RUN),
+    ("kind 'dasvit/search/2'", "retrain --resume used", "used/config.json", A_MALFORMED_RUN),
     ("unknown settings ['colour']", "search --resume used", "used/config.json", A_MALFORMED_RUN),
     ("unknown model 'nonsense'", "VIT --model nonsense"),
     ("nowhere.json is neither", "VIT --model nowhere.json"),
     ("bad.json is not valid JSON", "VIT --model bad.json", "bad.json", TRUNCATED),
     ("no file nowhere/config.json", "evaluate nowhere --device cpu"),
-    ("kind 'dasvit/search/1'", "evaluate used", "used/config.json", A_MALFORMED_RUN),
+    ("kind 'dasvit/search/2'", "evaluate used", "used/config.json", A_MALFORMED_RUN),
     ("unknown model 'nonsense'", "complexity --model nonsense"),
     ("dim=50", "complexity --model dasvit_cifar10 --dim 50"),
     ("bad.json is not valid JSON", "complexity --model bad.json", "bad.json", TRUNCATED),
@@ -108,7 +107,7 @@ def test_bad_input_is_one_line(
     def never(*args: Any, **options: Any) -> None:
         raise AssertionError("training began")
 
-    monkeypatch.setattr(dasvit.search.step, "weight_gradient", never)
+    monkeypatch.setattr("dasvit.search.step.BilevelStep.__call__", never)
     monkeypatch.setattr("dasvit.training.loop.Training.epoch", never)
     start = {"SEARCH": SEARCH, "VIT": VIT}
     first, *rest = words.split()
@@ -123,12 +122,15 @@ def test_bad_input_is_one_line(
 def test_damaged_files_of_a_run_are_one_line(workdir: Path, call: Callable[..., Done]) -> None:
     for argv, name in ((SEARCH, "search"), (VIT, "retrain")):
         assert call(*argv, "--out", name).code == 0
-        weights, checkpoint = (workdir / name / f for f in ("model.safetensors", "checkpoint.pt"))
+        weights = workdir / name / "model" / "model.safetensors"
+        checkpoint = workdir / name / "checkpoint.pt"
         if weights.exists():
             weights.write_bytes(weights.read_bytes()[:-10])
             done = call("evaluate", name, "--device", "cpu")
             assert done.code == 2
-            assert re.fullmatch(rf"error: {name}/model\.safetensors .* truncated .*\n", done.err)
+            assert re.fullmatch(
+                rf"error: {name}/model/model\.safetensors .* truncated .*\n", done.err
+            )
         (workdir / name / "result.json").unlink()
         checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
         done = call(name, "--resume", name, "--device", "cpu")

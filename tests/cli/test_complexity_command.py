@@ -95,7 +95,7 @@ def test_too_large_a_batch_is_one_line(
 
         return latency
 
-    timing = "dasvit.costs.latency.latency"
+    timing = "dasvit.costs.latency"
     monkeypatch.setattr(timing, fails("CUDA out of memory. Tried to allocate 2 GiB"))
     with pytest.raises(SystemExit) as ended:
         main([*SMALL, "--device", "cpu", "--latency-batch", "9"])

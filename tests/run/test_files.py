@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from dasvit.run.files import check_free_space, first_line, read_json, write_atomic
+from dasvit.run.files import (
+    check_free_space,
+    first_line,
+    read_json,
+    replace_folder,
+    write_atomic,
+)
 
 
 @pytest.mark.parametrize("content", ["", "α and text\n", b"\x00\xff bytes"])
@@ -110,3 +116,29 @@ def test_room_on_the_disk(tmp_path: Path) -> None:
 )
 def test_first_line(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_a_folder_is_replaced_whole_or_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, rename = tmp_path / "model", Path.rename
+
+    def fill(folder: Path) -> None:
+        write_atomic(folder / "weights", "new")
+
+    def fail(folder: Path) -> None:
+        raise OSError("disk full")
+
+    def rename_unless_new(self: Path, target: Path) -> Path:
+        if target == path and not self.name.endswith(".old.tmp"):
+            raise OSError("no rights")
+        return rename(self, target)
+
+    for _ in range(2):  # made, then replaced
+        replace_folder(path, fill)
+        assert [p.name for p in path.iterdir()] == ["weights"]
+    for way, moved in ((fail, rename), (fill, rename_unless_new)):
+        monkeypatch.setattr(Path, "rename", moved)
+        with pytest.raises(ValueError, match="cannot write"):
+            replace_folder(path, way)
+        assert [*path.iterdir()] == [path / "weights"] and [*tmp_path.iterdir()] == [path]

@@ -92,6 +92,7 @@ def test_what_is_no_folder_for_a_run(
         ({"b": "x"}, r"\(b: None there, 'x' now\)"),
         ({"xi": 1, "operations": []}, r"\(operations: \[.*\] there, \[\] now; xi: 0\.0 there, 1 "),
         ({"data": {"data_dir": "d"}}, r"\(data_dir: None there, 'd' now\)"),
+        ({"method": {"name": "darts", "xi": 1}}, r"\(method: None there, 'darts' now; xi: "),
     ],
 )
 def test_other_settings_are_named(folder: Path, changed: dict, message: str) -> None:
