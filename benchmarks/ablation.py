@@ -5,6 +5,7 @@
 The first stage, at each token ratio λ; all ways of a cell run by turns, from the same weights.
 """
 
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -25,14 +26,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.measure import compare
 from benchmarks.search_step import common_arguments, prepare
-from benchmarks.tables import tables
+from benchmarks.tables import read, tables
 from benchmarks.workload import Cell, Runner, Sizes, make_batches, make_ours
-from dasvit.search import architect, step
+from dasvit.search import architect
 from dasvit.spaces.cell import fused
-from dasvit.spaces.cell.tokens import TokenSelector
 from dasvit.spaces.cell.weighted_linear import weighted_linear
 
-SCHEMA = "dasvit/ablation/1"
 AS_SHIPPED = "as shipped"
 
 
@@ -62,45 +61,17 @@ def ablations(
         AS_SHIPPED: ours(),
         "encoders not fused": ours(fused=False),
         "alpha pass with weights not frozen": ours(nothing_frozen),
-        "weight pass with alpha attached": ours(
-            partial(patch.object, step, "weight_gradient", _attached_weight_gradient)
-        ),
-        "AdamW not fused": lambda: _plain_adamw(ours()()),
         "attention by its formula": ours(partial(sdpa_kernel, SDPBackend.MATH)),
         "GELU kept": ours(partial(patch.object, fused, "weighted_linear", _kept_gelu)),
         f"{other} instead of {precision}": ours(precision=other),
         "with recomputation": ours(recompute=True),
     }
     if cell.token_ratio < 1:
-        makers["token scores with the N×N matrix"] = ours(
-            partial(patch.object, TokenSelector, "scores", _square_scores)
-        )
         whole = replace(cell, token_ratio=1.0)
         makers["all tokens (λ = 1)"] = partial(make_ours, whole, sizes, device, batches, **settings)
     if settings.get("cuda_graph"):
         makers["kernels launched one by one"] = ours(cuda_graph=False)
     return makers
-
-
-def _attached_weight_gradient(model: Any, batch: Any) -> tuple[list[Tensor], Tensor, Tensor]:
-    """As `dasvit.search.architect.weight_gradient`, the graph leading back to alpha."""
-    images, labels = batch
-    logits = model(images)
-    loss = F.cross_entropy(logits, labels)
-    grads = torch.autograd.grad(
-        loss, model.weight_parameters(), allow_unused=True, materialize_grads=True
-    )
-    return list(grads), loss.detach(), logits.detach()
-
-
-def _plain_adamw(runner: Runner) -> Runner:
-    groups = [
-        {name: group[name] for name in ("params", "lr", "weight_decay")}
-        for group in runner.step.weight_optimizer.param_groups
-    ]
-    capturable = runner.step.config.cuda_graph
-    runner.step.weight_optimizer = torch.optim.AdamW(groups, capturable=capturable)
-    return runner
 
 
 def _kept_gelu(
@@ -117,33 +88,17 @@ def _kept_gelu(
     return weighted_linear(scales, widths, columns, weight, bias, [*inputs, *units])
 
 
-def _square_scores(self: TokenSelector, patches: Tensor) -> Tensor:
-    query, key = self.query(patches), self.key(patches)
-    return (query @ key.transpose(1, 2) / patches.shape[-1] ** 0.5).mean(dim=2)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = common_arguments(__doc__, "ablation.json")
-    parser.add_argument(
-        "--batches", type=int, nargs=1, help="batch size (64 on a GPU, 16 on a CPU)"
-    )
-    args = parser.parse_args(argv)
-    try:
-        device, sizes, out = prepare(args, SCHEMA)
-    except ValueError as error:
-        parser.error(" ".join(str(error).split()))
-    for order in args.orders:
-        for ratio in args.ratios:
-            cell = Cell(stage=1, token_ratio=ratio, batch_size=args.batches[0], order=order)
-            settings = {"compile": args.compile, "cuda_graph": args.cuda_graph}
-            makers = ablations(cell, sizes, device, precision=args.precision, **settings)
-            found = compare(
-                makers, device, rounds=args.rounds, seconds=args.seconds, clock=args.clock
-            )
-            out["rows"] += [asdict(cell) | {"variant": name} | row for name, row in found.items()]
-            out.save()
-    print(*tables([out]), sep="\n\n")
-    print(f"results: {args.out}")
+    args, device, sizes, out = prepare(parser, argv, "dasvit/ablation/1")
+    settings = {"compile": args.compile, "cuda_graph": args.cuda_graph}
+    for order, ratio in itertools.product(args.orders, args.ratios):
+        cell = Cell(stage=1, token_ratio=ratio, batch_size=args.batches[0], order=order)
+        makers = ablations(cell, sizes, device, precision=args.precision, **settings)
+        found = compare(makers, device, rounds=args.rounds, seconds=args.seconds, clock=args.clock)
+        out["rows"] += [asdict(cell) | {"variant": name} | row for name, row in found.items()]
+        out.save()
+    print(*tables(read([args.out])), f"results: {args.out}", sep="\n\n")
 
 
 if __name__ == "__main__":

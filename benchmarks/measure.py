@@ -1,8 +1,7 @@
-"""Time and memory of ways to take a step, and what stands at the head of a file of results."""
+"""Time and memory of ways to take a step, and the files that hold what was measured."""
 
 import fcntl
 import gc
-import hashlib
 import json
 import os
 import statistics
@@ -19,9 +18,8 @@ from benchmarks.workload import Runner
 from dasvit.costs import LiveMemory
 from dasvit.run.environment import environment
 from dasvit.run.files import first_line, write_atomic
-from dasvit.search.memory import BLOCK, peak_of
 
-__all__ = ["Results", "compare", "counted_peak", "free", "matmul_rate", "peak_bytes", "timed"]
+__all__ = ["Results", "compare", "free", "matmul_rate", "peak_bytes", "timed"]
 
 OUT_OF_MEMORY = (torch.OutOfMemoryError, MemoryError)
 MIN_ROUNDS = 3
@@ -29,57 +27,38 @@ _CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 class Results(dict[str, Any]):
-    """What is measured, on disk after every `save`: command, commit, versions, device, date.
-
-    The commit is that of the checkout, or, where git is not at hand, the environment's `COMMIT`;
-    `code_sha256` shows whether a checkout is the code that was measured.
-    """
+    """What is measured: command, commit, versions, device, date, and `rows`. The commit is that of
+    the checkout or, where git is not at hand, the environment's COMMIT."""
 
     def __init__(self, schema: str, path: Path, device: torch.device) -> None:
-        if path.is_dir():
-            raise ValueError(f"--out must be a file, but {path} is a folder")
         super().__init__()
-        self.path = path
-        machine = environment() | {"code_sha256": code_sha256()}
+        self.path, machine = path, environment()
         machine["git_commit"] = machine["git_commit"] or os.environ.get("COMMIT")
         facts: dict[str, Any] = {"kind": device.type, "threads": torch.get_num_threads()}
         if device.type == "cuda":
-            properties = torch.cuda.get_device_properties(device)
-            facts |= {"name": properties.name, "memory_bytes": properties.total_memory}
-        command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
-        self.update(
-            schema=schema,
-            command=" ".join(command),
-            date=time.strftime("%Y-%m-%d"),
-            environment=machine,
-            device=facts,
+            facts["name"] = torch.cuda.get_device_name(device)
+        self["schema"] = schema
+        self["command"] = " ".join(
+            ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
         )
+        self["date"] = time.strftime("%Y-%m-%d")
+        self |= {"environment": machine, "device": facts, "rows": []}
 
     def save(self) -> None:
+        """Write the file, after every part that is measured."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(self.path, json.dumps(self, indent=1, default=str) + "\n")
-
-
-def code_sha256(root: Path = Path(__file__).parents[1]) -> str:
-    """Of the Python files that are measured; with their commit checked out,
-    `python -c "from benchmarks.measure import *; print(code_sha256())"` prints the same."""
-    digest = hashlib.sha256()
-    for path in sorted(p for part in ("benchmarks", "dasvit") for p in (root / part).rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
 
 
 def timed(call: Callable[[], object], device: torch.device, clock: str = "wall") -> float:
     """Seconds of a call, the device idle before and after; with the clock "cpu" the time that this
     process had on all processors, for one thread on a CPU that other work shares."""
-    now, gpu = _CLOCKS[clock], device.type == "cuda"
-    if gpu:
-        torch.cuda.synchronize(device)
+    now = _CLOCKS[clock]
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda device: None
+    wait(device)
     started = now()
     call()
-    if gpu:
-        torch.cuda.synchronize(device)
+    wait(device)
     return now() - started
 
 
@@ -90,49 +69,27 @@ def free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def matmul_rate(
-    device: torch.device, dtype: torch.dtype, *, clock: str = "wall", repeats: int = 7
-) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype, clock: str = "wall") -> float:
     """Operations per second of one square matrix product: 8192 wide on a GPU, 1024 on a CPU; the
-    median of `repeats`."""
+    median of seven, after two."""
     n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    for _ in range(2):
-        torch.mm(a, b)
-    seconds = [timed(lambda: torch.mm(a, b), device, clock) for _ in range(repeats)]
-    return 2 * n**3 / statistics.median(seconds)
+    seconds = [timed(lambda: torch.mm(a, b), device, clock) for _ in range(9)]
+    return 2 * n**3 / statistics.median(seconds[2:])
 
 
 def peak_bytes(call: Callable[[], object], resident: int, device: torch.device) -> int:
-    """The most memory that a call's own tensors held at once.
-
-    Args:
-        call: runs once.
-        resident: bytes that belong to it and are there before, such as weights.
-    """
+    """The most memory that a call's own tensors held at once, with the `resident` bytes that belong
+    to it and are there before, such as weights."""
     if device.type == "cuda":
         free(device)
-        torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
-        call()
-        torch.cuda.synchronize(device)
+        timed(call, device)
         return resident + torch.cuda.max_memory_allocated(device) - before
     with LiveMemory() as memory:
         call()
     return resident + memory.peak
-
-
-def counted_peak(make: Callable[[], Runner], *, block: int = BLOCK) -> int:
-    """The peak of a step on tensors without data: of any size, on any machine."""
-
-    def steps() -> Callable[[], object]:
-        runner = make()
-        runner()  # the optimisers' states
-        runner.resident()
-        return lambda: (runner(), runner.resident())
-
-    return peak_of(steps, block=block)[1]
 
 
 def compare(
@@ -163,11 +120,12 @@ def compare(
         on a GPU `held_bytes` (all that stays taken from the device between two steps).
     """
     runners: dict[str, Runner] = {}
+    times: dict[str, list[float]] = {name: [] for name in makers}
     found: dict[str, dict[str, Any]] = {name: {"status": "ok"} for name in makers}
 
-    def attempt(name: str, work: Callable[[], dict[str, Any]]) -> None:
+    def attempt(name: str, work: Callable[[str], dict[str, Any]]) -> None:
         try:
-            found[name] |= work()
+            found[name] |= work(name)
             return
         except OUT_OF_MEMORY:
             found[name] = {"status": "oom"}
@@ -176,26 +134,45 @@ def compare(
         runners.pop(name, None)
         free(device)
 
-    def start(name: str) -> None:
-        attempt(name, lambda: _start(runners, name, makers[name], device))
+    def start(name: str) -> dict[str, Any]:
+        free(device)
+        before = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
+
+        def build() -> None:
+            runners[name] = makers[name]()
+            runners[name]()
+
+        facts: dict[str, Any] = {"start_seconds": timed(build, device)}
+        runner = runners[name]
+        facts["peak_bytes"] = peak_bytes(runner, runner.resident(), device)
+        rest = range(runner.warm_up - 2)
+        facts["start_seconds"] += timed(lambda: [runner() for _ in rest], device)
+        if device.type == "cuda":
+            runner.resident()  # drops gradients
+            free(device)
+            facts["held_bytes"] = torch.cuda.memory_reserved(device) - before
+        return facts
+
+    def once(name: str) -> dict[str, Any]:
+        times[name].append(timed(runners[name], device, clock))
+        for p in runners[name].model.parameters():
+            p.grad = None  # not held against the next one's memory
+        return {"seconds": times[name], "median_seconds": statistics.median(times[name])}
 
     first, *others = makers
     with _turn(lock, fcntl.LOCK_SH):
-        start(first)
+        attempt(first, start)
     with _turn(lock, fcntl.LOCK_EX):
         for name in others:
-            start(name)
-        times: dict[str, list[float]] = {name: [] for name in runners}
-        started = time.perf_counter()
+            attempt(name, start)
+        began = time.perf_counter()
         for number in range(rounds):
-            if number >= MIN_ROUNDS and time.perf_counter() - started > seconds:
+            if number >= MIN_ROUNDS and time.perf_counter() - began > seconds:
                 break
             for name in [*runners][:: 1 if number % 2 == 0 else -1]:  # there and back
-                attempt(name, lambda n=name: _once(times[n], runners[n], device, clock))
+                attempt(name, once)
         for name in [*runners]:
-            median = statistics.median(times[name])
-            found[name] |= {"seconds": times[name], "median_seconds": median}
-            attempt(name, lambda n=name: then(n, runners[n]))
+            attempt(name, lambda name: then(name, runners[name]))
         runners.clear()
         free(device)
     return found
@@ -207,33 +184,3 @@ def _turn(lock: Path | None, mode: int) -> Iterator[None]:
         if file is not None:
             fcntl.flock(file, mode)
         yield
-
-
-def _start(
-    runners: dict[str, Runner], name: str, make: Callable[[], Runner], device: torch.device
-) -> dict[str, Any]:
-    free(device)
-    on_gpu = device.type == "cuda"
-    before = torch.cuda.memory_reserved(device) if on_gpu else 0
-
-    def build() -> None:
-        runners[name] = make()
-        runners[name]()
-
-    first = timed(build, device)
-    runner = runners[name]
-    facts: dict[str, Any] = {"peak_bytes": peak_bytes(runner, runner.resident(), device)}
-    rest = timed(lambda: [runner() for _ in range(runner.warm_up - 2)], device)
-    facts["start_seconds"] = first + rest
-    if on_gpu:
-        runner.resident()  # drops gradients
-        free(device)
-        facts["held_bytes"] = torch.cuda.memory_reserved(device) - before
-    return facts
-
-
-def _once(times: list[float], runner: Runner, device: torch.device, clock: str) -> dict[str, Any]:
-    times.append(timed(runner, device, clock))
-    for p in runner.model.parameters():
-        p.grad = None  # not held against the next one's memory
-    return {}

@@ -2,61 +2,52 @@
 
 import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
 
+from benchmarks.measure import timed
 from benchmarks.workload import Cell, Sizes, make_batches, make_ours
 
 __all__ = ["together"]
 
-_ready: Any = None
 
-
-def _init(barrier: Any) -> None:
-    global _ready
-    _ready = barrier
-
-
-def _run(cell: Cell, sizes: Sizes, device: str, seconds: float, settings: dict[str, Any]) -> float:
-    """Images per second of one process, while all others run."""
-    where = torch.device(device)
+def _run(
+    ready: Any, found: Any, cell: Cell, sizes: Sizes, device: torch.device, settings: dict[str, Any]
+) -> None:
     torch.set_num_threads(1)
-    try:
-        runner = make_ours(cell, sizes, where, make_batches(cell, sizes, where), **settings)
-        for _ in range(runner.warm_up):
-            runner()
-        _ready.wait(180)
-    except BaseException:
-        _ready.abort()  # the others need not wait
-        raise
+    seconds = settings.pop("seconds")
+    runner = make_ours(cell, sizes, device, make_batches(cell, sizes, device), **settings)
+    for _ in range(runner.warm_up):
+        runner()
+    ready.wait(180)
     started, steps = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
-        runner()
-        if where.type == "cuda":
-            torch.cuda.synchronize(where)
+        timed(runner, device)
         steps += 1
-    return 2 * cell.batch_size * steps / (time.perf_counter() - started)
+    found.put(2 * cell.batch_size * steps / (time.perf_counter() - started))
 
 
 def together(
-    cell: Cell, sizes: Sizes, device: str, *, processes: int, seconds: float, **settings: Any
+    cell: Cell, sizes: Sizes, device: torch.device, *, processes: int, **settings: Any
 ) -> dict[str, Any]:
-    """Take the step in so many processes at once for some seconds, all ready before the first
-    begins; `settings` are those of `SearchConfig`.
+    """Images per second of processes that take the step at once, all ready before the first begins.
 
-    Returns:
-        `status`, and `images_per_second` of each process and in all.
+    Args:
+        settings: those of `SearchConfig`, and the `seconds` that each process runs.
     """
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(processes)
-    with ProcessPoolExecutor(processes, context, _init, (barrier,)) as pool:
-        jobs = [pool.submit(_run, cell, sizes, device, seconds, settings) for _ in range(processes)]
-        errors = [error for error in (job.exception() for job in jobs) if error is not None]
-        if errors:
-            # A process that waited for one that failed says only that it waited in vain.
-            first = min(errors, key=lambda e: type(e).__name__ == "BrokenBarrierError")
-            return {"status": f"failed: {type(first).__name__}: {first}"}
-        rates = [job.result() for job in jobs]
+    ready, found = context.Barrier(processes), context.Queue()
+    arguments = (ready, found, cell, sizes, device, settings)
+    started = [context.Process(target=_run, args=arguments) for _ in range(processes)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join()
+        if process.exitcode:
+            ready.abort()  # the others need not wait
+    failed = sum(process.exitcode != 0 for process in started)
+    if failed:
+        return {"status": f"failed: {failed} of {processes} processes"}
+    rates = [found.get() for _ in started]
     return {"status": "ok", "by_process": rates, "images_per_second": sum(rates)}

@@ -3,8 +3,8 @@
 What one writes first: each candidate a module of its own, called one after the other, outputs
 scaled and summed; attention by its formula; token scores with the N×N matrix; `loss.backward()`
 in both passes; PyTorch's defaults everywhere else. The mathematics is that of `dasvit.search.step`,
-which `tests/benchmarks/test_reference.py` checks in float64. Of `dasvit` only settings and the
-order of the edges are used here.
+which `tests/benchmarks/test_reference.py` checks in float64. Of `dasvit` only settings, the
+order of the edges and the method's penalty are used here.
 """
 
 import copy
@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dasvit.methods import DASViT
 from dasvit.search.config import SearchConfig
 from dasvit.spaces.cell.genotype import edge_list
 
@@ -169,10 +168,11 @@ class ReferenceNet(nn.Module):
         precision: str = "fp32",
     ) -> None:
         super().__init__()
-        dim, route = config.space.dim, config.method.route()
+        dim, patch = config.space.dim, config.space.patch_size
         self.edge_ops, self.precision = edge_ops, precision
-        self.embedding = Embedding(config.data.image_size, config.space.patch_size, channels, dim)
-        self.selector = TokenSelector(dim, route.token_ratio) if route.token_ratio < 1 else None
+        self.embedding = Embedding(config.data.image_size, patch, channels, dim)
+        ratio = config.setting("token_ratio")
+        self.selector = TokenSelector(dim, ratio) if ratio < 1 else None
         self.cells = nn.ModuleList(
             Encoder(edge_ops, dim, config.space.num_nodes) for _ in range(num_layers)
         )
@@ -214,12 +214,13 @@ class ReferenceStep:
     to the weights and takes away again.
 
     Args:
-        config: optimisers, fairness, ξ, clipping.
+        config: optimisers, the method's penalty, ξ, clipping.
         model: on its device.
     """
 
     def __init__(self, config: SearchConfig, model: ReferenceNet) -> None:
         self.config, self.model = config, model
+        self.candidates = config.space.candidates(tuple(map(tuple, model.edge_ops)))
         self.weight_optimizer = torch.optim.AdamW(
             model.weights(), lr=config.weight_lr, weight_decay=config.weight_decay
         )
@@ -250,7 +251,7 @@ class ReferenceStep:
         if self.config.method.xi > 0:
             return self._second_order(train_batch, val_batch)
         loss = self._loss(self.model, val_batch)
-        (loss + self.fairness(self.model)).backward()
+        (loss + self.penalty(self.model)).backward()
         return loss.detach()
 
     def weight_pass(self, train_batch: Batch) -> tuple[Tensor, Tensor]:
@@ -274,7 +275,7 @@ class ReferenceStep:
             for p, grad in zip(virtual.weights(), grads, strict=True):
                 p -= xi * grad
         loss = self._loss(virtual, val_batch)
-        (loss + self.fairness(virtual)).backward()
+        (loss + self.penalty(virtual)).backward()
         vector = [p.grad for p in virtual.weights() if p.grad is not None]
         assert virtual.alpha.grad is not None and len(vector) == len(model.weights())
 
@@ -292,29 +293,8 @@ class ReferenceStep:
         for p, v in zip(self.model.weights(), vector, strict=True):
             p += scale * v
 
-    def fairness(self, model: ReferenceNet) -> Tensor:
-        """L_fair (Eq. 16-19), term by term."""
-        config, edge_ops, method = self.config, model.edge_ops, self.config.method
-        assert isinstance(method, DASViT)
-        weights = model.alpha.softmax(dim=-1)
-        nothing = weights.new_zeros(())
-        skips = [
-            weights[m, names.index("identity")]
-            for m, names in enumerate(edge_ops)
-            if "identity" in names
-        ]
-        l1 = sum(skips, start=nothing) / max(1, len(skips))
-        l2 = nothing
-        for kind in ("msa", "mlp"):
-            if not any(name.startswith(kind) for name in config.space.operations):
-                continue
-            members = [
-                weights[m, i]
-                for m, names in enumerate(edge_ops)
-                for i, name in enumerate(names)
-                if name.startswith(kind)
-            ]
-            total = sum(members, start=nothing) / len(edge_ops)
-            l2 = l2 + method.zeta1 * (total - method.gamma_max).clamp(min=0)
-            l2 = l2 + method.zeta2 * (method.gamma_min - total).clamp(min=0)
-        return method.skip_weight * l1 + method.type_weight * l2
+    def penalty(self, model: ReferenceNet) -> Tensor:
+        """What the method adds to the validation loss."""
+        arch, weights = {"alpha": model.alpha}, model.alpha.softmax(dim=-1)
+        found = self.config.method.penalty(arch, weights, self.candidates, weights.new_zeros(()))
+        return weights.new_zeros(()) if found is None else found

@@ -24,13 +24,12 @@ if __name__ == "__main__":
 import torch
 
 from benchmarks.kernels import profile_step
-from benchmarks.measure import Results, compare, counted_peak, matmul_rate
+from benchmarks.measure import MIN_ROUNDS, Results, compare, matmul_rate
 from benchmarks.processes import together
 from benchmarks.workload import (
     Cell,
     Runner,
     Sizes,
-    candidates,
     make_batches,
     make_ours,
     make_reference,
@@ -40,80 +39,62 @@ from benchmarks.workload import (
 from dasvit.run.environment import check_cuda_graph, resolve_device
 from dasvit.search.memory import measure_stage, plan_stage
 
-SCHEMA = "dasvit/search_step/2"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-CPU = torch.device("cpu")
 
 
 def common_arguments(description: str | None, out: str) -> argparse.ArgumentParser:
     """A parser with what the benchmarks of a step have in common."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path(out), help="the results, JSON")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--tiny", action="store_true", help="width 48, 4 × 4 patches, batches of 4: a trial run")
-    add("--sizes", choices=("auto", "paper", "small"), default="auto",
-        help="width 768 and 14 × 14 patches, or 192 and 8 × 8; auto: paper on a GPU")  # fmt: skip
+    add("--sizes", choices=("auto", "paper", "small", "tiny"), default="auto",
+        help="of the network; auto: paper (width 768) on a GPU, else small (192)")  # fmt: skip
+    add("--tiny", action="store_true", help="a trial run: width 48, batches of 4, three rounds")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
         help="of ours; auto: bf16 on a GPU. The reference runs in fp32 and in this")  # fmt: skip
     add("--ratios", type=float, nargs="+", default=[1.0, 0.5], help="token ratios λ")
     add("--orders", type=int, nargs="+", choices=(1, 2), default=[1], help="of alpha's gradient")
+    add("--batches", type=int, nargs="+", help="batch sizes (default: 64 on a GPU, 16 on a CPU)")
     add("--compile", action="store_true", help="ours through torch.compile")
     add("--cuda-graph", action="store_true", help="ours replayed as a CUDA graph, on a GPU")
     add("--rounds", type=int, default=10, help="of a comparison, at least 3")
     add("--seconds", type=float, default=8.0, help="no further round of a comparison after these")
-    add("--threads", type=int, default=1, help="of PyTorch on the CPU")
     add("--clock", choices=("wall", "cpu"), default="wall",
-        help="cpu: the time that this process had, for one thread on a shared CPU")  # fmt: skip
+        help="cpu: the time that this process had, on a shared CPU")  # fmt: skip
     return parser
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = common_arguments(__doc__, "search_step.json")
-    add = parser.add_argument
-    add("--stages", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3],
-        help="2, 4 and 6 layers with 8, 5 and 3 candidates per edge")  # fmt: skip
-    add("--batches", type=int, nargs="+", help="batch sizes (default: 64 on a GPU, 16 on a CPU)")
-    add("--ways", nargs="+", choices=("ours", "reference"), default=["ours", "reference"])
-    add("--profile", action="store_true", help="also the time of a step by kind of kernel")
-    add("--lock", type=Path, metavar="FILE",
-        help="several runs with one FILE compile at once and are timed one by one")  # fmt: skip
-    add("--processes", type=int, default=1,
-        help="above 1: images per second of one process, and of so many at once")  # fmt: skip
-    add("--count-memory", action="store_true",
-        help="only count peaks of memory, without computing: any size, on any machine")  # fmt: skip
-    add("--check-plan", action="store_true",
-        help="only compare the plan of a stage's memory with what its step takes")  # fmt: skip
-    return parser
-
-
-def prepare(args: argparse.Namespace, schema: str) -> tuple[torch.device, Sizes, Results]:
-    """The device, the sizes, and results without rows; fills what `args` left to the device.
-
-    Raises:
-        ValueError: settings that cannot be.
-    """
-    counts = getattr(args, "count_memory", False)
-    device = resolve_device("cpu" if counts else args.device)
-    gpu = device.type == "cuda" or counts
-    if args.cuda_graph:
-        check_cuda_graph(device)
-    if args.rounds < 3 or args.threads < 1 or (gpu and args.clock == "cpu" and not counts):
-        raise ValueError("--rounds must be 3 or more, --threads positive, --clock wall on a GPU")
-    torch.set_num_threads(args.threads)
-    auto = "tiny" if args.tiny else "paper" if gpu else "small"
-    sizes = Sizes.of(auto if args.tiny or args.sizes == "auto" else args.sizes)
-    args.batches = args.batches or [4 if args.tiny else 64 if gpu else 16]
-    args.precision = {"auto": "bf16" if gpu else "fp32"}.get(args.precision, args.precision)
+def prepare(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, schema: str
+) -> tuple[argparse.Namespace, torch.device, Sizes, Results]:
+    """The command line's settings, the device, the sizes, and results without rows. What cannot be
+    ends the program with one line; what is left to the device is filled in. One thread on a CPU."""
+    args = parser.parse_args(argv)
+    try:
+        device = resolve_device(args.device)
+        gpu = device.type == "cuda"
+        if args.cuda_graph:
+            check_cuda_graph(device)
+        auto = "tiny" if args.tiny else "paper" if gpu else "small"
+        sizes = Sizes.of(auto if args.sizes == "auto" else args.sizes)
+        args.batches = args.batches or [4 if args.tiny else 64 if gpu else 16]
+        for ratio, batch_size in itertools.product(args.ratios, args.batches):
+            search_config(Cell(stage=1, token_ratio=ratio, batch_size=batch_size), sizes)
+    except ValueError as error:
+        parser.error(" ".join(str(error).split()))
+    if args.rounds < MIN_ROUNDS:
+        parser.error(f"--rounds must be at least {MIN_ROUNDS}, but got {args.rounds}")
+    if args.precision == "auto":
+        args.precision = "bf16" if gpu else "fp32"
     if args.tiny:
-        args.rounds, args.seconds = 3, 1.0
+        args.rounds, args.seconds = MIN_ROUNDS, 1.0
+    torch.set_num_threads(1)
     results = Results(schema, args.out, device)
-    results |= {"plan": vars(args) | {"sizes": asdict(sizes)}, "rows": []}
-    for ratio in args.ratios:
-        search_config(Cell(stage=1, token_ratio=ratio), sizes)  # raises what cannot be
-    return device, sizes, results
+    results["plan"] = vars(args) | {"sizes": asdict(sizes)}
+    return args, device, sizes, results
 
 
 def _cells(args: argparse.Namespace) -> list[Cell]:
@@ -176,24 +157,6 @@ def measure(args: argparse.Namespace, device: torch.device, sizes: Sizes, out: R
         out.save()
 
 
-def count_memory(args: argparse.Namespace, sizes: Sizes, out: Results) -> None:
-    """Peaks alone, of any size, without computing anything."""
-
-    def make(cell: Cell, variant: str, precision: str) -> Runner:
-        batches = make_batches(cell, sizes, CPU)
-        if variant == "ours":
-            return make_ours(cell, sizes, CPU, batches, precision=precision)
-        return make_reference(cell, sizes, CPU, batches, precision, same_weights=False)
-
-    for cell, (variant, precision) in itertools.product(_cells(args), _variants(args)):
-        candidates(cell.stage)  # made of numbers: before they have none
-        row = asdict(cell) | {"variant": variant, "precision": precision, "status": "ok"}
-        row["peak_bytes"] = counted_peak(partial(make, cell, variant, precision))
-        out["rows"].append(row)
-        _say(cell, f"{variant} {precision}", row)
-    out.save()
-
-
 def check_plan(args: argparse.Namespace, device: torch.device, sizes: Sizes, out: Results) -> None:
     """The plan of a stage's memory beside what its step takes on the device."""
     for cell in _cells(args):
@@ -214,14 +177,13 @@ def several(args: argparse.Namespace, device: torch.device, sizes: Sizes, out: R
         found = together(
             cell,
             sizes,
-            str(device),
+            device,
             processes=count,
             seconds=args.seconds,
             precision=args.precision,
             cuda_graph=args.cuda_graph,
         )
-        row = asdict(cell) | {"variant": f"{count} at once", "precision": args.precision} | found
-        out["rows"].append(row)
+        out["rows"].append(asdict(cell) | {"variant": "at once", "processes": count} | found)
         print(f"{cell}: {count} processes, {found}", flush=True)
         out.save()
 
@@ -233,20 +195,21 @@ def _say(cell: Cell, name: str, row: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = _parser()
-    args = parser.parse_args(argv)
-    try:
-        device, sizes, out = prepare(args, SCHEMA)
-    except ValueError as error:
-        parser.error(" ".join(str(error).split()))
-    if args.count_memory:
-        count_memory(args, sizes, out)
-    elif args.check_plan:
-        check_plan(args, device, sizes, out)
-    elif args.processes > 1:
-        several(args, device, sizes, out)
-    else:
-        measure(args, device, sizes, out)
+    parser = common_arguments(__doc__, "search_step.json")
+    add = parser.add_argument
+    add("--stages", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3],
+        help="2, 4 and 6 layers with 8, 5 and 3 candidates per edge")  # fmt: skip
+    add("--ways", nargs="+", choices=("ours", "reference"), default=["ours", "reference"])
+    add("--profile", action="store_true", help="also the time of a step by kind of kernel")
+    add("--lock", type=Path, metavar="FILE",
+        help="several runs with one FILE compile at once and are timed one by one")  # fmt: skip
+    add("--processes", type=int, default=1,
+        help="above 1: images per second of one process, and of so many at once")  # fmt: skip
+    add("--check-plan", action="store_true",
+        help="only compare the plan of a stage's memory with what its step takes")  # fmt: skip
+    args, device, sizes, out = prepare(parser, argv, "dasvit/search_step/2")
+    work = check_plan if args.check_plan else several if args.processes > 1 else measure
+    work(args, device, sizes, out)
     print(f"results: {args.out}")
 
 

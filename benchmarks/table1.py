@@ -1,237 +1,309 @@
-"""The paper's Table I: its rows as printed, our counts of the same networks, our accuracies."""
+"""The paper's Table I with our counts beside it, and our accuracies where there are results.
 
+    python benchmarks/table1.py                     # accuracies "not run"
+    python benchmarks/table1.py --results runs      # with finished retrainings, in runs/ and below
+    python benchmarks/table1.py --csv               # or --json
+
+All networks are counted anew, about a second each; nothing is trained. Results are matched by
+network, size and data set. What the paper prints is in `table1.csv`: million parameters, billion
+multiply-adds ("FLOPs" there), top-1 and top-5 test accuracy in percent.
+"""
+
+import argparse
+import json
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from benchmarks.table1_results import Run, Scores
-from dasvit.costs import Complexity, complexity
-from dasvit.data.config import DataConfig
-from dasvit.spaces.cell.genotype import NAMED_GENOTYPES
+if __name__ == "__main__":
+    # Python puts this file's folder first; `benchmarks` is imported from the checkout's root.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import pandas as pd
+
+from benchmarks.tables import markdown
+from dasvit.costs import complexity
+from dasvit.presets import get_preset
+from dasvit.report.record import load_retrain_result
+from dasvit.report.statistics import spread
+from dasvit.run.environment import environment
+from dasvit.run.files import read_json
+from dasvit.run.settings import config_to_dict
+from dasvit.spaces.cell.genotype import NAMED_GENOTYPES, Genotype
 from dasvit.training.config import RetrainConfig
+from dasvit.training.model_folder import RETRAIN_KIND, load_retrain_config
 from dasvit.training.networks import VIT, model_on_meta
 
-__all__ = [
-    "DATASETS",
-    "IMAGE_SIZE",
-    "ROWS",
-    "TOLERANCE",
-    "CountedRow",
-    "Row",
-    "beyond",
-    "count_rows",
-    "difference",
-    "fill_cells",
-]
-
-TOLERANCE = 0.01
-"""A larger difference between a count of ours and the paper's is marked (ratio)."""
-
-IMAGE_SIZE = 224
-DIM, DEPTH, PATCH_SIZE, VIT_HEADS = 768, 12, 16, 12
-
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet100": "ImageNet-100"}
-
-Accuracy = tuple[float, float]
-"""Top-1 and top-5 in percent."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """A row as the paper prints it.
-
-    Attributes:
-        name: the paper's. design: manual, or found by a search ("auto").
-        model: what `retrain --model` and `complexity --model` call it here.
-        params: million parameters. macs: billion multiply-adds ("FLOPs" in the paper).
-        accuracy: top-1 and top-5 test accuracy in percent, by data set.
-        note: what explains a difference that is known.
-    """
-
-    name: str
-    design: str
-    model: str
-    params: float
-    macs: float
-    accuracy: Mapping[str, Accuracy] = field(default_factory=dict)
-    note: str = ""
+PAPER = get_preset("cifar10").retrain
+"""The size at which the networks are counted, and of the results that fill the table."""
+_ELSEWHERE = ("data_dir", "download", "num_workers", "in_memory")
+"""Settings of the data that say where and how it is read, not what is learned."""
+Cells = Mapping[tuple[str, str], pd.DataFrame]
 
 
-def _row(
-    name: str,
-    design: str,
-    model: str,
-    params: float,
-    macs: float,
-    *accuracy: Accuracy,
-    note: str = "",
-) -> Row:
-    return Row(
-        name=name,
-        design=design,
-        model=model,
-        params=params,
-        macs=macs,
-        accuracy=dict(zip(DATASETS, accuracy, strict=True)),
-        note=note,
-    )
+def paper() -> pd.DataFrame:
+    """The table as printed, by network."""
+    path = Path(__file__).with_name("table1.csv")
+    return pd.read_csv(path, keep_default_na=False, index_col="network")
 
 
-# fmt: off
-ROWS = (
-    _row("VGG-16", "manual", "vgg16", 134.7, 15.5, (72.5, 97.1), (37.0, 61.5), (32.0, 55.7)),
-    _row("VGG-19", "manual", "vgg19", 140.0, 19.7, (73.1, 97.3), (37.2, 62.0), (30.3, 54.3)),
-    _row("ResNet-50", "manual", "resnet50", 23.7, 4.1, (81.5, 98.7), (52.4, 80.7), (59.8, 83.2)),
-    _row("ResNet-152", "manual", "resnet152", 58.4, 11.6, (80.2, 98.6), (53.3, 80.7), (57.8, 82.9)),
-    _row("EfficientNet-B7", "auto", "efficientnet_b7", 64.0, 5.2,
-         (84.4, 98.8), (56.7, 81.9), (53.4, 77.6)),
-    _row("RegNetY-12GF", "auto", "regnety_120", 49.8, 12.1,
-         (82.3, 99.0), (54.4, 81.8), (57.9, 82.7)),
-    _row("RegNetY-16GF", "auto", "regnety_160", 80.7, 15.9,
-         (82.6, 98.8), (54.4, 81.6), (58.7, 83.2)),
-    _row("ViT-B/16", "manual", "vit_base_patch16_224", 85.8, 12.0,
-         (78.8, 97.9), (45.7, 72.0), (39.7, 66.1),
-         note="The paper's 12.0 G fits neither count of this network. Like for like, linear layers "
-         "only, DASViT's encoder saves 41 % of its multiply-adds, not 17 %."),
-    _row("TNT-B", "manual", "tnt_b_patch16_224", 64.8, 13.5,
-         (76.1, 94.2), (48.0, 75.1), (45.6, 68.6)),
-    _row("CaiT-S36", "manual", "cait_s36_384", 67.9, 12.9,
-         (78.6, 97.5), (46.6, 72.7), (39.3, 64.6),
-         note="timm's cait_s36_384, built for 224 pixels."),
-    _row("AutoFormer-B", "auto", "autoformer_base_patch16_224", 52.5, 11.6,
-         (79.2, 97.8), (47.1, 73.4), (41.2, 66.9),
-         note="The sub-network that its authors publish: 53.7 M parameters at 1,000 classes, as in "
-         "their table. Relative positions are computed here by row and column; with a vector for "
-         "every pair of tokens, as its authors compute them, the second count is 11.69 G "
-         "(+0.8 %)."),
-    _row("DASViT", "auto", "dasvit_cifar10", 50.4, 9.9,
-         (80.1, 98.4), (54.4, 78.5), (46.8, 72.3),
-         note="On ImageNet-100 the encoder found there, dasvit_imagenet100: the counts are the "
-         "same."),
-)
-# fmt: on
+def count(
+    table: pd.DataFrame, num_classes: int, progress: Callable[[str], None] = lambda name: None
+) -> pd.DataFrame:
+    """Parameters and multiply-adds of the table's networks at 224 × 224 pixels, RGB; `progress` is
+    told which is counted next."""
+    size, found = PAPER.data.image_size, {}
+    for name, model in table["model"].items():
+        progress(str(name))
+        network = model_on_meta(replace(PAPER, model=model), num_classes=num_classes)
+        one = complexity(network, (3, size, size))
+        found[name] = (one.num_params, one.macs_linear, one.macs_total)
+    columns = ("params", "macs_linear", "macs_total")
+    return pd.DataFrame.from_dict(found, orient="index", columns=columns)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CountedRow:
-    """A row of the paper with our counts of the same network."""
-
-    row: Row
-    found: Complexity
-
-    @property
-    def params_difference(self) -> float:
-        """Ours to the paper's, less 1."""
-        return difference(self.found.num_params / 1e6, self.row.params)
-
-    @property
-    def linear_difference(self) -> float:
-        """The count of linear and convolution layers to the paper's, less 1."""
-        return difference(self.found.macs_linear / 1e9, self.row.macs)
-
-    @property
-    def total_difference(self) -> float:
-        """The count with attention products to the paper's, less 1."""
-        return difference(self.found.macs_total / 1e9, self.row.macs)
-
-    @property
-    def fits(self) -> str:
-        """Which count the paper's is, within 1 %: linear, with attention, both or neither."""
-        linear, total = not beyond(self.linear_difference), not beyond(self.total_difference)
-        return {
-            (True, True): "both",
-            (True, False): "linear",
-            (False, True): "with attention",
-            (False, False): "neither",
-        }[linear, total]
-
-
-def difference(ours: float, papers: float) -> float:
-    """Relative difference of ours to the paper's, as a ratio."""
-    return ours / papers - 1
+def beside(table: pd.DataFrame, counts: pd.DataFrame) -> pd.DataFrame:
+    """Paper and counts side by side, their relative differences, and which count the paper's is,
+    within 1 %: linear, with attention, both or neither."""
+    both = table[["model", "design"]].copy()
+    of = {"params": ("params", 1e6), "macs_linear": ("macs", 1e9), "macs_total": ("macs", 1e9)}
+    for name, (printed, unit) in of.items():
+        both[f"{name}_paper"], both[name] = table[printed], counts[name]
+        both[f"{name}_difference"] = counts[name] / unit / table[printed] - 1
+    fits = {(True, True): "both", (True, False): "linear", (False, True): "with attention"}
+    linear, total = (~both[f"macs_{c}_difference"].map(beyond) for c in ("linear", "total"))
+    which = [fits.get(pair, "neither") for pair in zip(linear, total, strict=True)]
+    return both.assign(papers_count_is=which)
 
 
 def beyond(ratio: float) -> bool:
     """Whether a difference is over 1 %."""
-    return abs(ratio) > TOLERANCE + 1e-9  # 1.01 − 1 is over 0.01 in floating point
+    return abs(ratio) > 0.01 + 1e-9  # 1.01 − 1 is over 0.01 in floating point
 
 
-def count_rows(
-    num_classes: int = 100,
-    rows: Sequence[Row] = ROWS,
-    progress: Callable[[str], None] = lambda name: None,
-) -> list[CountedRow]:
-    """Count every network at 224 × 224 pixels, RGB.
-
-    Args:
-        num_classes: outputs of the head.
-        progress: told the name of the network that is counted next.
-    """
-    counted = []
-    for row in rows:
-        progress(row.name)
-        config = RetrainConfig(
-            model=row.model,
-            data=DataConfig(image_size=IMAGE_SIZE),
-            dim=DIM,
-            depth=DEPTH,
-            patch_size=PATCH_SIZE,
-        )
-        model = model_on_meta(config, num_classes=num_classes)
-        found = complexity(model, (3, IMAGE_SIZE, IMAGE_SIZE))
-        counted.append(CountedRow(row=row, found=found))
-    return counted
-
-
-def _fits(row: Row, run: Run) -> bool:
-    """Whether a run trained the row's network at the paper's size."""
-    config = run.config
-    if config.data.image_size != IMAGE_SIZE:
-        return False
-    sizes = (config.dim, config.depth, config.patch_size)
-    at_size = sizes == (DIM, DEPTH, PATCH_SIZE) or config.model.startswith("dasvit_base_patch16")
-    if row.model in NAMED_GENOTYPES:
-        where = "dasvit_imagenet100" if config.data.dataset == "imagenet100" else row.model
-        return at_size and run.encoder == NAMED_GENOTYPES[where].canonical_hash
-    plain = config.model == VIT and at_size and config.vit_heads == VIT_HEADS
-    return config.model == row.model or (plain and row.model == "vit_base_patch16_224")
-
-
-def fill_cells(
-    scores: Iterable[Scores], rows: Sequence[Row] = ROWS
-) -> tuple[dict[tuple[str, str], Scores], list[Scores]]:
-    """Match results with the table's cells by network, size and data set.
-
-    Returns:
-        By name of the row and data set; and the results that belong to no cell.
+def find_runs(folders: Iterable[str | Path]) -> list[dict[str, Any]]:
+    """Every finished retraining in the folders and below them, each once, by path: its `folder`,
+    `config`, `seed` and `recipe` (all else that matters), `top1` and `top5` (ratios), and the
+    `network` whose cell it fills, or None. Searches and unfinished retrainings are left out.
 
     Raises:
-        ValueError: two recipes for one cell, which must not be averaged.
+        ValueError: a folder that is not there or holds none, or files that are malformed.
     """
-    cells: dict[tuple[str, str], Scores] = {}
-    others = []
-    for one in scores:
-        run = one.runs[0]
-        dataset = run.config.data.dataset
-        row = next((row for row in rows if _fits(row, run)), None)
-        if row is None or dataset not in DATASETS:
-            others.append(one)
-            continue
-        key = (row.name, dataset)
-        if key in cells:
-            first = cells[key].runs[0]
-            settings = ", ".join(_differing(first.recipe, run.recipe))
+    found: dict[Path, dict[str, Any]] = {}
+    for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise ValueError(f"--results: there is no folder {folder}")
+        below = [p.parent for p in sorted(folder.rglob("result.json")) if _is_retraining(p.parent)]
+        if not below:
             raise ValueError(
-                f"{first.folder} and {run.folder} train {row.name} on {DATASETS[dataset]} by two "
-                f"recipes (they differ in {settings}); give the folders of one of them"
+                f"--results: no finished retraining in {folder} (config.json and result.json)"
             )
-        cells[key] = one
+        found |= {path.resolve(): _read(path) for path in below}
+    return [found[path] for path in sorted(found)]
+
+
+def _is_retraining(folder: Path) -> bool:
+    path = folder / "config.json"
+    values = read_json(path, "run folder") if path.exists() else None
+    return isinstance(values, dict) and values.get("kind") == RETRAIN_KIND
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    config, result = load_retrain_config(folder), load_retrain_result(folder / "result.json")
+    own = folder / "genotype.json"
+    genotype = Genotype.load(own) if own.exists() else NAMED_GENOTYPES.get(config.model)
+    encoder = genotype.canonical_hash if genotype else None
+    # An encoder by its hash, not its path.
+    recipe = config_to_dict(config) | {"seed": None, "model": encoder or config.model}
+    recipe["data"] |= dict.fromkeys(_ELSEWHERE)
+    rows = paper()["model"].items() if config.data.dataset in DATASETS else ()
+    return {
+        "folder": folder,
+        "config": config,
+        "seed": config.seed,
+        "recipe": json.dumps(recipe, sort_keys=True),
+        "network": next((name for name, model in rows if _fits(model, config, encoder)), None),
+        "top1": result.test_top1,
+        "top5": result.test_top5,
+    }
+
+
+def _fits(model: str, config: RetrainConfig, encoder: str | None) -> bool:
+    """Whether a run trained a row's network at the paper's size."""
+    if config.data.image_size != PAPER.data.image_size:
+        return False
+    names = ("dim", "depth", "patch_size")
+    at_size = all(getattr(config, name) == getattr(PAPER, name) for name in names)
+    at_size |= config.model.startswith("dasvit_base_patch16")
+    if model in NAMED_GENOTYPES:
+        where = "dasvit_imagenet100" if config.data.dataset == "imagenet100" else model
+        return at_size and encoder == NAMED_GENOTYPES[where].canonical_hash
+    plain = config.model == VIT and at_size and config.vit_heads == PAPER.vit_heads
+    return config.model == model or (plain and model == "vit_base_patch16_224")
+
+
+def fill_cells(runs: Iterable[dict[str, Any]]) -> tuple[Cells, list[pd.DataFrame]]:
+    """Runs that differ in the seed alone, by network and data set; and those of no cell.
+
+    Raises:
+        ValueError: one recipe with the same seed twice, or two recipes for one cell, which must not
+            be averaged.
+    """
+    cells: dict[tuple[str, str], pd.DataFrame] = {}
+    others = []
+    table = pd.DataFrame([*runs], columns=[*_COLUMNS])
+    for _, group in table.groupby("recipe", sort=False):
+        group = group.sort_values("seed")
+        twice = group[group["seed"].duplicated(keep=False)]
+        if len(twice):
+            raise ValueError(
+                f"{' and '.join(map(str, twice['folder']))} are the same retraining with the same "
+                f"seed {twice['seed'].iloc[0]}; give one of them"
+            )
+        run = group.iloc[0]
+        key = run["network"], run["config"].data.dataset
+        if run["network"] is None or pd.isna(run["network"]):
+            others.append(group)
+        elif key in cells:
+            first = cells[key].iloc[0]
+            settings = _differing(json.loads(first["recipe"]), json.loads(run["recipe"]))
+            raise ValueError(
+                f"{first['folder']} and {run['folder']} train {key[0]} on {DATASETS[key[1]]} by "
+                f"two recipes (they differ in {', '.join(settings)}); give the folders of one"
+            )
+        else:
+            cells[key] = group
     return cells, others
 
 
-def _differing(one: Mapping[str, object], other: Mapping[str, object]) -> Iterator[str]:
-    for name in one:
-        left, right = one[name], other.get(name)
-        if isinstance(left, dict) and isinstance(right, dict):
-            yield from _differing(left, right)
-        elif left != right:
+_COLUMNS = ("folder", "config", "seed", "recipe", "network", "top1", "top5")
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
+    for name, left in one.items():
+        if isinstance(left, dict):
+            yield from _differing(left, other[name])
+        elif left != other.get(name):
             yield name
+
+
+def values(both: pd.DataFrame, table: pd.DataFrame, cells: Cells) -> pd.DataFrame:
+    """One flat row per network: counts as whole numbers, the paper's as printed, differences as
+    ratios, accuracies in percent; empty where nothing was run."""
+    whole = both.copy()
+    for dataset in DATASETS:
+        for top in ("top1", "top5"):
+            ours = {name: spread(runs[top]) for (name, of), runs in cells.items() if of == dataset}
+            whole[f"{dataset}_{top}_paper"] = table[f"{dataset}_{top}"]
+            whole[f"{dataset}_{top}"] = pd.Series({n: 100 * s.mean for n, s in ours.items()})
+            std = {n: 100 * s.std for n, s in ours.items() if s.std is not None}
+            whole[f"{dataset}_{top}_std"] = pd.Series(std, dtype=float)
+        whole[f"{dataset}_seeds"] = [len(cells.get((str(n), dataset), ())) for n in whole.index]
+    return whole.assign(note=table["note"])
+
+
+def _percent(ratio: float) -> str:
+    """`+0.3 %`; bold over 1 %."""
+    percent = round(100 * ratio, 1)
+    text = f"{percent:+.1f} %" if percent else "0.0 %"
+    return f"**{text}**" if beyond(ratio) else text
+
+
+def _scores(runs: pd.DataFrame | None) -> str:
+    if runs is None:
+        return "not run"
+    seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
+    return f"{spread(runs['top1']).percent} / {spread(runs['top5']).percent} ({seeds})"
+
+
+def _recipe(runs: pd.DataFrame) -> str:
+    config = runs["config"].iloc[0]
+    return (
+        f"{config.epochs} epochs, batch {config.batch_size}, learning rate {config.lr:g}; "
+        f"seed {', '.join(map(str, runs['seed']))}; {', '.join(map(str, runs['folder']))}"
+    )
+
+
+def to_markdown(
+    table: pd.DataFrame, both: pd.DataFrame, cells: Cells, others: list[pd.DataFrame]
+) -> Iterator[str]:
+    """The counts, the accuracies, what filled them, and what belongs to no row."""
+    yield markdown(
+        {
+            "network": name,
+            "design": row["design"],
+            "M parameters: paper": f"{row['params_paper']:.1f}",
+            "here": f"{row['params'] / 1e6:.1f}",
+            "Δ": _percent(row["params_difference"]),
+            "G multiply-adds: paper": f"{row['macs_linear_paper']:.1f}",
+            "linear and convolution layers": f"{row['macs_linear'] / 1e9:.2f}",
+            "Δ linear": _percent(row["macs_linear_difference"]),
+            "with attention products": f"{row['macs_total'] / 1e9:.2f}",
+            "Δ with attention": _percent(row["macs_total_difference"]),
+            "the paper's is": row["papers_count_is"].replace("neither", "**neither**"),
+        }
+        for name, row in both.iterrows()
+    )
+    yield "\n".join(f"- {name}: {note}" for name, note in table["note"].items() if note)
+    yield "Test accuracy, top-1 / top-5 in percent; mean ± standard deviation over seeds."
+    yield markdown(
+        {"network": name}
+        | {
+            f"{title}: {who}": f"{row[f'{dataset}_top1']} / {row[f'{dataset}_top5']}"
+            if who == "paper"
+            else _scores(cells.get((str(name), dataset)))
+            for dataset, title in DATASETS.items()
+            for who in ("paper", "here")
+        }
+        for name, row in table.iterrows()
+    )
+    for (name, dataset), runs in cells.items():
+        yield f"- {name}, {DATASETS[dataset]}: {_recipe(runs)}"
+    for runs in others:
+        config = runs["config"].iloc[0]
+        size = f"{config.data.image_size} × {config.data.image_size}"
+        what = f"{config.model}, {config.data.dataset} at {size}"
+        yield f"- In no cell: {what}: {_scores(runs)}; {_recipe(runs)}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--results", nargs="+", default=(), metavar="DIR")
+    parser.add_argument("--num-classes", type=int, default=100,
+        help="outputs of the heads: 10 for CIFAR-10, 100 (default) for the others")  # fmt: skip
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true")
+    form.add_argument("--csv", action="store_true")
+    args = parser.parse_args(argv)
+    try:
+        if not 1 <= args.num_classes <= 10**6:
+            raise ValueError(f"--num-classes must be 1 to 1000000, but got {args.num_classes}")
+        cells, others = fill_cells(find_runs(args.results))
+    except ValueError as error:
+        parser.error(str(error))
+
+    def progress(name: str) -> None:
+        print(f"counting {name} …", file=sys.stderr, flush=True)
+
+    table = paper()
+    both = beside(table, count(table, args.num_classes, progress))
+    if args.csv:
+        print(values(both, table, cells).to_csv(), end="")
+    elif args.json:
+        rows = values(both, table, cells).reset_index().to_json(orient="records")
+        left = [str(folder) for runs in others for folder in runs["folder"]]
+        facts = {"rows": json.loads(rows), "num_classes": args.num_classes, "others": left}
+        print(json.dumps(facts | {"environment": environment()}))
+    else:
+        print(f"At {args.num_classes} classes, multiply-adds of one image of 224 × 224; bold: over "
+              "1 % from the paper.")  # fmt: skip
+        print("", *to_markdown(table, both, cells, others), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

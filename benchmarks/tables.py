@@ -16,8 +16,8 @@ __all__ = ["aims", "markdown", "read", "tables"]
 
 AIM_RATE, AIM_MEMORY, AIM_MINUTES = 0.5, 4.0, 20.0
 """Share of the products' rate at λ = 1; less memory at λ = 0.5; minutes of a whole search."""
-Facts = Mapping[str, Any]
 Row = dict[str, Any]
+STEP = "order, batch, stage, λ"
 
 
 def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -29,35 +29,35 @@ def markdown(rows: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *cells))
 
 
-def read(paths: Iterable[Path]) -> list[Facts]:
-    """Results in files and folders.
+def read(paths: Iterable[Path]) -> list[Row]:
+    """The rows of results in files and folders, with what each is of: see `_rows`.
 
     Raises:
         ValueError: there are none.
     """
     files = [f for p in paths for f in (sorted(p.glob("*.json")) if p.is_dir() else [p])]
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    found = [facts for facts in found if "dasvit/" in str(facts.get("schema"))]
-    if not found:
+    rows = [row for file in files for row in _rows(json.loads(file.read_text(encoding="utf-8")))]
+    if not rows:
         raise ValueError("no results of these benchmarks there")
-    return found
+    return rows
 
 
-def _rows(results: Iterable[Facts], *schemas: str) -> list[Row]:
-    """Rows with how their step was taken, what it is and the memory that it takes."""
-    found = []
-    for facts in results:
-        if facts["schema"].split("/")[1] in schemas:
-            plan = facts.get("plan", {})
-            named = {"compile": "compiled", "cuda_graph": "captured"}
-            how = [word for name, word in named.items() if plan.get(name)]
-            for row in facts["rows"]:
-                step = f"{row['order']}, {row['batch_size']}, {row['stage']}, "
-                new = {"how": " and ".join(how) or "eager", "step": f"{step}{row['token_ratio']:g}"}
-                # A captured step keeps what its kernels work in; its peak is of a step before.
-                memory = max(row.get("peak_bytes") or 0, row.get("held_bytes", 0))
-                found.append(row | new | {"memory": memory})
-    return found
+def _rows(facts: Mapping[str, Any]) -> Iterator[Row]:
+    """With `kind` (search_step, ablation, …), `on` (device), `commit`, `how` the step was taken and
+    what it keeps of memory."""
+    plan = facts.get("plan", {})
+    named = {"compile": "compiled", "cuda_graph": "captured"}
+    how = " and ".join(word for name, word in named.items() if plan.get(name))
+    for row in facts.get("rows", ()):
+        new = {"kind": str(facts.get("schema")).split("/")[1], "how": how or "eager"}
+        new |= {"on": facts["device"].get("name", "CPU")}
+        new |= {"commit": str(facts["environment"]["git_commit"])}
+        if "stage" in row:
+            names = ("order", "batch_size", "stage", "token_ratio")
+            new[STEP] = ", ".join(f"{row[name]:g}" for name in names)
+            # A captured step keeps what its kernels work in; its peak is of a step before.
+            new["memory"] = max(row.get("peak_bytes") or 0, row.get("held_bytes", 0))
+        yield row | new
 
 
 def _times(other: Row | None, row: Row, what: str) -> str | None:
@@ -67,27 +67,28 @@ def _times(other: Row | None, row: Row, what: str) -> str | None:
 
 
 def _ms(row: Row | None) -> str | None:
-    if row is None:
-        return None
-    return f"{1e3 * row['median_seconds']:.1f}" if "median_seconds" in row else row["status"]
+    if row is None or row["status"] != "ok":
+        return row and row["status"]
+    return f"{1e3 * row['median_seconds']:.1f}" if "median_seconds" in row else None
 
 
-def _mib(row: Row) -> str | None:
-    return f"{row['memory'] / 2**20:.0f}" if row["memory"] else None
+def _mib(row: Row, what: str = "memory") -> str | None:
+    return f"{row[what] / 2**20:.0f}" if row.get(what) else None
 
 
 def _references(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
     key = ("order", "batch_size", "stage", "token_ratio", "precision")
-    return {tuple(r[k] for k in key): r for r in rows if r["variant"] == "reference"}
+    return {tuple(r[k] for k in key): r for r in rows if r.get("variant") == "reference"}
 
 
 def _compared(rows: list[Row]) -> Iterator[Row]:
     plain = _references(rows)
-    for row in (r for r in rows if r["variant"] == "ours"):
-        line = {"order, batch, stage, λ": row["step"], "ours": f"{row['how']}, {row['precision']}"}
+    for row in rows:
+        if row["kind"] != "search_step" or row["variant"] != "ours":
+            continue
         share = row.get("matmul_fraction")
-        line |= {"ms": _ms(row), "of the products' rate": share and f"{share:.1%}"}
-        line |= {"MiB": _mib(row)}
+        line = {STEP: row[STEP], "ours": f"{row['how']}, {row['precision']}", "ms": _ms(row)}
+        line |= {"of the products' rate": share and f"{share:.1%}", "MiB": _mib(row)}
         for precision in dict.fromkeys(p for *_, p in plain):
             cell = row["order"], row["batch_size"], row["stage"]
             same, whole = (plain.get((*cell, r, precision)) for r in (row["token_ratio"], 1.0))
@@ -99,92 +100,87 @@ def _compared(rows: list[Row]) -> Iterator[Row]:
 
 
 def _without(rows: list[Row]) -> Iterator[Row]:
-    shipped = {r["step"]: r for r in rows if r["variant"] == "as shipped"}
+    rows = [row for row in rows if row["kind"] == "ablation"]
+    shipped = {row[STEP]: row for row in rows if row["variant"] == "as shipped"}
     for row in rows:
-        base, line = shipped[row["step"]], {"step": row["variant"], "λ": f"{row['token_ratio']:g}"}
-        line |= {"order": row["order"], "ms": _ms(row), "MiB": _mib(row)}
-        yield line | {
-            "time, of shipped": _times(row, base, "median_seconds"),
-            "memory, of shipped": _times(row, base, "memory"),
-        }
+        line = {"a step": row["variant"], STEP: row[STEP], "ms": _ms(row), "MiB": _mib(row)}
+        for what, name in (("median_seconds", "time"), ("memory", "memory")):
+            line[f"{name}, of shipped"] = _times(row, shipped[row[STEP]], what)
+        yield line
 
 
-def tables(results: list[Facts]) -> Iterator[str]:
+def _kinds(rows: list[Row]) -> Iterator[Row]:
+    for row in rows:
+        if "kinds_ms" in row:
+            line = {STEP: row[STEP], "way": f"{row['variant']}, {row['how']}", "a step": _ms(row)}
+            parts = {"of the host": row["host_ms"]} | row["kinds_ms"]
+            yield line | {name: f"{ms:.1f}" for name, ms in parts.items()}
+
+
+def tables(rows: list[Row]) -> Iterator[str]:
     """A title and a table for each kind of result there is."""
-    rows = _rows(results, "search_step")
     parts = {
         "A step beside the plain reference": [*_compared(rows)],
-        "Without, or with, one measure": [*_without(_rows(results, "ablation"))],
-        "Where a step's time goes (ms)": [
-            {"order, batch, stage, λ": r["step"], "way": f"{r['how']} {r['variant']}"}
-            | {"a step": _ms(r), "of the host": r.get("host_ms") and f"{r['host_ms']:.1f}"}
-            | {kind: f"{part['ms']:.1f}" for kind, part in r["kinds"].items()}
-            for r in rows
-            if "kinds" in r
+        "Without, or with, one measure": [*_without(rows)],
+        "Where the time of a step goes (ms)": [*_kinds(rows)],
+        "Several at once": [
+            {STEP: row[STEP], "way": row["how"], "processes": row["processes"]}
+            | {"images per second": f"{row.get('images_per_second', 0):.0f}"}
+            for row in rows
+            if "processes" in row
         ],
-        "Several at once (images per second)": [
-            {"order, batch, stage, λ": r["step"], "processes": r["variant"], "way": r["how"]}
-            | {"in all": f"{r.get('images_per_second', 0):.0f}", "status": r["status"]}
-            for r in rows
-            if "at once" in r["variant"]
-        ],
-        "The plan of memory (MiB)": [
-            {"order, batch, stage, λ": r["step"], "planned": f"{r['planned_bytes'] / 2**20:.0f}"}
-            | {
-                "measured": _mib(r),
-                "planned, of measured": r["memory"] and f"{r['planned_bytes'] / r['memory']:.3f}×",
-            }
-            for r in rows
-            if "planned_bytes" in r
+        "Memory planned and measured (MiB)": [
+            {STEP: row[STEP], "planned": _mib(row, "planned_bytes"), "measured": _mib(row)}
+            for row in rows
+            if "planned_bytes" in row
         ],
         "A whole search (minutes)": [
-            {"λ": f"{f['token_ratio']:g}", "every epoch": f"{f['minutes']:.1f}"}
-            | {"every tenth": f"{f['minutes_sparse']:.1f}"}
-            | {name: f"{minutes:.1f}" for name, minutes in f["parts_minutes"].items()}
-            for f in results
-            if "whole_search" in f["schema"]
+            {"evaluated every": row["evaluated_every"], "λ": row["token_ratio"], "way": row["how"]}
+            | {name: f"{minutes:.1f}" for name, minutes in row["minutes"].items()}
+            for row in rows
+            if row["kind"] == "whole_search"
         ],
+        "Tests": [{"test": r["test"], "": r["outcome"]} for r in rows if "outcome" in r],
     }
     for title, lines in parts.items():
         if lines:
             yield f"{title}\n\n{markdown(lines)}"
 
 
-def aims(results: list[Facts]) -> str:
+def aims(rows: list[Row]) -> str:
     """The aims on a GPU beside what was measured."""
-    rows = [r for r in _rows(results, "search_step") if r["status"] == "ok" and r["order"] == 1]
-    ours = [r for r in rows if r["variant"] == "ours" and r["how"] != "eager"]
-    plain = _references(rows)
-    lines = []
-    for row in ours:
+    plain, lines = _references(rows), []
+
+    def line(aim: str, row: Row, shown: str, reached: bool) -> None:
+        words = {"aim": aim, STEP: row.get(STEP), "way": row["how"], "measured": shown}
+        lines.append(words | {"reached": "yes" if reached else "no"})
+
+    for row in rows:
+        if row["kind"] == "whole_search":
+            minutes = row["minutes"]["in all"]
+            aim = f"a whole search within {AIM_MINUTES:g} minutes"
+            line(aim, row, f"{minutes:.1f}", minutes <= AIM_MINUTES)
+        ours = row.get("variant") == "ours" and row["status"] == "ok" and row["order"] == 1
+        if not ours or row["how"] == "eager":
+            continue
         if row["token_ratio"] == 1.0:
             share, aim = row["matmul_fraction"], "half of the products' rate at λ = 1"
-            lines.append((aim, row["step"], row["how"], f"{share:.1%}", share >= AIM_RATE))
+            line(aim, row, f"{share:.1%}", share >= AIM_RATE)
         whole = plain.get((1, row["batch_size"], row["stage"], 1.0, "fp32"))
         if row["token_ratio"] == 0.5 and whole is not None:
             less, aim = whole["memory"] / row["memory"], "4 times less memory at λ = 0.5"
-            lines.append((aim, row["step"], row["how"], f"{less:.2f}×", less >= AIM_MEMORY))
-    for facts in (f for f in results if "whole_search" in f["schema"]):
-        minutes, aim = facts["minutes_sparse"], "a whole search within 20 minutes"
-        lines.append((aim, "", facts["how"], f"{minutes:.1f}", minutes <= AIM_MINUTES))
-    names = ("aim", "order, batch, stage, λ", "way", "measured", "reached")
-    return markdown(
-        dict(zip(names, (*line[:4], "yes" if line[4] else "no"), strict=True))
-        for line in sorted(lines)
-    )
+            line(aim, row, f"{less:.2f}×", less >= AIM_MEMORY)
+    return markdown(sorted(lines, key=lambda words: words["aim"]))
 
 
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        print(__doc__)
-        return
-    results = read(map(Path, sys.argv[1:]))
-    machines = {f["device"].get("name", "CPU") for f in results}
-    commits = {str(f["environment"]["git_commit"]) for f in results}
-    print(f"{', '.join(sorted(machines))}; commit {', '.join(sorted(commits))}\n")
-    print(*tables(results), sep="\n\n")
-    if any(f["device"]["kind"] == "cuda" for f in results):
-        print(f"\nThe aims on a GPU\n\n{aims(results)}")
+        sys.exit(__doc__)
+    rows = read(map(Path, sys.argv[1:]))
+    print(*sorted({f"{row['on']}, commit {row['commit']}" for row in rows}), sep="; ")
+    print("", *tables(rows), sep="\n\n")
+    if any(row["on"] != "CPU" for row in rows):
+        print(f"\nThe aims on a GPU\n\n{aims(rows)}")
 
 
 if __name__ == "__main__":

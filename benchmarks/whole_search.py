@@ -25,6 +25,7 @@ import torch
 
 import dasvit.search.loop
 from benchmarks.search_step import common_arguments, prepare
+from benchmarks.tables import read, tables
 from benchmarks.workload import CHANNELS, CLASSES, Cell, search_config
 from dasvit.data.splits import ImageData, data_from_arrays
 from dasvit.report.events import Event, SearchEpoch
@@ -33,7 +34,6 @@ from dasvit.run.seed import generator
 from dasvit.search.config import SearchConfig
 from dasvit.search.memory import plan_search
 
-SCHEMA = "dasvit/whole_search/1"
 HALF = 25_000
 """Images of each half of CIFAR-10's training set."""
 
@@ -115,29 +115,23 @@ def project(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = common_arguments(__doc__, "whole_search.json")
-    parser.add_argument("--batches", type=int, nargs=1, help="batch size")
     parser.add_argument("--images", type=int, default=12_800, help="of training")
     parser.set_defaults(ratios=[0.5])
-    args = parser.parse_args(argv)
-    try:
-        device, sizes, out = prepare(args, SCHEMA)
-    except ValueError as error:
-        parser.error(" ".join(str(error).split()))
+    args, device, sizes, out = prepare(parser, argv, "dasvit/whole_search/1")
     cell = Cell(stage=1, token_ratio=args.ratios[0], batch_size=args.batches[0])
-    short = {"stage_epochs": 2, "eval_epochs": 2, "checkpoint_epochs": 2}
-    config = search_config(cell, sizes, precision=args.precision, compile=args.compile,
-                           cuda_graph=args.cuda_graph, **short)  # fmt: skip
-    found = run(config, device, args.images)
-    known = {"images": args.images, "batch_size": cell.batch_size}
-    epochs = search_config(cell, sizes).stages[0].epochs
-    parts, sparse = (project(found, **known, epochs=epochs, every=every) for every in (1, 10))
-    how = [w for w, on in (("compiled", args.compile), ("captured", args.cuda_graph)) if on]
-    out |= {"how": " and ".join(how) or "eager", "token_ratio": cell.token_ratio}
-    out |= {"found": found, "parts_minutes": parts, "parts_minutes_sparse": sparse}
-    out |= {"minutes": sum(parts.values()), "minutes_sparse": sum(sparse.values())}
+    settings = {name: getattr(args, name) for name in ("precision", "compile", "cuda_graph")}
+    short = dict.fromkeys(("stage_epochs", "eval_epochs", "checkpoint_epochs"), 2)
+    epochs = search_config(cell, sizes).setting("stage_epochs")
+    found = run(search_config(cell, sizes, **settings, **short), device, args.images)
+    known = {"images": args.images, "batch_size": cell.batch_size, "epochs": epochs}
+    out["found"] = found
+    for every in (1, 10):
+        parts = project(found, **known, every=every)
+        minutes = {"in all": sum(parts.values())} | parts
+        how = {"token_ratio": cell.token_ratio, "evaluated_every": every, "minutes": minutes}
+        out["rows"].append(how)
     out.save()
-    print(f"a whole search: {out['minutes']:.1f} minutes, {out['minutes_sparse']:.1f} with an "
-          f"evaluation and a checkpoint after each tenth epoch\nresults: {args.out}")  # fmt: skip
+    print(*tables(read([args.out])), f"results: {args.out}", sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from dasvit.search.cuda_graph import WARM_UP
 from dasvit.search.model import SearchModel, build_model
 from dasvit.search.step import BilevelStep
 from dasvit.spaces.base import EdgeOps
-from dasvit.spaces.cell.derive import prune
 from dasvit.spaces.cell.fused import FusedCell
 from dasvit.spaces.cell.tokens import num_selected
 
@@ -75,29 +74,29 @@ class Cell:
 
 
 def search_config(cell: Cell, sizes: Sizes, **changes: Any) -> SearchConfig:
-    """The paper's search with this step; `changes` are settings by their own names."""
-    config = get_preset("cifar10").search.replaced(
-        image_size=sizes.image_size,
-        dim=sizes.dim,
-        patch_size=sizes.patch_size,
-        token_ratio=cell.token_ratio,
-        batch_size=cell.batch_size,
-        xi=1e-3 if cell.order == 2 else 0.0,  # its value does not change the work
-    )
-    return config.replaced(**changes)
+    """The search that has this step; `changes` are settings of `SearchConfig`."""
+    settings = {
+        "image_size": sizes.image_size,
+        "dim": sizes.dim,
+        "patch_size": sizes.patch_size,
+        "token_ratio": cell.token_ratio,
+        "batch_size": cell.batch_size,
+        "xi": 1e-3 if cell.order == 2 else 0.0,  # its value does not change the work
+    }
+    return get_preset("cifar10").search.replaced(**settings | changes)
 
 
 @cache
 def candidates(stage: int) -> EdgeOps:
     """Candidates of each edge in a stage (1, 2, 3): pruned by alphas drawn at random, always the
     same. The stages that a search enters are others, and cost more or less by what survives."""
-    config = get_preset("cifar10").search
+    config = search_config(Cell(stage=1, token_ratio=1.0), Sizes.of("paper"))
     edge_ops = config.space.candidates().edge_ops
     draw = generator("benchmark candidates")
     alpha = torch.randn(len(edge_ops), len(edge_ops[0]), generator=draw)
-    for one in config.stages[1:stage]:
-        edge_ops, kept = prune(alpha, edge_ops, one.num_ops)
-        alpha = alpha.gather(1, kept)
+    for later in config.stages[1:stage]:
+        edge_ops, columns = config.space.prune(alpha, edge_ops, later.num_ops, zero="ranked")
+        alpha = alpha.gather(1, columns)
     return edge_ops
 
 
@@ -235,15 +234,13 @@ def make_reference(
 
 
 def literal_state(model: SearchModel) -> dict[str, Tensor]:
-    """A model's values by the names that `ReferenceNet` has for them."""
-    supernet = model.supernet
+    """A search's values by the names that `ReferenceNet` has for them."""
     state = {
         name.replace("embedding.patches.proj.", "embedding.patches."): value
-        for name, value in supernet.state_dict().items()
+        for name, value in model.supernet.state_dict().items()
         if not name.startswith("cells.")
     }
-    state["alpha"] = model.arch["alpha"].detach()
-    for number, cell in enumerate(supernet.cells):
+    for number, cell in enumerate(model.supernet.cells):
         literal = cell.unfused() if isinstance(cell, FusedCell) else cell
         state |= {f"cells.{number}.{name}": v for name, v in literal.state_dict().items()}
-    return state
+    return state | {"alpha": model.arch["alpha"].detach()}
