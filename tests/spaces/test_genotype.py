@@ -131,6 +131,15 @@ def test_canonical_forms_are_equal_exactly_where_the_functions_are(encoders) -> 
     assert equal >= 20
 
 
+def test_the_canonical_form_is_the_first_of_all_orders() -> None:
+    """Golden: recorded results are found by the hash."""
+    nodes = ((Edge(1, "mlp_r2"),), (Edge(0, "msa_h2"),), (Edge(2, "identity"), Edge(3, "mlp_r2")))
+    canonical = Genotype(nodes).canonical()
+    last = (Edge(2, "mlp_r2"), Edge(3, "identity"))
+    assert canonical.nodes == ((Edge(0, "msa_h2"),), (Edge(1, "mlp_r2"),), last)
+    assert canonical.canonical_hash == Genotype(nodes).canonical_hash == "6e2b9c302c78"
+
+
 # --- What is refused
 
 
