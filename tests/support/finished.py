@@ -1,15 +1,15 @@
 """Folders of finished retrainings, written as a retraining writes them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dasvit.data.config import DataConfig
+from dasvit.presets import get_preset
 from dasvit.report.events import RetrainResult
 from dasvit.report.record import save_result
 from dasvit.run.folder import open_folder
 from dasvit.run.settings import config_to_dict
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES
-from dasvit.training.config import RetrainConfig
 from dasvit.training.model_folder import RETRAIN_KIND
 
 
@@ -25,8 +25,9 @@ def finished(
     **changes: Any,
 ) -> Path:
     """A retraining at the paper's setting unless told otherwise."""
-    data = DataConfig(dataset=dataset, image_size=image_size, data_dir=data_dir)
-    config = RetrainConfig(data=data, model=model, **changes)
+    paper = get_preset("cifar10").retrain
+    data = replace(paper.data, dataset=dataset, image_size=image_size, data_dir=data_dir)
+    config = replace(paper, data=data, model=model, **changes)
     open_folder(folder, RETRAIN_KIND, config_to_dict(config))
     if model in NAMED_GENOTYPES:
         NAMED_GENOTYPES[model].save(folder / "genotype.json")
