@@ -49,7 +49,7 @@ def _rows(facts: Mapping[str, Any]) -> Iterator[Row]:
     named = {"compile": "compiled", "cuda_graph": "captured"}
     how = " and ".join(word for name, word in named.items() if plan.get(name))
     for row in facts.get("rows", ()):
-        new = {"kind": str(facts.get("schema")).split("/")[1], "how": how or "eager"}
+        new: Row = {"kind": str(facts.get("schema")).split("/")[1], "how": how or "eager"}
         new |= {"on": facts["device"].get("name", "CPU")}
         new |= {"commit": str(facts["environment"]["git_commit"])}
         if "stage" in row:
@@ -67,8 +67,10 @@ def _times(other: Row | None, row: Row, what: str) -> str | None:
 
 
 def _ms(row: Row | None) -> str | None:
-    if row is None or row["status"] != "ok":
-        return row and row["status"]
+    if row is None:
+        return None
+    if row["status"] != "ok":
+        return str(row["status"])
     return f"{1e3 * row['median_seconds']:.1f}" if "median_seconds" in row else None
 
 

@@ -10,7 +10,7 @@ from dasvit.report.encoder import encoder_figure
 from dasvit.report.events import edge_name
 from dasvit.report.statistics import Spread
 from dasvit.report.style import save_figure
-from dasvit.run.files import write_atomic
+from dasvit.run.files import replace_folder, write_atomic
 from dasvit.spaces.cell.genotype import Genotype
 from tune.folder import ResultFolder
 from tune.report.outcome import VIT, Outcome, best_retraining
@@ -140,18 +140,12 @@ def _copy_best(outcome: Outcome, folder: ResultFolder) -> None:
         shutil.rmtree(folder.best_dir, ignore_errors=True)
         return
     source = folder.retrain_dir / retrain_dirname(best.model, best.seed)
-    fresh = folder.root / ".best.tmp"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    for path in ("config.json", "genotype.json", "model.json", "model.safetensors", "result.json"):
-        if (source / path).exists():
-            shutil.copyfile(source / path, fresh / path)
-    if (source / "model").is_dir():
+    genotype = Genotype.load(source / "genotype.json")
+
+    def fill(fresh: Path) -> None:
+        for name in ("config.json", "genotype.json", "result.json"):
+            shutil.copyfile(source / name, fresh / name)
         shutil.copytree(source / "model", fresh / "model")
-    drawing = encoder_figure(
-        Genotype.load(source / "genotype.json"), f"{outcome.name}: best encoder"
-    )
-    save_figure(drawing, fresh / "encoder")
-    old: Path = folder.best_dir
-    shutil.rmtree(old, ignore_errors=True)
-    fresh.rename(old)
+        save_figure(encoder_figure(genotype, f"{outcome.name}: best encoder"), fresh / "encoder")
+
+    replace_folder(folder.best_dir, fill)
