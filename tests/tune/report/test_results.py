@@ -114,7 +114,8 @@ def test_best_folder(outcome: Outcome, written: Any, folder: ResultFolder) -> No
     for _ in range(2):  # as when a sweep is continued
         written(outcome)
     best = outcome.ranking[0].hash
-    assert (folder.best_dir / "model" / "model.safetensors").read_text() == f"weights of {best}_seed_0"
+    weights = (folder.best_dir / "model" / "model.safetensors").read_text()
+    assert weights == f"weights of {best}_seed_0"
     assert (folder.best_dir / "model" / "README.md").read_text() == f"card of {best}_seed_0"
     assert Genotype.load(folder.best_dir / "genotype.json") == outcome.ranking[0].genotype
     names = {path.name for path in folder.best_dir.iterdir()}
