@@ -10,6 +10,7 @@ import pytest
 from dasvit.data.config import DataConfig
 from dasvit.methods import DARTS
 from dasvit.methods.base import Stage
+from dasvit.presets import get_preset
 from dasvit.run.settings import SettingError, config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
 from dasvit.spaces import CellSpace
@@ -18,8 +19,11 @@ NAN, INF = float("nan"), float("inf")
 EIGHT = CellSpace().operations
 
 
-def test_defaults_are_the_papers() -> None:
-    search = SearchConfig()
+PAPER = get_preset("cifar10").search
+
+
+def test_the_papers_values() -> None:
+    search = PAPER
     assert search.stages == (
         Stage(num_layers=2, num_ops=8, epochs=30),
         Stage(num_layers=4, num_ops=5, epochs=30),
@@ -77,7 +81,7 @@ CHOICES = "augment token_where lr_span precision prune_zero inherit_weights inhe
 def test_what_lies_outside_a_settings_range(names: str, values: list[Any]) -> None:
     for name, value in itertools.product(names.split(), values):
         with pytest.raises(SettingError, match=name) as caught:
-            SearchConfig().replaced(**{name: value})
+            PAPER.replaced(**{name: value})
         parts = value if isinstance(value, tuple) and value else (value,)
         assert any(str(part) in str(caught.value) for part in parts), name
 
@@ -104,7 +108,7 @@ def test_what_lies_outside_a_settings_range(names: str, values: list[Any]) -> No
 )
 def test_settings_that_do_not_go_together(changes: dict[str, Any], fragments: list[str]) -> None:
     with pytest.raises(SettingError) as caught:
-        SearchConfig().replaced(**changes)
+        PAPER.replaced(**changes)
     for fragment in fragments:
         assert fragment in str(caught.value)
 
@@ -124,11 +128,11 @@ def test_settings_that_do_not_go_together(changes: dict[str, Any], fragments: li
 )
 def test_settings_go_in_by_their_names_and_through_json(changes: dict[str, Any]) -> None:
     """On the right side of a bound."""
-    config = SearchConfig().replaced(**changes)
+    config = PAPER.replaced(**changes)
     for name, value in changes.items():
         if name != "method":
             assert config.setting(name) == value
-    assert type(config.method) is type(changes.get("method", SearchConfig().method))
+    assert type(config.method) is type(changes.get("method", PAPER.method))
     values = json.loads(json.dumps(config_to_dict(config)))
     read = config_from_dict(SearchConfig, values)
     assert read == config

@@ -1,17 +1,22 @@
 """Settings of a retraining: every check, and the dictionary form."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from dasvit.presets import get_preset
 from dasvit.run.settings import SettingError, config_from_dict, config_to_dict
 from dasvit.training.config import RetrainConfig
 
 NAN = float("nan")
 
 
-def test_defaults_are_the_papers() -> None:
-    retrain = RetrainConfig()
+PAPER = get_preset("cifar10").retrain
+
+
+def test_the_papers_values() -> None:
+    retrain = PAPER
     assert (retrain.epochs, retrain.warmup_epochs, retrain.warmup_lr) == (500, 20, 1e-6)
     assert (retrain.batch_size, retrain.lr, retrain.weight_decay) == (128, 1e-3, 5e-2)
     assert (retrain.dim, retrain.depth, retrain.patch_size) == (768, 12, 16)
@@ -41,7 +46,7 @@ def test_defaults_are_the_papers() -> None:
 )
 def test_retrain_checks(changes: dict[str, Any], fragment: str) -> None:
     with pytest.raises(SettingError) as caught:
-        RetrainConfig(**changes)
+        replace(PAPER, **changes)
     for part in (fragment, *map(str, changes.values())):
         assert part in str(caught.value)
 
