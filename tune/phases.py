@@ -193,11 +193,12 @@ def memory_warning(options: SweepOptions, need: Demand) -> str | None:
     if not need.gpus or not torch.cuda.is_available():
         return None
     most: dict[str, Any] = {"token_ratio": 1.0, "xi": options.search.weight_lr}
-    drawn = {name: value for name, value in most.items() if name not in options.fixed}
+    varied = set(options.search.method.outer) - set(options.fixed)
+    drawn = {name: value for name, value in most.items() if name in varied}
     available = device_memory(torch.device("cuda", 0))
     assert available is not None
     share = int(available * min(1.0, need.gpus))
-    planned = dataclasses.replace(options.search, **drawn)
+    planned = options.search.replaced(**drawn)
     return shortfall(planned, share, lambda line: print(f"{line} …", file=sys.stderr, flush=True))
 
 

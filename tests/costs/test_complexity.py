@@ -89,7 +89,7 @@ def test_selected_tokens_are_what_is_paid_for(where: str) -> None:
 
 def test_a_supernet_counts_all_its_candidates() -> None:
     names = ("zero", "identity", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r4")
-    space = CellSpace(operations=names, dim=48, patch_size=8)
+    space = CellSpace(operations=names, dim=48, patch_size=8, fused=False)
     candidates = space.candidates()
     supernet = space.supernet(
         candidates.edge_ops, num_layers=2, image_size=32, in_channels=3, num_classes=10,

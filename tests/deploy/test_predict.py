@@ -187,7 +187,7 @@ def test_what_cannot_be_is_refused(digits: Path, own: Path, tmp_path: Path, say:
         ((image, "--model", own, "--top-k", 0), "must be positive, but got"),
         ((image, "--model", own, "--out", tmp_path / "no" / "x.csv"), "there is no folder"),
         ((image, "--model", own, "--out", digits), "exists; choose another --out"),
-        (("--model", own), "no images were named; give files or folders"),
+        (("--model", own), "IMAGE|FOLDER"),
     ):
         code, _, err = say(*words)
         assert code == 2 and message in err, err

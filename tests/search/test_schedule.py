@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from support import reference, runs
+from support import exhaustive, reference, runs
 from support.noisy_method import Noisy
 from support.runs import DIGITS, search_config
 from support.search_runs import Searched, run, watched
@@ -164,7 +164,7 @@ def test_every_hook_of_a_method_is_called(tmp_path: Path) -> None:
 
     first, last = found.stages
     beta = first.arch["beta"].detach()
-    index = [reference.prune(row.tolist(), runs.OPERATIONS, 4, "ranked") for row in beta]
+    index = [exhaustive.prune(row.tolist(), runs.OPERATIONS, 4, "ranked") for row in beta]
     assert found.ends[0].kept == tuple(tuple(runs.OPERATIONS[i] for i in row) for row in index)
     begun = Noisy.calls[draws[4]].tensors
     for name in ("alpha", "beta"):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import reference
+from support import exhaustive, reference
 from support.runs import OPERATIONS, search_config
 from support.search_runs import Searched, literal_state
 
@@ -49,17 +49,16 @@ def test_what_is_kept_and_derived(settings: dict, searched_once: Searched) -> No
         assert (end.epoch, end.stage) == (record.epoch, record.stage)
         assert (end.edge_ops, end.weights) == (record.edge_ops, record.weights)
         alpha = model.arch["alpha"].detach()
-        best = reference.derive(alpha, end.edge_ops, space.num_nodes, space.edges_per_node)
+        scores = reference.softmax(alpha.double())
+        best = exhaustive.derive(scores, end.edge_ops, space.num_nodes, space.edges_per_node)
         assert end.genotype == best
         if end.stage == 2:
             assert end.kept is None
             assert found.result.genotype == end.genotype
             continue
         assert end.kept == kept[end.stage]
-        for row, names, left in zip(
-            reference.softmax(alpha.double()).tolist(), end.edge_ops, end.kept, strict=True
-        ):
-            index = reference.prune(row, names, len(left), found.config.method.prune_zero)
+        for row, names, left in zip(scores.tolist(), end.edge_ops, end.kept, strict=True):
+            index = exhaustive.prune(row, names, len(left), found.config.method.prune_zero)
             assert left == tuple(names[i] for i in index)
     assert len(set(kept[1])) > 1  # by its own weights, so the edges come to differ
 

@@ -128,7 +128,7 @@ def test_a_stopped_search_is_neither_failed_nor_finished(stopped_job: Job, tmp_p
     assert finished == []
     assert [f.name for f in failed] == [f"config_00{i}_seed_0" for i in range(3)]
     assert (stop.name, stop.epochs, stop.score) == (stopped_job.name, 1, 0.4)
-    assert stop.settings["token_ratio"] == stopped_job.config.token_ratio
+    assert stop.settings["token_ratio"] == stopped_job.config.method.token_ratio
 
 
 def test_a_result_outweighs_a_stop(

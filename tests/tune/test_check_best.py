@@ -23,6 +23,4 @@ def test_a_check_differs_from_its_search_by_the_seed_alone(
     jobs = [setup.job({"trial": draw}) for draw in draws(configs, range(7, 9), base.seed)]
     assert [job.name for job in jobs] == ["config_003_seed_7", "config_003_seed_8"]
     for job, seed in zip(jobs, (7, 8), strict=True):
-        assert job.config == dataclasses.replace(
-            base, token_ratio=0.1 + 0.2, gamma_max=0.7, xi=1e-3, seed=seed
-        )
+        assert job.config == base.replaced(token_ratio=0.1 + 0.2, gamma_max=0.7, xi=1e-3, seed=seed)

@@ -175,6 +175,6 @@ def test_the_job_opens_no_port_to_the_outside(job: dict[str, Any]) -> None:
 )
 def test_the_page_fills_in_each_placeholder(name: str, heading: str) -> None:
     section = PAGE.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
-    assert f"`cluster/{name}`" in section
+    assert f"cluster/{name}" in section
     for placeholder in set(re.findall(r"\w+-REPLACE", (FILES / name).read_text())):
         assert f"s/{placeholder}/" in section or f"s|{placeholder}|" in section

@@ -1,7 +1,5 @@
 """A sweep plans the memory of the most that it may draw."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -36,7 +34,7 @@ def test_the_most_that_is_drawn(planned: list) -> None:
     options = parse_options(SMALL.split())
     assert memory_warning(options, _need(1.0)) == "too much"
     assert planned == [
-        (replace(options.search, token_ratio=1.0, xi=options.search.weight_lr), 1000)
+        (options.search.replaced(token_ratio=1.0, xi=options.search.weight_lr), 1000)
     ]
 
 
@@ -44,7 +42,7 @@ def test_fixed_settings_are_planned_as_they_are(planned: list) -> None:
     options = parse_options([*SMALL.split(), "--token-ratio", "0.5", "--xi", "0"])
     assert memory_warning(options, _need(0.25)) == "too much"
     assert planned == [(options.search, 250)]
-    assert options.search.token_ratio == 0.5
+    assert options.search.method.token_ratio == 0.5
 
 
 def test_no_gpu_no_plan(planned: list, monkeypatch: pytest.MonkeyPatch) -> None:

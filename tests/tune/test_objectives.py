@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from support.sweep_process import SweepProcess
 
-from dasvit.presets import digits
+from dasvit.presets import digits, get_preset
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES
-from dasvit.training.config import RetrainConfig
 from tune.objectives import cost, parse_objectives
 from tune.options import parse_options
 from tune.plan import Plan
@@ -48,7 +47,7 @@ def test_bad_input(argv: str, message: str) -> None:
 
 def test_the_papers_encoder_costs_what_the_paper_says() -> None:
     """design.md §2, but for the head and the images: 10.59 G multiply-adds with attention."""
-    found = cost(NAMED_GENOTYPES["dasvit_cifar10"], RetrainConfig())
+    found = cost(NAMED_GENOTYPES["dasvit_cifar10"], get_preset("cifar10").retrain)
     assert found["macs"] == pytest.approx(9.876e9 + 0.715e9, rel=0.01)
     assert found["params"] == pytest.approx(50_449_162, rel=0.01)
 

@@ -21,7 +21,7 @@ def test_defaults() -> None:
 
 def test_the_preset_sets_all_defaults() -> None:
     options = parse_options(["--preset=cifar10", "--data-dir", "."])
-    assert options.search.dim == 768
+    assert options.search.space.dim == 768
     assert options.retrain.epochs == 500
     assert options.folder_name == "cifar10"
 

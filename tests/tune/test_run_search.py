@@ -250,7 +250,7 @@ def test_a_random_search_retrains_what_it_draws(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 random encoders and a plain ViT" in done.stdout
     root = tmp_path / "runs" / "tiny"
-    drawn = distinct_random_genotypes(parse_options(TINY).search, 2, seed=0)
+    drawn = distinct_random_genotypes(parse_options(TINY).search.space, 2, seed=0)
     rows = list(csv.DictReader((root / "leaderboard.csv").read_text().splitlines()))
     assert [(row["origin"], row["model"]) for row in rows] == [
         *(("random", genotype.canonical_hash) for genotype in drawn),

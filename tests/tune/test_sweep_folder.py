@@ -45,7 +45,7 @@ def test_a_sweep_of_a_version_with_fewer_settings(tmp_path: Path, plan: Plan) ->
     open_folder(str(tmp_path), "mine", before).write({"settings": before})
     open_folder(str(tmp_path), "mine", plan.to_dict(), defaults=plan.defaults(), resume=True)
     other = replace(plan, search=replace(plan.search, eval_epochs=2)).to_dict()
-    with pytest.raises(ValueError, match=r"settings \(search.eval_epochs: 1 there, 2 now\)"):
+    with pytest.raises(ValueError, match=r"settings \(eval_epochs: 1 there, 2 now\)"):
         open_folder(str(tmp_path), "mine", other, defaults=plan.defaults())
 
 

@@ -27,7 +27,7 @@ def run_dir(plan, outcome, folder) -> Path:
     for trial in outcome.retrained:
         own = {f.name: getattr(trial, f.name) for f in dataclasses.fields(RetrainResult)}
         save_result(folder.retrain_dir / trial.name / "result.json", RetrainResult(**own))
-    runs = [{"command": "python tune/run_search.py --preset digits_darts --num-samples 2"}]
+    runs = [{"command": "python tune/run_search.py --preset digits --num-samples 2"}]
     folder.write({"settings": plan.to_dict(), "lag": 1, "runs": runs})
     return folder.root
 
@@ -51,7 +51,7 @@ def test_everything_is_rebuilt_without_ray(run_dir: Path, outcome) -> None:
     best = outcome.ranking[0].hash
     assert (run_dir / "best/model/model.safetensors").read_text() == f"weights of {best}_seed_0"
     page = (run_dir / "report.html").read_text()
-    assert "--preset digits_darts" in page and "config_001_seed_1" in page
+    assert "--preset digits" in page and "config_001_seed_1" in page
 
 
 @pytest.mark.parametrize(
