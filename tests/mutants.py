@@ -30,7 +30,6 @@ COPIED = ("dasvit", "tune", "benchmarks", "tests", "pyproject.toml")
 ARCHITECT = "dasvit/search/architect.py"
 LOOP = "dasvit/search/loop.py"
 STEP = "dasvit/search/step.py"
-OPTIM = "dasvit/training/optim.py"
 BASE = "dasvit/methods/base.py"
 DASVIT = "dasvit/methods/dasvit.py"
 DERIVE = "dasvit/spaces/cell/derive.py"
@@ -59,10 +58,12 @@ MUTANTS: dict[str, list[Edit]] = {
     "virtual-step-sign": [(ARCHITECT, "train_grads, alpha=-xi", "train_grads, alpha=xi")],
     "epsilon-without-norm": [(ARCHITECT, "= 0.01 / norm", "= torch.full_like(norm, 0.01)")],
     # The schedule
-    "rate-one-step-early": [(LOOP, "* steps + count, epochs", "* steps + count + 1, epochs")],
-    "rate-one-step-late": [(LOOP, "* steps + count, epochs", "* steps + count - 1, epochs")],
+    "rate-one-step-early": [(LOOP, "_before * steps + count)", "_before * steps + count + 1)")],
+    "rate-one-step-late": [(LOOP, "_before * steps + count)", "_before * steps + count - 1)")],
     "cosine-over-the-other-span": [(LOOP, 'lr_span == "stage"', 'lr_span != "stage"')],
-    "cosine-half-as-far": [(OPTIM, "math.pi * done", "math.pi * done / 2")],
+    "cosine-twice-as-far": [
+        (LOOP, "steps=epochs_in_all * steps", "steps=2 * epochs_in_all * steps")
+    ],
     "same-alpha-order-in-every-epoch": [(LOOP, '"alpha order", self.epoch', '"alpha order", 0')],
     "same-weight-order-in-every-epoch": [(LOOP, '"weight order", self.epoch', '"weight order", 0')],
     # Between the stages (lines 4-8, 17-18)
