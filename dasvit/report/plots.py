@@ -37,7 +37,7 @@ def heatmap_figure(
         One row per edge and one column per operation; a pruned candidate's cell is hatched.
     """
     columns = list(operations or dict.fromkeys(name for row in edge_ops for name in row))
-    shown = np.ma.masked_all((len(edge_ops), len(columns)))
+    shown = np.ma.masked_array(np.zeros((len(edge_ops), len(columns))), mask=True)
     for row, (values, names) in enumerate(zip(weights, edge_ops, strict=True)):
         for value, name in zip(values, names, strict=True):
             shown[row, columns.index(name)] = value
