@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 from support.cli_calls import Done
 
-from dasvit.commands.memory_report import figure_1, format_table, memory_figure, parse_bytes
+import dasvit.search.memory
+from dasvit.commands.memory_report import format_table, parse_bytes
 from dasvit.run.settings import SettingError
+from dasvit.search.config import SearchConfig
 from dasvit.search.memory import StagePlan
 
 TINY = [
-    *("memory", "--preset", "digits", "--operations", "msa_h2", "mlp_r3", "--dim", "96"),
-    *("--stage-layers", "1", "--stage-ops", "2", "--batch-size", "64"),
+    *("memory", "--preset", "digits", "--operations", "msa_h2", "mlp_r3", "--dim", "48"),
+    *("--num-nodes", "1", "--stage-layers", "1", "--stage-ops", "2", "--batch-size", "64"),
 ]
 
 
@@ -35,18 +37,18 @@ def test_malformed_budgets(text: str) -> None:
 def test_table_and_picture(
     workdir: Path, call: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = "dasvit.commands.memory_report"
-    monkeypatch.setattr(f"{report}.figure_1", lambda config: figure_1(config, (4, 8)))
-    monkeypatch.setattr(f"{report}.memory_figure", lambda f, **k: memory_figure(f, (4, 8), **k))
+    def plan(config: SearchConfig, stage: int) -> StagePlan:
+        images = config.batch_size * (2 if config.method.xi else 1)
+        return StagePlan(stage=stage, resident=0, peak=2**20 * images)
+
+    monkeypatch.setattr(dasvit.search.memory, "plan_stage", plan)
     done = call(*TINY, "--budget", "200MiB", "--plot", "f/memory.png")
     assert done.code == 0
     assert done.err.count("looking for the largest batch that fits") == 3
     rows = [line.split("|")[1:-1] for line in done.out.splitlines() if line.startswith("| 0.5")]
-    assert [row[1].strip() for row in rows] == ["1", "2"]
-    peaks = [row[-1].split() for row in rows]
-    assert 1 < float(peaks[0][0]) <= float(peaks[1][0])
-    assert [unit for _, unit in peaks] == ["MiB"] * 2  # as GiB they would be 0.00
-    assert "within 200MiB with --precision bf16 --recompute: --batch-size" in done.out
+    found = [[row[1].strip(), row[-1].strip()] for row in rows]
+    assert found == [["1", "64.00 MiB"], ["2", "128.00 MiB"]]
+    assert "within 200MiB with --precision bf16 --recompute: --batch-size 187\n" in done.out
     assert {p.name for p in (workdir / "f").iterdir()} == {"memory.png", "memory.svg"}
 
 

@@ -1,9 +1,7 @@
-"""As a user types it: from a folder of images to classes of other images, a process a command."""
+"""As a user types it: from a folder of images to classes of other images."""
 
 import csv
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +13,12 @@ from sklearn.datasets import load_digits
 from support.runs import names_in
 from timm.data import create_transform, resolve_data_config
 
+from dasvit.cli import main
 from dasvit.deploy.predict import read_image
 from dasvit.report.record import load_retrain_result, read_trace
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.training.model_folder import load
 
-ROOT = Path(__file__).parents[2]
 CLASSES = ("nought", "one", "two")
 OPERATIONS = ("identity", "msa_h2", "mlp_r0.5")
 DATA = ("--dataset", "folder", "--data-dir", "photos", "--device", "cpu")
@@ -48,36 +46,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def dasvit(folder: Path, *words: str) -> str:
-    """What `python -m dasvit` prints, run in `folder`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "dasvit", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=240,
-        env=os.environ
-        | {
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
-            "DASVIT_CACHE": str(folder / "cache"),
-        },
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout
+@pytest.fixture
+def dasvit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """What a command prints, run in `folder`."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("DASVIT_CACHE", str(folder / "cache"))
+
+    def run(*words: str) -> str:
+        main(words)
+        return capsys.readouterr().out
+
+    return run
 
 
 def close(actual: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(actual, wanted, rtol=0, atol=tolerance)
 
 
-@pytest.mark.timeout(900)  # eight processes that start: half a minute, more on a busy machine
-def test_from_images_to_classes_of_others(folder: Path) -> None:
+def test_from_images_to_classes_of_others(folder: Path, dasvit: Callable[..., str]) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
 
-    said = dasvit(folder, "search", *DATA, *SEARCH, "--out", "found")
+    said = dasvit("search", *DATA, *SEARCH, "--out", "found")
     assert (
         "retrain --preset digits --dataset folder --data-dir photos --patch-size 4 --model" in said
     )
@@ -85,18 +76,18 @@ def test_from_images_to_classes_of_others(folder: Path) -> None:
     assert set(genotype.operations) <= set(OPERATIONS)
     assert len(read_trace(folder / "found" / "alpha.jsonl")) == 2  # an epoch a stage
 
-    dasvit(folder, "retrain", *DATA, *RETRAIN, "--model", "found/genotype.json", "--out", "trained")
+    dasvit("retrain", *DATA, *RETRAIN, "--model", "found/genotype.json", "--out", "trained")
     result = load_retrain_result(folder / "trained" / "result.json")
     assert result.test_top1 > 0.5  # of three classes
     assert len(read_trace(folder / "trained" / "train.jsonl")) == 8
     assert Genotype.load(folder / "trained" / "genotype.json") == genotype
 
-    assert "net.onnx" in dasvit(folder, "export", "trained", "--to", "onnx", "--out", "net.onnx")
-    dasvit(folder, "export", "trained", "--to", "safetensors", "--out", "net")
+    assert "net.onnx" in dasvit("export", "trained", "--to", "onnx", "--out", "net.onnx")
+    dasvit("export", "trained", "--to", "safetensors", "--out", "net")
     assert names_in(folder / "net") == names_in(folder / "trained" / "model")
 
     dasvit(
-        folder, "predict", "new", "--model", "trained", "--out", "new.csv", "--top-k", "3",
+        "predict", "new", "--model", "trained", "--out", "new.csv", "--top-k", "3",
         "--device", "cpu",
     )  # fmt: skip
     with (folder / "new.csv").open(newline="") as file:

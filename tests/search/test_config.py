@@ -1,35 +1,29 @@
-"""Settings of a search: every check, and the dictionary form."""
+"""Settings of a search: their ranges, what goes together, and each by its own name."""
 
 import dataclasses
 import itertools
-import json
 from typing import Any
 
 import pytest
 
-from dasvit.data.config import DataConfig
 from dasvit.methods import DARTS
 from dasvit.methods.base import Stage
 from dasvit.presets import get_preset
 from dasvit.run.settings import SettingError, config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
-from dasvit.spaces import CellSpace
 
 NAN, INF = float("nan"), float("inf")
-EIGHT = CellSpace().operations
-
-
 PAPER = get_preset("cifar10").search
+EIGHT = PAPER.space.operations
 
 
 def test_the_papers_values() -> None:
-    search = PAPER
-    assert search.stages == (
+    assert PAPER.stages == (
         Stage(num_layers=2, num_ops=8, epochs=30),
         Stage(num_layers=4, num_ops=5, epochs=30),
         Stage(num_layers=6, num_ops=3, epochs=30),
     )
-    assert search.total_epochs == 90
+    assert PAPER.total_epochs == 90
     msa, mlp = ("msa_h8", "msa_h12", "msa_h16"), ("mlp_r0.5", "mlp_r3", "mlp_r4")
     expected = {
         "operations": ("zero", "identity", *msa, *mlp),
@@ -51,7 +45,7 @@ def test_the_papers_values() -> None:
         "inherit_weights": "cyclic",
         "inherit_alpha": "carry",
     }
-    assert {name: search.setting(name) for name in expected} == expected
+    assert {name: PAPER.setting(name) for name in expected} == expected
 
 
 COUNTS = "image_size dim patch_size batch_size num_nodes edges_per_node stage_epochs"
@@ -69,11 +63,9 @@ CHOICES = "augment token_where lr_span precision prune_zero inherit_weights inhe
         ("token_ratio", [0.0, -0.5, 1.01, NAN]),
         ("gamma_min gamma_max", [-0.1, 1.1, NAN]),
         ("val_fraction", [0.0, 1.0]),
-        ("alpha_betas", [(0.5, 1.0), (-0.1, 0.9)]),
         ("num_nodes", [7]),
         ("num_workers seed", [-1]),
         ("alpha_freeze_epochs", [-1, 30]),
-        ("stage_layers", [(), (2, 4), (2, 0, 6)]),
         ("stage_ops", [(7, 5, 3), (8, 3, 5), (8, 5, 0)]),
         (CHOICES, ["other"]),
     ],
@@ -82,35 +74,34 @@ def test_what_lies_outside_a_settings_range(names: str, values: list[Any]) -> No
     for name, value in itertools.product(names.split(), values):
         with pytest.raises(SettingError, match=name) as caught:
             PAPER.replaced(**{name: value})
-        parts = value if isinstance(value, tuple) and value else (value,)
+        parts = value if isinstance(value, tuple) else (value,)
         assert any(str(part) in str(caught.value) for part in parts), name
 
 
 @pytest.mark.parametrize(
-    ("changes", "fragments"),
+    ("changes", "message"),
     [
-        ({"operations": ()}, ["operations", "at least one"]),
-        ({"operations": ("identity", "identity")}, ["operations", "('identity', 'identity')"]),
-        ({"operations": ("zero",), "stage_ops": (1, 1, 1)}, ["operations", "zero"]),
-        ({"patch_size": 15}, ["patch_size=15", "image_size=224"]),
-        ({"dropout": 0.1, "compile": True}, ["compile", "0.1"]),
-        ({"dropout": 0.1, "cuda_graph": True}, ["cuda_graph needs dropout 0, but got 0.1"]),
-        ({"dropout": 0.1, "recompute": True}, ["recompute needs fused, and dropout 0"]),
-        ({"fused": False, "recompute": True}, ["recompute needs fused, and dropout 0"]),
-        ({"gamma_min": 0.5, "gamma_max": 0.5}, ["gamma_min=0.5", "gamma_max=0.5"]),
-        ({"gamma_min": 0.7}, ["gamma_min=0.7", "gamma_max=0.5"]),
-        ({"stage_layers": (2, 4)}, ["one entry per stage", "(2, 4)", "(8, 5, 3)"]),
-        ({"stage_ops": (8, 5, 1)}, ["stage_ops", "1", "zero alone"]),
-        ({"xii": 1}, ["'xii' is no setting of this search"]),
-        ({"method": DARTS(), "token_ratio": 0.5}, ["'token_ratio' is no setting of this search"]),
+        ({"operations": ()}, "operations must name at least one"),
+        ({"operations": ("identity", "identity")}, "must be distinct, but got ('identity', 'iden"),
+        ({"operations": ("zero",), "stage_ops": (1, 1, 1)}, "must hold one besides zero"),
+        ({"patch_size": 15}, "patch_size=15, image_size=224"),
+        ({"dropout": 0.1, "compile": True}, "compile needs dropout 0, but got 0.1"),
+        ({"dropout": 0.1, "cuda_graph": True}, "cuda_graph needs dropout 0, but got 0.1"),
+        ({"dropout": 0.1, "recompute": True}, "recompute needs fused, and dropout 0"),
+        ({"fused": False, "recompute": True}, "recompute needs fused, and dropout 0"),
+        ({"gamma_min": 0.5, "gamma_max": 0.5}, "(gamma_min=0.5, gamma_max=0.5)"),
+        ({"gamma_min": 0.7}, "(gamma_min=0.7, gamma_max=0.5)"),
+        ({"stage_layers": (2, 4)}, "one entry per stage, but got (2, 4) and (8, 5, 3)"),
+        ({"stage_ops": (8, 5, 1)}, "ends at 1: an edge could be left with zero alone"),
+        ({"xii": 1}, "'xii' is no setting of this search"),
+        ({"method": DARTS(), "token_ratio": 0.5}, "'token_ratio' is no setting of this search"),
     ],
     ids=str,
 )
-def test_settings_that_do_not_go_together(changes: dict[str, Any], fragments: list[str]) -> None:
+def test_settings_that_do_not_go_together(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingError) as caught:
         PAPER.replaced(**changes)
-    for fragment in fragments:
-        assert fragment in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -129,55 +120,15 @@ def test_settings_that_do_not_go_together(changes: dict[str, Any], fragments: li
 def test_settings_go_in_by_their_names_and_through_json(changes: dict[str, Any]) -> None:
     """On the right side of a bound."""
     config = PAPER.replaced(**changes)
-    for name, value in changes.items():
-        if name != "method":
-            assert config.setting(name) == value
-    assert type(config.method) is type(changes.get("method", PAPER.method))
-    values = json.loads(json.dumps(config_to_dict(config)))
-    read = config_from_dict(SearchConfig, values)
+    assert type(config.method) is type(changes.pop("method", PAPER.method))
+    assert {name: config.setting(name) for name in changes} == changes
+    read = config_from_dict(SearchConfig, config_to_dict(config))
     assert read == config
     assert dataclasses.asdict(read) == dataclasses.asdict(config)  # tuples, not lists
-    assert set(values) == {f.name for f in dataclasses.fields(config)}
-
-
-def test_missing_keys_take_their_defaults() -> None:
-    read = config_from_dict(SearchConfig, {"data": {"image_size": 32}})
-    assert read == SearchConfig(data=DataConfig(image_size=32))
-
-
-@pytest.mark.parametrize(
-    ("values", "fragments"),
-    [
-        ({"lambda": 0.5}, ["'lambda'", "SearchConfig"]),
-        ({"xi": 0.5, "dimm": 3}, ["'dimm'", "'xi'"]),
-        ({"data": {"path": "x"}}, ["'path'", "DataConfig"]),
-        ({"method": {"name": "dasvit", "token_ratio": 2}}, ["token_ratio", "2"]),
-        ({"method": {"name": "darts", "zeta1": 2}}, ["'zeta1'", "DARTS"]),
-        ({"method": {"name": "nas"}}, ["unknown method 'nas'; known: darts, dasvit"]),
-        ({"data": {"image_size": 0}}, ["image_size", "0"]),
-        ({"data": 3}, ["data must be an object"]),
-    ],
-)
-def test_bad_dictionaries(values: dict[str, Any], fragments: list[str]) -> None:
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 (each has its fragments)
-        config_from_dict(SearchConfig, values)
-    for fragment in fragments:
-        assert fragment in str(caught.value)
-
-
-def test_frozen_and_keyword_only() -> None:
-    config = SearchConfig()
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        config.seed = 1  # type: ignore[misc]
-    with pytest.raises(TypeError):
-        SearchConfig(DataConfig())  # type: ignore[misc]
 
 
 def test_no_two_parts_have_a_setting_of_one_name() -> None:
     """So that each can go by its own."""
-    names = [f.name for f in dataclasses.fields(SearchConfig)]
-    for f in dataclasses.fields(SearchConfig):
-        part = getattr(SearchConfig(), f.name)
-        if dataclasses.is_dataclass(part):
-            names += [inner.name for inner in dataclasses.fields(part)]
+    parts = (PAPER, PAPER.data, PAPER.space, PAPER.method)
+    names = [f.name for part in parts for f in dataclasses.fields(part)]
     assert len(names) == len(set(names))

@@ -2,15 +2,15 @@
 
 import io
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
 import torch.nn.functional as F
 from support import plugin_operation, runs, tape
-from support.noisy_method import Noisy
+from support.plugin_method import ShakenDARTS
 from support.runs import search_config
 from support.search_runs import make_batch, make_model, model_config, run
 from torch import Tensor
@@ -31,17 +31,8 @@ def taped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dasvit.search.cuda_graph, "capture", tape.record)
 
 
-class Still(Noisy):
-    """Without notes, which wait for the device."""
-
-    @classmethod
-    def note(cls, *args: object) -> None:
-        pass
-
-
-NOISE = {"method": Still(), "alpha_lr": 0.05, "xi": 0.05}
+NOISE = {"method": ShakenDARTS(), "alpha_lr": 0.05, "xi": 0.05}
 """The method's noise and the share that is done differ from step to step."""
-
 
 SMALL = {"num_nodes": 1, "stage_layers": (2,), "fused": True, "grad_clip": 0.5}
 
@@ -102,7 +93,7 @@ def test_replayed_on_a_gpu(settings: dict) -> None:
 
 
 def _same_searches(device: str, folder: Path) -> None:
-    """All three stages on digits, alphas at rest first, with graphs and without."""
+    """All three stages, alphas at rest first, with graphs and without."""
     settings = {"alpha_init_std": 1.0, "alpha_freeze_epochs": 1, "stage_epochs": 3}
     plain, graphed = (
         run(search_config(cuda_graph=on, **settings), folder / str(on), device=device)
@@ -151,25 +142,18 @@ def test_a_search_with_graphs_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.mark.usefixtures("taped")
 def test_the_tape_tells_what_a_graph_would_not_repeat() -> None:
-    """That the test above can fail: a number from Python stays what it was."""
+    """That the tests above can fail: a number from Python stays what it was."""
     rate = [1.0]
     graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
     results = []
     for number in range(1, WARM_UP + 4):
         rate[0] = number
         results.append(graphs.call(lambda x: (x * rate[0]).sum(), torch.full((2,), 10.0)).item())
-    captured = WARM_UP + 1
-    assert results[:captured] == [20.0 * n for n in range(1, captured + 1)]
-    assert results[captured:] == [20.0 * captured] * 2
-    for call, message in (
-        (lambda x: torch.tensor(x.sum().item()), "waits for the device"),
-        (torch.rand_like, "draws random numbers"),
-    ):
-        graphs = CudaGraphs(CPU)
-        for _ in range(WARM_UP):
-            graphs.call(call, torch.ones(2))
-        with pytest.raises(AssertionError, match=message):
-            graphs.call(call, torch.ones(2))
+    assert results == [20.0 * min(n, WARM_UP + 1) for n in range(1, WARM_UP + 4)]
+    with pytest.raises(AssertionError, match="waits for the device"):
+        tape.record(lambda: torch.ones(2).sum().item(), CPU)
+    with pytest.raises(AssertionError, match="draws random numbers"):
+        tape.record(lambda: torch.rand(2), CPU)
 
 
 @pytest.mark.usefixtures("taped")
@@ -230,62 +214,33 @@ def test_an_operation_that_draws_is_refused(setting: str, monkeypatch: pytest.Mo
 
 def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cause, not that the capture then cannot end either; and the stream is the one before."""
+    cuda = MagicMock()
+    for name in ("CUDAGraph", "graph", "device", "stream", "current_stream"):
+        getattr(cuda, name).return_value.__exit__.return_value = False
+        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
+    ends = RuntimeError("operation failed due to a previous error during capture")
+    cuda.graph.return_value.__exit__.side_effect = ends
+    monkeypatch.setattr(dasvit.search.cuda_graph, "_stream", cuda)
 
-    class Context:
-        def __init__(self, *args: object, **options: object) -> None:
-            pass
+    def capture(error: Exception) -> None:
+        dasvit.search.cuda_graph.capture(Mock(side_effect=error), CPU)
 
-        def __enter__(self) -> None:
-            pass
-
-        def __exit__(self, *error: object) -> None:
-            pass
-
-    class Graph(Context):
-        def __exit__(self, *error: object) -> None:
-            raise RuntimeError("operation failed due to a previous error during capture")
-
-    class OnStream(Context):
-        def __init__(self, stream: str) -> None:
-            self.stream = stream
-
-        def __exit__(self, *error: object) -> None:
-            restored.append(self.stream)
-
-    restored: list[str] = []
-    stubs = {"CUDAGraph": Context, "graph": Graph, "device": Context, "Stream": Context}
-    stubs |= {"stream": OnStream, "current_stream": lambda device: f"that of {device}"}
-    for name, value in stubs.items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(dasvit.search.cuda_graph, "_stream", torch.cuda.Stream)
-
-    def fails(error: Exception) -> Callable[[], None]:
-        def function() -> None:
-            raise error
-
-        return function
-
-    unsupported = fails(RuntimeError("operation not permitted when stream is capturing\nmore"))
     with pytest.raises(ValueError, match=r"\(operation not permitted .* capturing\).*leave cuda_g"):
-        dasvit.search.cuda_graph.capture(unsupported, CPU)
-    assert restored == ["that of cpu"]
-    with pytest.raises(torch.OutOfMemoryError):
-        dasvit.search.cuda_graph.capture(fails(torch.OutOfMemoryError()), CPU)
-    with pytest.raises(KeyError):
-        dasvit.search.cuda_graph.capture(fails(KeyError("a plug-in's")), CPU)
+        capture(RuntimeError("operation not permitted when stream is capturing\nmore"))
+    cuda.stream.assert_called_once_with(cuda.current_stream(CPU))
+    cuda.stream.return_value.__exit__.assert_called_once()
+    for error in (torch.OutOfMemoryError(), KeyError("a plug-in's")):
+        with pytest.raises(type(error)):
+            capture(error)
 
 
 def test_captures_on_a_device_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: [device])
-    dasvit.search.cuda_graph._stream.cache_clear()
-    first, other = (torch.device("cuda", number) for number in range(2))
-    try:
-        stream = dasvit.search.cuda_graph._stream(first)
-        assert stream == [first]
-        assert dasvit.search.cuda_graph._stream(torch.device("cuda", 0)) is stream
-        assert dasvit.search.cuda_graph._stream(other) == [other]
-    finally:
-        dasvit.search.cuda_graph._stream.cache_clear()
+    stream = dasvit.search.cuda_graph._stream
+    stream.cache_clear()
+    first, same, other = (stream(torch.device("cuda", number)) for number in (0, 0, 1))
+    stream.cache_clear()
+    assert first is same and first != other
 
 
 def test_without_a_gpu_nothing_begins(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Planned memory against executed memory, the largest batch, and warnings before a search."""
 
-import itertools
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +15,6 @@ import dasvit.spaces.cell.operations
 from dasvit.costs import LiveMemory
 from dasvit.data.config import DataConfig
 from dasvit.data.datasets import load_data
-from dasvit.presets import get_preset
 from dasvit.search.config import SearchConfig
 from dasvit.search.memory import (
     BLOCK,
@@ -32,6 +30,7 @@ from dasvit.search.memory import (
     what_fits,
 )
 from dasvit.search.model import build_model
+from dasvit.spaces import CellSpace
 from dasvit.spaces.cell.candidates import Candidates
 from dasvit.spaces.cell.operations import register_operation
 
@@ -85,24 +84,22 @@ def test_a_plan_is_what_a_real_step_takes(changes: dict, xi: float, token_ratio:
 
 
 def test_what_must_be_more_is_more() -> None:
-    base = plan_config(token_ratio=0.5, **ONE_STAGE)
+    operations = ("identity", "msa_h2", "mlp_r3")
+    base = plan_config(operations=operations, stage_layers=(1,), stage_ops=(3,), token_ratio=0.5)
 
     @cache
     def planned(**changes: object) -> int:
-        return peak(base.replaced(**changes))
+        return peak(base.replaced(batch_size=64, **changes))
 
-    assert planned() < planned(batch_size=32) < planned(batch_size=64)
-    assert planned(token_ratio=0.25) < planned() < planned(token_ratio=1.0)
+    assert peak(base) < planned() < planned(token_ratio=1.0)
     assert planned() < planned(xi=0.01)
-    assert planned() < planned(stage_layers=(1, 3), stage_ops=(4, 2))
-    assert planned(batch_size=64, precision="bf16") < planned(batch_size=64)
-    assert planned(batch_size=64, recompute=True) < planned(batch_size=64)
-    assert planned(batch_size=64) < planned(batch_size=64, fused=False)
+    assert planned() < planned(stage_layers=(2,))
+    assert planned(precision="bf16") < planned()
+    assert planned(recompute=True) < 0.95 * planned() < 0.95 * planned(fused=False)
     assert planned(compile=True) == pytest.approx(1.2 * planned())
     # Evaluation takes its 256 images beside what a graph holds.
     images = 256 * 3 * base.data.image_size**2 * 4
     assert planned(compile=True, cuda_graph=True) > 1.44 * planned() + images
-    assert planned(cuda_graph=True) > 1.2 * planned() + images
 
 
 def test_a_model_without_values_shares_what_it_shared() -> None:
@@ -143,7 +140,7 @@ def test_tensors_that_modules_merely_hold_are_planned_too(monkeypatch: pytest.Mo
 
 
 def test_later_stages_are_planned_with_the_heaviest_candidates() -> None:
-    space = get_preset("cifar10").search.space
+    space = CellSpace()
     assert space.heaviest(3) == (("msa_h8", "mlp_r3", "mlp_r4"),) * 5
     assert space.heaviest(8) == (space.operations,) * 5
 
@@ -181,24 +178,15 @@ def plan_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Planned], list[int]]:
     return patch
 
 
-def test_the_largest_batch_fits_and_two_more_images_do_not() -> None:
-    config = plan_config(**ONE_STAGE)
-    budget = peak(replace(config, batch_size=50))
-    found = largest_batch(config, budget)
-    assert 49 <= found <= 51
-    assert peak(replace(config, batch_size=found)) <= budget
-    assert peak(replace(config, batch_size=found + 2)) > budget
-    assert largest_batch(config, peak(replace(config, batch_size=1)) - 1) == 0
+def two_lines(stage: int, batch: int) -> int:
+    return (10 + 3 * batch, 200 + batch)[stage]
 
 
 @pytest.mark.parametrize(
     ("planned", "budget", "expected"),
     [
         # Not only in the stage that takes the most of a few images.
-        (lambda stage, batch: (10 + 3 * batch, 200 + batch)[stage], 340, 110),
-        (lambda stage, batch: (10 + 3 * batch, 200 + batch)[stage], 230, 30),
-        (lambda stage, batch: (10 + 3 * batch, 200 + batch)[stage], 201, 1),
-        (lambda stage, batch: (10 + 3 * batch, 200 + batch)[stage], 200, 0),
+        *((two_lines, 340, 110), (two_lines, 230, 30), (two_lines, 201, 1), (two_lines, 200, 0)),
         # Another moment becomes the peak: the stage that seemed to allow more allows fewer.
         (lambda stage, batch: (10 + 3 * batch, max(200 + batch, 9 * batch))[stage], 340, 37),
         # An operation may choose another way from some batch size on, and plans may fall again.
@@ -264,22 +252,8 @@ def test_what_is_tried_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_warning_only_where_it_does_not_fit(plan_as: Callable) -> None:
-    plan_as(lambda stage, batch: 10**6 + 10**5 * batch)
-    config = plan_config(**ONE_STAGE)
-    available = next(a for a in itertools.count(peak(config)) if usable(a) == peak(config))
-    assert shortfall(config, available) is None
-    said: list[str] = []
-    warning = shortfall(config, available - 1, said.append)
-    assert warning is not None
-    assert warning.startswith(f"{said[0]}; what would fit: --batch-size 1")
-    assert len(said) == 4  # before minutes of planning, and while they pass
-    assert "--recompute" in warning
-    assert str(shortfall(config, 1000)).endswith("no batch at all")
-
-
-def test_what_is_recommended_is_not_warned_against(plan_as: Callable) -> None:
-    """By the plan alone the batch could be larger; one image more is warned against. A GPU keeps
-    1 GiB to itself, a small one a sixteenth."""
+    """What is recommended is not warned against, though by the plan alone the batch could be
+    larger: a GPU keeps 1 GiB to itself, a small one a sixteenth."""
     assert [usable(size * 2**20) for size in (24 * 2**10, 16)] == [23 * 2**30, 15 * 2**20]
     plan_as(lambda stage, batch: 2**30 + batch * 2**26)
     memory = 24 * 2**30
@@ -287,4 +261,10 @@ def test_what_is_recommended_is_not_warned_against(plan_as: Callable) -> None:
     batch = dict(what_fits(config, memory))[""]
     assert 0 < batch < largest_batch(config, memory)
     assert shortfall(replace(config, batch_size=batch), memory) is None
-    assert shortfall(replace(config, batch_size=batch + 1), memory) is not None
+    said: list[str] = []
+    warning = shortfall(replace(config, batch_size=batch + 1), memory, said.append)
+    assert warning is not None
+    assert warning.startswith(f"{said[0]}; what would fit: --batch-size {batch}, or ")
+    assert len(said) == 4  # before minutes of planning, and while they pass
+    assert "--recompute" in warning
+    assert str(shortfall(config, 1000)).endswith("no batch at all")

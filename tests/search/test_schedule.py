@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from support import exhaustive, reference, runs
-from support.noisy_method import Noisy
+from support import reference, runs
+from support.plugin_method import ShakenDARTS
 from support.runs import DIGITS, search_config
-from support.search_runs import Searched, run, watched
+from support.search_runs import Searched, run
 
 import dasvit.search.loop
 from dasvit.data.datasets import load_data
@@ -137,45 +137,61 @@ def test_records_are_of_the_supernet(searched_once: Searched) -> None:
     assert result.seconds == pytest.approx(sum(e.seconds for e in found.epochs))
 
 
-@pytest.mark.usefixtures("few_searched")
-def test_every_hook_of_a_method_is_called(tmp_path: Path) -> None:
-    """In second order: one draw of noise for all passes of a step, none in evaluation."""
-    Noisy.calls.clear()
-    config = search_config(method=Noisy(), stage_layers=(1, 1), stage_ops=(8, 4), xi=0.05)
-    found = watched(config, tmp_path)
-    draws = [i for i, call in enumerate(Noisy.calls) if call.hook == "noise"]
+Call = tuple[str, float, dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noted(ShakenDARTS):
+    """Keeps what its hooks are called with: the share that is done, and noise or parameters."""
+
+    calls: ClassVar[list[Call]] = []
+
+    def _note(self, hook: str, tensors: Any, t: torch.Tensor) -> None:
+        if not t.is_meta:  # the check before a search
+            copies = {name: value.detach().clone() for name, value in tensors.items()}
+            self.calls.append((hook, float(t), copies))
+
+    def noise(self, arch: Any, t: torch.Tensor) -> dict[str, torch.Tensor]:
+        self._note("noise", arch, t)
+        return super().noise(arch, t)
+
+    def weights(self, arch: Any, noise: Any, t: torch.Tensor) -> torch.Tensor:
+        self._note("weights", noise, t)
+        return super().weights(arch, noise, t)
+
+    def train_weights(self, arch: Any, noise: Any, t: torch.Tensor) -> torch.Tensor:
+        self._note("train_weights", noise, t)
+        return super().train_weights(arch, noise, t)
+
+
+def test_what_the_hooks_of_a_method_are_called_with(searched_once: Searched) -> None:
+    """In second order: one draw of noise for all passes of a step, none in evaluation; both tensors
+    are carried to the next stage, and trained there."""
+    Noted.calls.clear()
+    settings = {"alpha_init_std": 1.0, "stage_layers": (1, 1), "stage_ops": (8, 4), "xi": 0.05}
+    found = searched_once(method=Noted(), **settings)
+    draws = [i for i, (hook, *_) in enumerate(Noted.calls) if hook == "noise"]
     assert len(draws) == 8
-    factors = []
+    shakes = []
     for number, start in enumerate(draws):
-        calls = Noisy.calls[start + 1 : start + 6]
-        assert [call.hook for call in calls] == [
-            *("train_weights", "weights", "train_weights", "train_weights"),  # w', L_val, w ± εv
-            "train_weights",
-        ]
-        assert {call.t for call in calls} == {number / 8}
-        factors.append(calls[0].tensors["factor"])
-        assert all(torch.equal(call.tensors["factor"], factors[-1]) for call in calls)
-    assert len({tuple(factor.flatten().tolist()) for factor in factors}) == 8
-    in_steps = {i for start in draws for i in range(start, start + 6)}
-    evaluated = [
-        call for i, call in enumerate(Noisy.calls) if i not in in_steps and not call.tensors
-    ]
-    assert {call.t for call in evaluated} >= {0.25, 0.5, 0.75, 1.0}
+        hooks, shares, noise = zip(*Noted.calls[start + 1 : start + 6], strict=True)
+        # w', L_val, w ± εv; then the weights' own pass.
+        assert hooks == ("train_weights", "weights", *["train_weights"] * 3)
+        assert set(shares) == {number / 8}
+        assert all(torch.equal(given["shake"], noise[0]["shake"]) for given in noise)
+        shakes.append(tuple(noise[0]["shake"].flatten().tolist()))
+    assert len(set(shakes)) == 8
+    evaluated = {t for hook, t, noise in Noted.calls if hook == "weights" and not noise}
+    assert evaluated == {0.25, 0.5, 0.75, 1.0}
 
     first, last = found.stages
-    beta = first.arch["beta"].detach()
-    index = [exhaustive.prune(row.tolist(), runs.OPERATIONS, 4, "ranked") for row in beta]
-    assert found.ends[0].kept == tuple(tuple(runs.OPERATIONS[i] for i in row) for row in index)
-    begun = Noisy.calls[draws[4]].tensors
-    for name in ("alpha", "beta"):
+    index = [[runs.OPERATIONS.index(name) for name in names] for names in last.candidates.edge_ops]
+    _, _, begun = Noted.calls[draws[4]]
+    for name in ("alpha", "offset"):
         carried = first.arch[name].detach().gather(1, torch.tensor(index))
         assert torch.equal(begun[name], carried)
         assert not torch.equal(last.arch[name].detach(), carried)
-    for event, model in ((found.epochs[1], first), (found.epochs[3], last)):
-        beta = model.arch["beta"].detach()
-        assert event.figures == {"noisy/beta": pytest.approx(beta.mean().item())}
-        share = (event.epoch + 1) / 4
-        assert event.penalty == pytest.approx(share * beta.square().mean().item(), rel=1e-5)
+    assert found.epochs[-1].figures == Noted().figures(last.named_arch(), None, None)
 
 
 def test_accuracy_is_of_the_whole_split_and_keeps_the_mode() -> None:

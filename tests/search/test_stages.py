@@ -48,8 +48,7 @@ def test_what_is_kept_and_derived(settings: dict, searched_once: Searched) -> No
     for model, end, record in zip(found.stages, found.ends, records, strict=True):
         assert (end.epoch, end.stage) == (record.epoch, record.stage)
         assert (end.edge_ops, end.weights) == (record.edge_ops, record.weights)
-        alpha = model.arch["alpha"].detach()
-        scores = reference.softmax(alpha.double())
+        scores = reference.softmax(model.arch["alpha"].detach().double())
         best = exhaustive.derive(scores, end.edge_ops, space.num_nodes, space.edges_per_node)
         assert end.genotype == best
         if end.stage == 2:
