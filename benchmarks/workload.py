@@ -20,10 +20,10 @@ from dasvit.presets import get_preset
 from dasvit.run.seed import derive_seed, generator, seed_everything
 from dasvit.search.config import SearchConfig
 from dasvit.search.cuda_graph import WARM_UP
-from dasvit.search.model import SearchModel, build_model
+from dasvit.search.model import SearchModel, build_search_model
 from dasvit.search.step import BilevelStep
 from dasvit.spaces.base import EdgeOps
-from dasvit.spaces.cell.fused import FusedCell
+from dasvit.spaces.cell.fused_edges import FusedCell
 from dasvit.spaces.cell.tokens import num_selected
 
 __all__ = ["Cell", "Runner", "Sizes", "candidates", "make_batches", "make_ours", "make_reference"]
@@ -192,7 +192,7 @@ def make_ours(
     config = search_config(cell, sizes, **changes)
     seed_everything(derive_seed("benchmark weights"))
     with device:  # drawing hundreds of millions of weights elsewhere takes longer than the steps
-        model = build_model(
+        model = build_search_model(
             config,
             candidates(cell.stage),
             num_layers=config.stages[cell.stage - 1].num_layers,

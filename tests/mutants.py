@@ -33,6 +33,7 @@ STEP = "dasvit/search/step.py"
 BASE = "dasvit/methods/base.py"
 DASVIT = "dasvit/methods/dasvit.py"
 DERIVE = "dasvit/spaces/cell/derive.py"
+PRUNE = "dasvit/spaces/cell/prune.py"
 INHERIT = "dasvit/spaces/cell/inherit.py"
 TOKENS = "dasvit/spaces/cell/tokens.py"
 
@@ -67,7 +68,7 @@ MUTANTS: dict[str, list[Edit]] = {
     "same-alpha-order-in-every-epoch": [(LOOP, '"alpha order", self.epoch', '"alpha order", 0')],
     "same-weight-order-in-every-epoch": [(LOOP, '"weight order", self.epoch', '"weight order", 0')],
     # Between the stages (lines 4-8, 17-18)
-    "prune-the-highest": [(DERIVE, "(last[i], -row[i], i)", "(last[i], row[i], i)")],
+    "prune-the-highest": [(PRUNE, "(last[i], -row[i], i)", "(last[i], row[i], i)")],
     "alpha-not-carried": [(LOOP, "self.model.arch[name].copy_(value)", "pass")],
     "alpha-reset": [(BASE, 'if self.inherit_alpha == "reset":', "if True:")],
     "layers-reversed": [(INHERIT, "[layer % old.num_layers]", "[-1 - layer % old.num_layers]")],
@@ -79,7 +80,7 @@ MUTANTS: dict[str, list[Edit]] = {
     "one-edge-too-few": [(DERIVE, "[:edges_per_node]", "[: edges_per_node - 1]")],
     "ties-to-the-later-edge": [(DERIVE, "-item[0], item[1].source", "-item[0], -item[1].source")],
     "ties-to-the-later-candidate": [(DERIVE, "(score, -i, name)", "(score, i, name)")],
-    "ties-keep-the-later": [(DERIVE, "(last[i], -row[i], i)", "(last[i], -row[i], -i)")],
+    "ties-keep-the-later": [(PRUNE, "(last[i], -row[i], i)", "(last[i], -row[i], -i)")],
     "scores-in-float32": [(BASE, ".detach().double().softmax", ".detach().softmax")],
     # Token selection (Eq. 13-15)
     "top-k-of-the-lowest": [(TOKENS, "scores.topk(k, dim=1)", "scores.topk(k, 1, False)")],

@@ -62,11 +62,11 @@ def _cost(nodes: Any, image_size: int, patch_size: int, dim: int, depth: int) ->
     import torch
 
     from dasvit.costs import complexity
+    from dasvit.spaces.cell.derived_network import DerivedViT
     from dasvit.spaces.cell.genotype import Genotype
-    from dasvit.spaces.cell.network import DASViT
 
     with torch.device("meta"):
-        network = DASViT(
+        network = DerivedViT(
             Genotype(nodes),
             img_size=image_size,
             patch_size=patch_size,

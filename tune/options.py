@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from dasvit.commands.arguments import Arg, parse, preset_from_argv
 from dasvit.data.config import DataConfig
+from dasvit.presets import DEFAULT_PRESET
 from dasvit.search.config import SearchConfig
 from dasvit.training.config import RetrainConfig
 from tune.objectives import ACCURACY, parse_objectives
@@ -37,7 +38,7 @@ class SweepOptions:
         *("retrain.epochs",),
     )
 
-    preset: Annotated[str, Arg(metavar="NAME")] = "digits"
+    preset: Annotated[str, Arg(metavar="NAME")] = DEFAULT_PRESET
     """Where all settings start: digits, fashion_mnist, cifar10 or imagenet100;
     with _modern retrained by today's recipe."""
     method: Annotated[str, Arg(metavar="NAME")] = "dasvit"
@@ -252,7 +253,7 @@ def parse_options(argv: Sequence[str], prog: str = "python tune/run_search.py") 
     Raises:
         ValueError: an unknown preset, or a value that cannot be, in one line.
     """
-    preset = preset_from_argv(argv, "digits")
+    preset = preset_from_argv(argv, DEFAULT_PRESET)
     given = _given(argv)
     if "retrain.model" in given:
         raise ValueError(

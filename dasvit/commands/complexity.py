@@ -101,12 +101,12 @@ def _timed(args: Args, device: "torch.device") -> "Latency":
     import torch
 
     from dasvit.costs import latency
-    from dasvit.training.networks import build_model
+    from dasvit.training.networks import build_network
 
     size = args.retrain.data.image_size
     try:
         with torch.random.fork_rng(devices=[]):
-            model = build_model(
+            model = build_network(
                 args.retrain, in_channels=args.in_channels, num_classes=args.num_classes
             ).to(device)
             images = torch.randn(args.latency_batch, args.in_channels, size, size).to(device)

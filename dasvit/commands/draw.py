@@ -31,7 +31,7 @@ def run(args: Args) -> None:
     from dasvit.report.encoder import encoder_figure
     from dasvit.report.style import save_figure
     from dasvit.run.plugins import load_plugins
-    from dasvit.spaces.cell.network import resolve_genotype
+    from dasvit.spaces.cell.derived_network import resolve_genotype
     from dasvit.spaces.cell.operations import check_operation
 
     load_plugins(args.plugins)

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from dasvit.commands.arguments import Arg
 from dasvit.commands.console import interruptible
+from dasvit.presets import DEFAULT_PRESET
 from dasvit.training.config import RetrainConfig
 
 __all__ = ["Args", "run"]
@@ -26,7 +27,7 @@ class Args:
     )
 
     retrain: RetrainConfig
-    preset: Annotated[str, Arg(metavar="NAME")] = "digits"
+    preset: Annotated[str, Arg(metavar="NAME")] = DEFAULT_PRESET
     """Where the settings start; the same names as for search."""
     out: Annotated[str | None, Arg(metavar="FOLDER")] = None
     """Folder for the results (default: runs/retrain-PRESET-MODEL-seedN)."""

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from dasvit.commands.arguments import Arg
 from dasvit.commands.console import interruptible
-from dasvit.presets import PRESETS, get_preset
+from dasvit.presets import DEFAULT_PRESET, PRESETS, get_preset
 from dasvit.search.config import SearchConfig
 
 __all__ = ["Args", "run"]
@@ -29,7 +29,7 @@ class Args:
     )
 
     search: SearchConfig
-    preset: Annotated[str, Arg(metavar="NAME")] = "digits"
+    preset: Annotated[str, Arg(metavar="NAME")] = DEFAULT_PRESET
     """Where the settings start: digits, fashion_mnist, cifar10 or imagenet100;
     with _modern retrained by today's recipe."""
     method: Annotated[str, Arg(metavar="NAME")] = "dasvit"
@@ -95,4 +95,4 @@ def _like(config: SearchConfig) -> str:
     """The first preset with the data set of a resumed run, which does not know its own."""
     presets = map(get_preset, PRESETS)
     same = (p.name for p in presets if p.search.data.dataset == config.data.dataset)
-    return next(same, "digits")
+    return next(same, DEFAULT_PRESET)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision import datasets as tv
 
 from dasvit.data.config import DataConfig
-from dasvit.data.folder import FoundImages, find_images, folder_data
+from dasvit.data.image_folder import FoundImages, find_class_images, folder_data
 from dasvit.data.splits import ImageData, data_from_arrays
 from dasvit.run.files import first_line
 
@@ -163,7 +163,7 @@ def _find(config: DataConfig) -> FoundImages:
     if config.download:
         raise ValueError(f"download: {config.dataset} cannot be fetched; leave --download away")
     classes = imagenet100_classes() if config.dataset == "imagenet100" else ()
-    return find_images(_folder(config), test_fraction=config.test_fraction, classes=classes)
+    return find_class_images(_folder(config), test_fraction=config.test_fraction, classes=classes)
 
 
 def _load_folder(config: DataConfig, device: torch.device) -> ImageData:

@@ -34,7 +34,7 @@ from dasvit.run.plugins import load_plugins
 from dasvit.run.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
 from dasvit.run.settings import config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
-from dasvit.search.model import build_model
+from dasvit.search.model import build_search_model
 from dasvit.search.score import accuracy
 from dasvit.search.step import BilevelStep
 from dasvit.spaces.base import EdgeOps
@@ -137,7 +137,7 @@ def check_supernet(config: SearchConfig) -> None:
     size = config.data.image_size
     try:
         with torch.device("meta"), torch.no_grad():
-            model = build_model(config, num_layers=1, in_channels=3, num_classes=2)
+            model = build_search_model(config, num_layers=1, in_channels=3, num_classes=2)
             model(torch.empty(2, 3, size, size))
     except RuntimeError as error:  # too large to count, or a registered operation's shapes
         raise ValueError(
@@ -174,7 +174,7 @@ class _Run:
         """Algorithm 1, lines 4-5: a fresh model and fresh optimisers for a stage."""
         seed_everything(derive_seed(self.config.seed, "stage", stage))
         self.stage = stage
-        self.model = build_model(
+        self.model = build_search_model(
             self.config,
             edge_ops,
             num_layers=self.config.stages[stage].num_layers,

@@ -21,7 +21,7 @@ from dasvit.costs import LiveMemory
 from dasvit.data.batch import EVAL_BATCH
 from dasvit.data.datasets import num_train_images
 from dasvit.search.config import SearchConfig
-from dasvit.search.model import SearchModel, build_model
+from dasvit.search.model import SearchModel, build_search_model
 from dasvit.search.step import BilevelStep
 from dasvit.spaces.cell.candidates import forget_fake_masks
 
@@ -117,7 +117,7 @@ def peak_of(make: Callable[[], Callable[[], object]], *, block: int = BLOCK) -> 
 
 def _stage_model(config: SearchConfig, stage: int) -> SearchModel:
     one = config.stages[stage]
-    return build_model(
+    return build_search_model(
         config,
         config.space.heaviest(one.num_ops),
         num_layers=one.num_layers,

@@ -12,7 +12,7 @@ from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.candidates import Candidates
 from dasvit.spaces.cell.supernet import SuperNet
 
-__all__ = ["Noise", "SearchModel", "build_model"]
+__all__ = ["Noise", "SearchModel", "build_search_model"]
 
 Noise = Mapping[str, Tensor]
 """What a method draws once per step; empty in evaluation."""
@@ -89,7 +89,7 @@ class SearchModel(nn.Module):
         return self.supernet(images, self.weights() if weights is None else weights)
 
 
-def build_model(
+def build_search_model(
     config: SearchConfig,
     edge_ops: EdgeOps | None = None,
     *,

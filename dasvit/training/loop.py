@@ -28,7 +28,7 @@ from dasvit.run.folder import check_folder, note_skipped, open_folder
 from dasvit.run.plugins import load_plugins
 from dasvit.run.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
 from dasvit.run.settings import config_to_dict
-from dasvit.spaces.cell.network import DASViT
+from dasvit.spaces.cell.derived_network import DerivedViT
 from dasvit.training.config import RetrainConfig
 from dasvit.training.model_folder import (
     MODEL_DIR,
@@ -39,7 +39,7 @@ from dasvit.training.model_folder import (
     model_card,
     save_model_folder,
 )
-from dasvit.training.networks import architecture, build_model, model_on_meta
+from dasvit.training.networks import architecture, build_network, model_on_meta
 from dasvit.training.recipe import (
     all_finite,
     check_optimizer,
@@ -285,7 +285,9 @@ def retrain(
         processes.wait()
 
     seed_everything(derive_seed(config.seed, "retrain"))
-    model = build_model(named, in_channels=data.in_channels, num_classes=data.num_classes).to(where)
+    model = build_network(named, in_channels=data.in_channels, num_classes=data.num_classes).to(
+        where
+    )
     facts = ModelFacts(
         *architecture(named, in_channels=data.in_channels, num_classes=data.num_classes),
         class_names=tuple(data.class_names),
@@ -300,7 +302,7 @@ def retrain(
     if processes.first:
         open_folder(out_dir, RETRAIN_KIND, settings)
         note_skipped(out_dir, data.skipped)
-        if isinstance(model, DASViT):
+        if isinstance(model, DerivedViT):
             model.genotype.save(own)
     training = Training(config, model, data, processes)
     if resume and checkpoint.exists():

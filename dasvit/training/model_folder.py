@@ -2,7 +2,7 @@
 
 It is the folder that timm and the Hugging Face Hub load, and the only form in which a trained
 network is kept: `timm.create_model("local-dir:PATH", pretrained=True)`, after
-`import dasvit.training.networks`, which registers the networks that timm does not have. A
+`import dasvit.models`, which registers the networks that timm does not have. A
 retraining and a sweep's best/ hold it as `model/`.
 """
 
@@ -322,8 +322,8 @@ def model_card(facts: ModelFacts, config: RetrainConfig, result: RetrainResult) 
         "seed": config.seed,
         "written by": ", ".join([f"dasvit {dasvit.__version__}", *versions]),
     }
-    module = timm.model_entrypoint(facts.architecture).__module__
-    modules = {module: "the architecture"} if module.startswith("dasvit.") else {}
+    ours = timm.model_entrypoint(facts.architecture).__module__.startswith("dasvit.")
+    modules = {"dasvit.models": "the architecture"} if ours else {}
     modules |= dict.fromkeys(plugins, "operations of its own")
     return _CARD.format(
         name=facts.architecture,

@@ -13,11 +13,11 @@ from torch.overrides import TorchFunctionMode
 
 import dasvit.training.autoformer  # noqa: F401, registers its model with timm
 from dasvit.run.files import first_line
+from dasvit.spaces.cell.derived_network import resolve_genotype
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES
-from dasvit.spaces.cell.network import resolve_genotype
 from dasvit.training.config import RetrainConfig
 
-__all__ = ["VIT", "architecture", "build_model", "model_on_meta"]
+__all__ = ["VIT", "architecture", "build_network", "model_on_meta"]
 
 VIT = "vit"
 """The baseline's name: a plain ViT of the same depth, width and patches."""
@@ -75,7 +75,7 @@ def architecture(
     return name, sized if timm.get_pretrained_cfg_value(name, "fixed_input_size") else args
 
 
-def build_model(config: RetrainConfig, *, in_channels: int, num_classes: int) -> nn.Module:
+def build_network(config: RetrainConfig, *, in_channels: int, num_classes: int) -> nn.Module:
     """The network that `config.model` names, freshly initialised.
 
     Raises:
@@ -126,17 +126,17 @@ def model_on_meta(
     """The network that `config.model` names, without memory, after a batch has passed through it.
 
     Raises:
-        ValueError: what `build_model` refuses, images that are too small for its layers, or
+        ValueError: what `build_network` refuses, images that are too small for its layers, or
             batches that are too small for its batch norms.
     """
     size = config.data.image_size
     where = f"images of {size} × {size}"
     with torch.device("meta"), torch.no_grad():
         try:
-            model = build_model(config, in_channels=in_channels, num_classes=num_classes)
+            model = build_network(config, in_channels=in_channels, num_classes=num_classes)
         except (ValueError, RuntimeError):  # a true refusal, which is raised again
             with _RealValues():
-                model = build_model(config, in_channels=in_channels, num_classes=num_classes)
+                model = build_network(config, in_channels=in_channels, num_classes=num_classes)
         model = model.to("meta")
         try:
             logits = model.eval()(torch.empty(2, in_channels, size, size))

@@ -12,7 +12,7 @@ from benchmarks.reference import ReferenceNet, ReferenceStep
 from benchmarks.workload import Cell, Sizes, candidates, literal_state, useful_flops
 from dasvit.data.batch import Batch
 from dasvit.search.architect import arch_gradient, weight_gradient
-from dasvit.search.model import build_model
+from dasvit.search.model import build_search_model
 from dasvit.search.step import BilevelStep
 from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.operations import build_operation
@@ -46,7 +46,7 @@ class TestSameMathematics:
             token_ratio=ratio,
             xi=xi,
         )
-        model = build_model(config, edge_ops, num_layers=3, in_channels=1, num_classes=3)
+        model = build_search_model(config, edge_ops, num_layers=3, in_channels=1, num_classes=3)
         with torch.no_grad():
             for p in model.weight_parameters():
                 p.add_(0.2 * torch.randn_like(p))

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from dasvit.spaces import CellSpace
 from dasvit.spaces.base import EdgeOps, Route
 from dasvit.spaces.cell.edges import SearchCell
-from dasvit.spaces.cell.fused import FusedCell
+from dasvit.spaces.cell.fused_edges import FusedCell
 from dasvit.spaces.cell.genotype import edge_list
 from dasvit.spaces.cell.supernet import SuperNet
 

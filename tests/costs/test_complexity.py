@@ -19,7 +19,7 @@ from dasvit.methods import DARTS
 from dasvit.search.model import SearchModel
 from dasvit.spaces import CellSpace
 from dasvit.spaces.base import Route
-from dasvit.spaces.cell.network import DASViT
+from dasvit.spaces.cell.derived_network import DerivedViT
 from dasvit.spaces.cell.operations import build_operation
 
 IMAGE = (3, 224, 224)
@@ -79,12 +79,12 @@ def test_selected_tokens_are_what_is_paid_for(where: str) -> None:
     kept = 8 + 1  # λ = 0.5 of the patches, and CLS
     selectors = 1 if where == "input" else depth * 4  # 4 edges a layer
     embedding_and_head = patches * dim * 3 * 8**2 + dim * 10
-    found = complexity(DASViT(**SMALL, token_ratio=0.5, token_where=where), (3, 32, 32))
+    found = complexity(DerivedViT(**SMALL, token_ratio=0.5, token_where=where), (3, 32, 32))
     assert found.macs_linear == (
         embedding_and_head + depth * 7 * kept * dim**2 + selectors * 2 * dim**2
     )
     assert found.macs_attention == depth * 2 * kept**2 * dim + selectors * patches * dim
-    assert found.macs_total < complexity(DASViT(**SMALL), (3, 32, 32)).macs_total
+    assert found.macs_total < complexity(DerivedViT(**SMALL), (3, 32, 32)).macs_total
 
 
 def test_a_supernet_counts_all_its_candidates() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dasvit.costs import Footprint, LiveMemory, footprint
-from dasvit.spaces.cell.network import DASViT
+from dasvit.spaces.cell.derived_network import DerivedViT
 
 
 def perceptron() -> nn.Module:
@@ -51,7 +51,7 @@ def saved(model: nn.Module, images: Tensor) -> int:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: DASViT(img_size=32, patch_size=4, embed_dim=48, depth=2, num_classes=10),
+        lambda: DerivedViT(img_size=32, patch_size=4, embed_dim=48, depth=2, num_classes=10),
         lambda: timm.create_model(
             "vit_tiny_patch16_224", img_size=32, patch_size=4, depth=2, num_classes=10
         ),
@@ -67,7 +67,7 @@ def test_training_is_what_autograd_saves(make: Callable[[], nn.Module]) -> None:
 
 
 def test_inference_is_the_peak_of_a_real_pass() -> None:
-    model = DASViT(img_size=32, patch_size=4, embed_dim=48, depth=2, num_classes=10).eval()
+    model = DerivedViT(img_size=32, patch_size=4, embed_dim=48, depth=2, num_classes=10).eval()
     with LiveMemory() as memory, torch.no_grad():
         model(torch.zeros(1, 3, 32, 32))
     found = footprint(model, (3, 32, 32))
@@ -77,7 +77,7 @@ def test_inference_is_the_peak_of_a_real_pass() -> None:
 
 def test_depth_costs_training_and_not_inference() -> None:
     shallow, deep = (
-        footprint(DASViT(img_size=32, patch_size=4, embed_dim=48, depth=d), (3, 32, 32))
+        footprint(DerivedViT(img_size=32, patch_size=4, embed_dim=48, depth=d), (3, 32, 32))
         for d in (4, 8)
     )
     assert deep.training > 1.8 * shallow.training

@@ -16,7 +16,7 @@ from support.runs import DIGITS, files_of
 from dasvit.cli import main
 from dasvit.data.config import DataConfig
 from dasvit.data.datasets import load_data
-from dasvit.data.folder import find_images as find_classes
+from dasvit.data.image_folder import find_class_images
 from dasvit.deploy.export import export
 from dasvit.deploy.predict import Prediction, Unreadable, predict, read_image, to_csv
 from dasvit.training.model_folder import ModelFacts, load
@@ -166,7 +166,7 @@ def test_of_a_long_image_the_middle_is_taken_as_in_training(tmp_path: Path, in_m
     data = load_data(config, CPU)
     facts = replace(RGB, image_size=12, mean=data.mean, std=data.std)
     images, labels = next(iter(data.test.batches(2)))
-    held_out = find_classes(tmp_path / "d", test_fraction=0.2).test
+    held_out = find_class_images(tmp_path / "d", test_fraction=0.2).test
     assert [label for _, label in held_out] == labels.tolist() == [0, 1]
     for (path, _), image in zip(held_out, images, strict=True):
         torch.testing.assert_close(read_image(Path(path), facts), image)

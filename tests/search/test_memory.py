@@ -29,7 +29,7 @@ from dasvit.search.memory import (
     usable,
     what_fits,
 )
-from dasvit.search.model import build_model
+from dasvit.search.model import build_search_model
 from dasvit.spaces import CellSpace
 from dasvit.spaces.cell.candidates import Candidates
 from dasvit.spaces.cell.operations import register_operation
@@ -69,7 +69,7 @@ def test_a_plan_is_what_a_real_step_takes(changes: dict, xi: float, token_ratio:
     planned = plan_stage(config, 0)
     assert torch.equal(torch.get_rng_state(), state)
     with LiveMemory(BLOCK) as memory:
-        model = build_model(config, num_layers=1, in_channels=3, num_classes=100)
+        model = build_search_model(config, num_layers=1, in_channels=3, num_classes=100)
         step = _step(config, model)
         step()
         resident = memory.peak = memory.live

@@ -14,7 +14,7 @@ from dasvit.methods import DARTS
 from dasvit.report.events import SearchEpoch, SearchResult, StageEnd
 from dasvit.search.config import SearchConfig
 from dasvit.search.loop import search
-from dasvit.search.model import SearchModel, build_model
+from dasvit.search.model import SearchModel, build_search_model
 from dasvit.search.step import BilevelStep
 
 
@@ -127,7 +127,7 @@ def test_one_stage_is_gone_before_the_next_takes_memory(
 
     def build(*args: object, **options: object) -> SearchModel:
         alive.append(sum(step() is not None for step in held))
-        return build_model(*args, **options)
+        return build_search_model(*args, **options)
 
     class Watched(BilevelStep):
         def __init__(self, config: SearchConfig, model: SearchModel) -> None:
@@ -135,7 +135,7 @@ def test_one_stage_is_gone_before_the_next_takes_memory(
             held.append(weakref.ref(self))
 
     monkeypatch.setattr(dasvit.search.loop, "BilevelStep", Watched)
-    monkeypatch.setattr(dasvit.search.loop, "build_model", build)
+    monkeypatch.setattr(dasvit.search.loop, "build_search_model", build)
     search(search_config(stage_epochs=1), tmp_path)
     assert len(held) == 3
     assert alive == [0] * len(alive)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dasvit.methods import DARTS
-from dasvit.spaces.cell.derive import derive, prune
+from dasvit.spaces.cell.derive import derive
 from dasvit.spaces.cell.genotype import Edge, Genotype
+from dasvit.spaces.cell.prune import prune
 
 NAMES = ("zero", "identity", "msa_h8", "mlp_r3")
 MORE = ("zero", "identity", "msa_h8", "msa_h12", "mlp_r0.5", "mlp_r3")

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from dasvit.spaces.base import EdgeOps
-from dasvit.spaces.cell.derive import derive, prune
+from dasvit.spaces.cell.derive import derive
 from dasvit.spaces.cell.genotype import Edge, Genotype
 from dasvit.spaces.cell.inherit import derived_network, inherit_weights
+from dasvit.spaces.cell.prune import prune
 from dasvit.spaces.cell.supernet import SuperNet
 
 

@@ -19,10 +19,10 @@ from dasvit.report.record import load_search_result
 from dasvit.run.checkpoint import CheckpointWriter, load_checkpoint
 from dasvit.search.config import SearchConfig
 from dasvit.search.loop import KIND, search
-from dasvit.search.model import SearchModel, build_model
+from dasvit.search.model import SearchModel, build_search_model
 from dasvit.search.step import BilevelStep, Found
 from dasvit.spaces.base import EdgeOps
-from dasvit.spaces.cell.fused import FusedCell
+from dasvit.spaces.cell.fused_edges import FusedCell
 
 SIX = ("zero", "identity", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r2")
 """Operations that fit a width of 8."""
@@ -56,7 +56,9 @@ def make_model(
     """A stage's model of two layers on grey images, random in all parameters: no bias is zero and
     no gain is one. The weights of MSA lie above the fairness bounds, those of MLP below."""
     layers = config.stages[0].num_layers
-    model = build_model(config, edge_ops, num_layers=layers, in_channels=1, num_classes=num_classes)
+    model = build_search_model(
+        config, edge_ops, num_layers=layers, in_channels=1, num_classes=num_classes
+    )
     with torch.no_grad():
         for p in model.weight_parameters():
             p.add_(0.2 * torch.randn_like(p))
@@ -166,7 +168,7 @@ def searched(config: SearchConfig, folder: Path) -> SearchModel:
     """The model in a folder's checkpoint."""
     state = load_checkpoint(folder / "checkpoint.pt", KIND)
     with torch.random.fork_rng(devices=[]):
-        model = build_model(
+        model = build_search_model(
             config,
             tuple(tuple(names) for names in state["edge_ops"]),
             num_layers=config.stages[state["stage"]].num_layers,

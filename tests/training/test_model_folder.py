@@ -116,13 +116,13 @@ def test_the_card(trained_encoder: Path) -> None:
         "| epochs | 2 |",
         "o_0 = msa_h2(e_{k-2}) + mlp_r0.5(e_{k-1})\n",
         "the middle 8 × 8\ncut out",
-        "import dasvit.spaces.cell.network  # registers the architecture",
+        "import dasvit.models  # registers the architecture",
     ):
         assert part in text
     assert "--plugins" not in text
     facts, config = load(trained_encoder).facts, load_retrain_config(trained_encoder)
     other = replace(facts, architecture="autoformer_base_patch16_224", model_args={})
-    assert "import dasvit.training.autoformer  #" in model_card(other, config, result)
+    assert "import dasvit.models  #" in model_card(other, config, result)
     other = replace(other, architecture="vit_base_patch16_224")
     assert "import dasvit" not in model_card(other, config, result)
     text = model_card(facts, replace(config, plugins=("mine.ops",)), result)

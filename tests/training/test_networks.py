@@ -10,12 +10,12 @@ import torch
 from support.runs import few_images, retrain_config
 
 from dasvit.data.config import DataConfig
+from dasvit.spaces.cell.derived_network import DerivedViT
 from dasvit.spaces.cell.genotype import Edge, Genotype
-from dasvit.spaces.cell.network import DASViT
 from dasvit.training.autoformer import AutoFormer
 from dasvit.training.config import RetrainConfig
 from dasvit.training.loop import retrain
-from dasvit.training.networks import build_model, model_on_meta
+from dasvit.training.networks import build_network, model_on_meta
 
 CONVOLUTIONAL = (
     *("vgg16", "vgg19", "resnet50", "resnet152", "efficientnet_b7", "regnety_120", "regnety_160"),
@@ -60,15 +60,15 @@ def test_models_by_name(tmp_path: Path) -> None:
     sizes = {"in_channels": 1, "num_classes": 7}
     for name in ("dasvit_cifar10", str(tmp_path / "found.json")):
         Genotype(((Edge(0, "msa_h2"),),)).save(tmp_path / "found.json")
-        model: Any = build_model(
+        model: Any = build_network(
             retrain_config(model=name, dim=24, depth=3, dropout=0.3, drop_path=0.2), **sizes
         )
-        assert isinstance(model, DASViT)
+        assert isinstance(model, DerivedViT)
         assert (len(model.blocks), model.embed_dim, model.num_classes) == (3, 24, 7)
         rates = [getattr(block.drop_path, "drop_prob", 0.0) for block in model.blocks]
         assert rates == pytest.approx([0.0, 0.1, 0.2])
         assert {m.p for m in model.blocks.modules() if type(m) is torch.nn.Dropout} == {0.3}
-    vit: Any = build_model(retrain_config(dim=24, depth=3, vit_heads=6, drop_path=0.2), **sizes)
+    vit: Any = build_network(retrain_config(dim=24, depth=3, vit_heads=6, drop_path=0.2), **sizes)
     assert (len(vit.blocks), vit.embed_dim, vit.blocks[0].attn.num_heads) == (3, 24, 6)
     assert vit.patch_embed.img_size == (8, 8) and vit.patch_embed.proj.in_channels == 1
     assert vit.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)

@@ -17,7 +17,7 @@ from dasvit.run.distributed import Processes
 from dasvit.spaces.cell.edges import DerivedCell
 from dasvit.spaces.cell.supernet import SuperNet
 from dasvit.training.loop import Training
-from dasvit.training.networks import build_model
+from dasvit.training.networks import build_network
 from dasvit.training.recipe import (
     clip_gradients,
     make_average,
@@ -128,7 +128,7 @@ def training(**changes: Any) -> Training:
     config = retrain_config(**changes)
     data = load_data(config.data, CPU)
     torch.manual_seed(0)
-    model = build_model(config, in_channels=1, num_classes=10)
+    model = build_network(config, in_channels=1, num_classes=10)
     data = replace(data, train=data.train.subset(torch.arange(96)))
     return Training(config, model, data, Processes())
 

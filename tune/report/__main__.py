@@ -19,6 +19,7 @@ def rebuild(root: Path) -> Path:
         ValueError: no sweep there, one that is being run, or one without a finished trial.
     """
     from dasvit.commands.arguments import preset_from_argv
+    from dasvit.presets import DEFAULT_PRESET
     from dasvit.run.plugins import load_plugins
     from tune.folder import ResultFolder
     from tune.plan import Plan
@@ -32,7 +33,7 @@ def rebuild(root: Path) -> Path:
     plan = Plan.from_dict(values.get("settings", {}))
     runs = values.get("runs", [])
     command = shlex.split(runs[-1]["command"]) if runs else []
-    preset = preset_from_argv(command, "digits").name
+    preset = preset_from_argv(command, DEFAULT_PRESET).name
     load_plugins(plan.search.plugins)
     with folder.lock():
         outcome = gather(plan, folder, name=folder.root.name, wall=wall_of(runs))

@@ -1,58 +1,15 @@
-"""From scores of the candidates to what a stage keeps, and to the genotype. Pure."""
+"""From scores of the candidates to the genotype. Pure."""
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.genotype import Edge, Genotype, edge_list
 from dasvit.spaces.cell.operations import ZERO
 
-__all__ = ["derive", "prune"]
-
-
-def prune(
-    scores: Float[Tensor, "edges ops"],
-    edge_ops: Sequence[tuple[str, ...]],
-    num_ops: int,
-    *,
-    zero: str = "ranked",
-) -> tuple[EdgeOps, Int[Tensor, "edges kept"]]:
-    """The `num_ops` candidates of highest score on each edge (Algorithm 1, lines 17-18).
-
-    Every edge decides for itself, as in P-DARTS. Ties keep the earlier candidate, and the survivors
-    keep their order.
-
-    Args:
-        scores: (edges, ops), larger is better.
-        edge_ops: the candidates of each row.
-        num_ops: how many an edge keeps.
-        zero: "ranked" (like the others) or "first" (dropped before any other).
-
-    Returns:
-        The surviving names, and their columns (edges, num_ops).
-
-    Raises:
-        ValueError: more asked for than there are, scores that are not finite, or another `zero`.
-    """
-    if zero not in ("ranked", "first"):
-        raise ValueError(f"zero must be ranked or first, but got {zero!r}")
-    if not scores.isfinite().all():
-        raise ValueError(f"scores must be finite to prune by, but got {scores.tolist()}")
-    if num_ops > scores.shape[1]:
-        raise ValueError(f"cannot keep {num_ops} of {scores.shape[1]} candidates")
-    columns = []
-    for row, names in zip(scores.tolist(), edge_ops, strict=True):
-        last = [zero == "first" and name == ZERO for name in names]
-        ranked = sorted(range(len(names)), key=lambda i: (last[i], -row[i], i))
-        columns.append(sorted(ranked[:num_ops]))
-    kept = tuple(
-        tuple(names[i] for i in index) for names, index in zip(edge_ops, columns, strict=True)
-    )
-    return kept, torch.tensor(columns, device=scores.device)
+__all__ = ["derive"]
 
 
 def derive(

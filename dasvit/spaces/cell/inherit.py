@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from dasvit.spaces.cell.derived_network import DerivedViT
 from dasvit.spaces.cell.edges import DerivedCell, MixedEdge, PartialEdge, SearchCell
-from dasvit.spaces.cell.fused import FusedCell
+from dasvit.spaces.cell.fused_edges import FusedCell
 from dasvit.spaces.cell.genotype import Genotype, edge_list
-from dasvit.spaces.cell.network import DASViT
 from dasvit.spaces.cell.supernet import SuperNet
 
 __all__ = ["derived_network", "inherit_weights"]
@@ -72,7 +72,7 @@ def inherit_weights(old: SuperNet, new: SuperNet, *, order: str = "cyclic") -> N
 
 
 @torch.no_grad()
-def derived_network(supernet: SuperNet, genotype: Genotype) -> DASViT:
+def derived_network(supernet: SuperNet, genotype: Genotype) -> DerivedViT:
     """The derived network at the supernet's depth with the supernet's weights.
 
     Token selection stays as it was in the supernet, so that the two see the same tokens: with
@@ -85,7 +85,7 @@ def derived_network(supernet: SuperNet, genotype: Genotype) -> DASViT:
     """
     patches: Any = supernet.embedding.patches  # timm types its sizes as less than they are
     with torch.random.fork_rng(devices=[]):
-        network = DASViT(
+        network = DerivedViT(
             genotype,
             img_size=patches.img_size[0],
             patch_size=patches.patch_size[0],

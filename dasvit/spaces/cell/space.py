@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dasvit.spaces.cell.candidates import Candidates
+    from dasvit.spaces.cell.derived_network import DerivedViT
     from dasvit.spaces.cell.genotype import Genotype
-    from dasvit.spaces.cell.network import DASViT
     from dasvit.spaces.cell.supernet import SuperNet
 
 __all__ = ["CellSpace"]
@@ -120,7 +120,7 @@ class CellSpace:
         self, scores: Float[Tensor, "edges ops"], edge_ops: EdgeOps, num_ops: int, *, zero: str
     ) -> tuple[EdgeOps, Int[Tensor, "edges kept"]]:
         """What each edge keeps in the next stage, by name and by column (lines 17-18)."""
-        from dasvit.spaces.cell.derive import prune
+        from dasvit.spaces.cell.prune import prune
 
         return prune(scores, edge_ops, num_ops, zero=zero)
 
@@ -147,7 +147,7 @@ class CellSpace:
 
         return random_genotype(self, seed)
 
-    def network(self, supernet: SuperNet, genotype: Genotype) -> DASViT:
+    def network(self, supernet: SuperNet, genotype: Genotype) -> DerivedViT:
         """The network of a genotype with the weights of a supernet that holds its operations."""
         from dasvit.spaces.cell.inherit import derived_network
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dasvit.spaces.base import Route
 from dasvit.spaces.cell.edges import SearchCell
-from dasvit.spaces.cell.fused import FusedCell
+from dasvit.spaces.cell.fused_edges import FusedCell
 from dasvit.spaces.cell.genotype import edge_list
 from dasvit.spaces.cell.operations import init_linear
 from dasvit.spaces.cell.tokens import TokenEmbedding, TokenSelector, check_selection

@@ -13,7 +13,7 @@ from dasvit.search.architect import arch_gradient, weight_gradient
 from dasvit.search.model import SearchModel
 from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.edges import SearchCell
-from dasvit.spaces.cell.fused import FusedCell
+from dasvit.spaces.cell.fused_edges import FusedCell
 from dasvit.spaces.cell.supernet import SuperNet
 
 TINY = ("zero", "identity", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r2")

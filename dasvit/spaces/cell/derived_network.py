@@ -17,7 +17,7 @@ from dasvit.spaces.cell.genotype import NAMED_GENOTYPES, Genotype
 from dasvit.spaces.cell.operations import init_linear
 from dasvit.spaces.cell.tokens import TokenSelector, check_selection, init_embedding
 
-__all__ = ["DASViT", "resolve_genotype"]
+__all__ = ["DerivedViT", "resolve_genotype"]
 
 
 def resolve_genotype(genotype: Genotype | dict[str, Any] | str | Path) -> Genotype:
@@ -39,7 +39,7 @@ def resolve_genotype(genotype: Genotype | dict[str, Any] | str | Path) -> Genoty
     return Genotype.load(genotype)
 
 
-class DASViT(VisionTransformer):
+class DerivedViT(VisionTransformer):
     """timm's ViT with the encoder of a genotype: each block reads the outputs of the two before it.
 
     Embedding, positions, pooling, head and all methods are timm's; the blocks have no residual
@@ -231,10 +231,10 @@ def _build(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **kwargs: Any,
-) -> DASViT:
+) -> DerivedViT:
     with nullcontext() if device is None else torch.device(device):
         model = build_model_with_cfg(
-            DASViT,
+            DerivedViT,
             variant,
             pretrained,
             pretrained_filter_fn=checkpoint_filter_fn,
@@ -245,26 +245,26 @@ def _build(
 
 
 @register_model
-def dasvit(pretrained: bool = False, **kwargs: Any) -> DASViT:
+def dasvit(pretrained: bool = False, **kwargs: Any) -> DerivedViT:
     """A derived network from `genotype=…` at any width, depth, patch and image size."""
     return _build("dasvit", pretrained, **kwargs)
 
 
 @register_model
-def dasvit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> DASViT:
+def dasvit_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> DerivedViT:
     """The paper's encoder (8 heads) at its size: 12 layers, width 768, patch 16, 224 pixels."""
     return _build("dasvit_base_patch16_224", pretrained, **kwargs)
 
 
 @register_model
-def dasvit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> DASViT:
+def dasvit_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> DerivedViT:
     """The paper's encoder (8 heads) at width 384."""
     kwargs.setdefault("embed_dim", 384)
     return _build("dasvit_small_patch16_224", pretrained, **kwargs)
 
 
 @register_model
-def dasvit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> DASViT:
+def dasvit_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> DerivedViT:
     """The paper's encoder (8 heads) at width 192."""
     kwargs.setdefault("embed_dim", 192)
     return _build("dasvit_tiny_patch16_224", pretrained, **kwargs)

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from support.batches import all_of, write_folder, write_image
 
-import dasvit.data.folder
+import dasvit.data.image_folder
 from dasvit.data.config import DataConfig
 from dasvit.data.datasets import check_data, load_data
-from dasvit.data.folder import FoundImages, find_images
+from dasvit.data.image_folder import FoundImages, find_class_images
 from dasvit.data.images import open_image, square_pixels
 from dasvit.data.splits import TensorSplit
 from dasvit.data.stream import FolderSplit
@@ -37,7 +37,7 @@ def config(root: Path, **changes: Any) -> DataConfig:
 
 
 def listed(root: Path, fraction: float = 0.2) -> FoundImages:
-    found = find_images(root, test_fraction=fraction)
+    found = find_class_images(root, test_fraction=fraction)
     assert not {path for path, _ in found.train} & {path for path, _ in found.test}
     for part in (found.train, found.test):
         assert all(Path(path).relative_to(root) for path, _ in part)
@@ -235,7 +235,7 @@ def test_streamed_and_held_images_are_the_same(
 def test_auto_is_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write_folder(tmp_path / "d")
     assert isinstance(load_data(config(root), CPU).train, TensorSplit)
-    monkeypatch.setattr(dasvit.data.folder, "IN_MEMORY_BYTES", 15 * 3 * 64 - 1)
+    monkeypatch.setattr(dasvit.data.image_folder, "IN_MEMORY_BYTES", 15 * 3 * 64 - 1)
     assert isinstance(load_data(config(root), CPU).train, FolderSplit)
 
 
@@ -247,13 +247,13 @@ def test_a_record_is_kept_until_a_file_changes(
     first = load_data(streamed, CPU)
     [record] = (cache / "folders").iterdir()
     assert json.loads(record.read_text())["bad"] == {}
-    verify, calls = dasvit.data.folder._verify, []
+    verify, calls = dasvit.data.image_folder._verify, []
 
     def counted(*args: Any) -> dict[str, Any]:
         calls.append(args)
         return verify(*args)
 
-    monkeypatch.setattr(dasvit.data.folder, "_verify", counted)
+    monkeypatch.setattr(dasvit.data.image_folder, "_verify", counted)
     assert load_data(streamed, CPU).mean == first.mean
     assert not calls
     (root / "cat" / "00.png").write_bytes(b"broken since")

@@ -11,8 +11,8 @@ import torch
 from support import reference
 from timm.models import group_parameters
 
+from dasvit.spaces.cell.derived_network import resolve_genotype
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES, Edge, Genotype
-from dasvit.spaces.cell.network import resolve_genotype
 
 ENCODER = Genotype(
     ((Edge(0, "msa_h2"), Edge(1, "mlp_r2")), (Edge(1, "identity"), Edge(2, "msa_h4")))

@@ -33,7 +33,7 @@ from dasvit.data.stream import FolderSplit, Sample
 from dasvit.run.files import write_atomic
 from dasvit.run.seed import generator
 
-__all__ = ["IN_MEMORY_BYTES", "FoundImages", "find_images", "folder_data"]
+__all__ = ["IN_MEMORY_BYTES", "FoundImages", "find_class_images", "folder_data"]
 
 TEST_FOLDERS = ("test", "val", "valid", "validation")
 """Where test images are looked for, in this order."""
@@ -80,7 +80,9 @@ class FoundImages:
         return replace(self, train=parts["training"], test=parts["test"])
 
 
-def find_images(root: Path, *, test_fraction: float, classes: tuple[str, ...] = ()) -> FoundImages:
+def find_class_images(
+    root: Path, *, test_fraction: float, classes: tuple[str, ...] = ()
+) -> FoundImages:
     """List a folder of images.
 
     Args:
