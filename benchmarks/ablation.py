@@ -29,7 +29,7 @@ from benchmarks.search_step import common_arguments, prepare
 from benchmarks.tables import read, tables
 from benchmarks.workload import Cell, Runner, Sizes, make_batches, make_ours
 from dasvit.search import architect
-from dasvit.spaces.cell import fused
+from dasvit.spaces.cell import fused_edges
 from dasvit.spaces.cell.weighted_linear import weighted_linear
 
 AS_SHIPPED = "as shipped"
@@ -62,7 +62,7 @@ def ablations(
         "encoders not fused": ours(fused=False),
         "alpha pass with weights not frozen": ours(nothing_frozen),
         "attention by its formula": ours(partial(sdpa_kernel, SDPBackend.MATH)),
-        "GELU kept": ours(partial(patch.object, fused, "weighted_linear", _kept_gelu)),
+        "GELU kept": ours(partial(patch.object, fused_edges, "weighted_linear", _kept_gelu)),
         f"{other} instead of {precision}": ours(precision=other),
         "with recomputation": ours(recompute=True),
     }
