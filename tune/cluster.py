@@ -1,6 +1,5 @@
 """Connecting to Ray, and what its cluster has room for."""
 
-import importlib.util
 import logging
 import math
 import os
@@ -37,9 +36,7 @@ STORAGE_SECONDS = 10.0
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # How often Ray Train's controller looks at its worker, and with it takes reports (default 2 s).
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # The worker writes its own TensorBoard files and JSON lines; Tune's copies would double them.
+    # The trial writes its own TensorBoard files; of Tune's records `tune.experiment` chooses.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # A trial's score exists only at its end; the epochs' reports are for the live view.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -51,16 +48,6 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 """Ray's settings, for this process and the workers."""
-
-LOCAL_ENVIRONMENT = {
-    # A trial is several processes: with two cores Ray would start two at a time, and warn.
-    "RAY_worker_maximum_startup_concurrency": "8",
-    # One process a trial less each: nobody takes this machine away, or reads its metrics.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_preload_python_modules": "tune.fewer_collections",
-}
-"""More of them for a cluster of our own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -236,13 +223,8 @@ def connect(address: str | None) -> Iterator[Cluster]:
         address: of a running cluster ("auto", "host:6379"), or None.
 
     Raises:
-        ValueError: no cluster at that address, or Ray's dashboard parts are not installed.
+        ValueError: no cluster at that address.
     """
-    if importlib.util.find_spec("aiohttp") is None:
-        # Without the dashboard, Ray Train cannot free what a stopped trial held: the next hangs.
-        raise ValueError(
-            'aiohttp is not installed, and Ray Train needs it: pip install "ray[default]"'
-        )
     os.environ.update(ENVIRONMENT)
     _import_here_and_in_workers()
     import ray  # reads the environment when it is imported
@@ -250,7 +232,6 @@ def connect(address: str | None) -> Iterator[Cluster]:
 
     try:
         if address is None:
-            os.environ.update(LOCAL_ENVIRONMENT)
             # Ray's ports are open to the network, and whoever may use them runs code here. Without
             # a mode Ray asks for its token; set now, after the import, "token" would not reach all
             # of its parts.

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 from support.events import SEARCH_RESULT
 from support.sweep_process import SweepProcess
+from tune.job import Job
+from tune.report.gather import gather_searches
+from tune.sweep import asha
+from tune.trainable import SearchSetup, stop_recorder
 
 from dasvit.report.record import save_result
 from dasvit.search.config import SearchConfig
 from tune import trainable
 from tune.cluster import Demand
-from tune.job import Job
 from tune.options import parse_options
 from tune.plan import Plan
-from tune.report.gather import gather_searches
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.space import first_draws
-from tune.sweep import asha
-from tune.trainable import SearchSetup, stop_recorder
-from tune.trials import STOP_FILE
+from tune.trial_folder import STOP_FILE
 
 ASHA = "--scheduler asha --seeds 1 --metric supernet_accuracy"
 DRAW = {CONFIG_INDEX: 3, TRIAL_INDEX: 0}

@@ -1,8 +1,9 @@
 import dataclasses
 from pathlib import Path
 
-from dasvit.search.config import SearchConfig
 from tune.check_best import CheckSetup, draws
+
+from dasvit.search.config import SearchConfig
 from tune.cluster import Demand
 from tune.report.aggregate import rank_configs
 

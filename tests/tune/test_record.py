@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 
 from tune.cluster import Demand
-from tune.folder import ResultFolder
-from tune.record import SweepRecord
+from tune.store import ResultFolder, SweepRecord
 
 NEED = Demand(cpus=1, gpus=0.0, concurrent=2)
 

@@ -22,9 +22,9 @@ from dasvit.spaces.cell.genotype import Genotype
 from dasvit.spaces.cell.sample import distinct_random_genotypes
 from dasvit.training.loop import evaluate
 from tune.cluster import Cluster
-from tune.folder import open_folder
 from tune.options import parse_options
 from tune.run_search import main
+from tune.store import open_folder
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tune" / "run_search.py"

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from tune.folder import ResultFolder, open_folder, set_aside
 from tune.plan import Plan
+from tune.store import ResultFolder, open_folder, set_aside
 
 SETTINGS = {"search": {"dim": 8, "operations": ("a", "b")}, "seeds": 2}
 

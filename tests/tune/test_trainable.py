@@ -10,6 +10,9 @@ from ray.train import FailureConfig
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.state.exception import RayStateApiException
+from tune.job import Job, JobError
+from tune.trainable import RetrainSetup, SearchSetup, failure_recorder, root_cause
+from tune.trainer import RestartPolicy
 
 from dasvit.data.config import DataConfig
 from dasvit.report.record import read_trace
@@ -17,12 +20,9 @@ from dasvit.search.config import SearchConfig
 from dasvit.training.config import RetrainConfig
 from tune import trainable, worker
 from tune.cluster import Demand
-from tune.job import Job, JobError
 from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
 from tune.space import first_draws
-from tune.trainable import RetrainSetup, SearchSetup, failure_recorder, root_cause
-from tune.trainer import RestartPolicy
-from tune.trials import ERROR_FILE, STOP_FILE, load_search_trial, read_failure, read_stop
+from tune.trial_folder import ERROR_FILE, STOP_FILE, load_search_trial, read_failure, read_stop
 
 NEED = Demand(cpus=1, gpus=0.0, concurrent=2)
 

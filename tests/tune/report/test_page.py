@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tune.report.page import page_text, scatter_figure
-from tune.trials import Failure
+from tune.trial_folder import Failure
 
 VOID = {"meta", "link", "img", "br"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)

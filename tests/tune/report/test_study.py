@@ -7,9 +7,9 @@ import optuna
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-
 from tune.report.study import JOURNAL_FILE, importances, write_study
-from tune.trials import StoppedTrial
+
+from tune.trial_folder import StoppedTrial
 
 
 def read(path: Path) -> optuna.Study:
