@@ -65,14 +65,14 @@ class SweepOptions:
     """Seeds a retraining: --retrain.seed and the numbers after it (default: as --seeds)."""
     scheduler: Scheduler = "none"
     """asha stops searches early whose supernet lags behind the others' at the same epoch. Needs
-    --seeds 1 and --metric supernet_accuracy; which ones it stops depends on timing."""
+    --metric supernet_accuracy; which ones it stops depends on timing."""
     grace_epochs: int | None = None
     """Epochs that ASHA leaves every search (default: all epochs over reduction_factor squared)."""
     reduction_factor: int | None = None
     """ASHA lets one search in so many go on at each of its rungs (default: 3)."""
     objectives: str = ACCURACY
     """accuracy; or with macs or params after it (accuracy,macs), Optuna also minimises what the
-    encoders cost at the retraining's size, and the Pareto front is retrained. Needs --seeds 1."""
+    encoders cost at the retraining's size, and the Pareto front is retrained."""
     space: str | None = None
     """Your own outer space, FILE.py:function, called as `outer_space` in tune/space.py is
     (docs/sweep.md)."""
@@ -153,12 +153,6 @@ class SweepOptions:
             )
         self._check_scheduler()
         several = len(parse_objectives(self.objectives)) > 1
-        if several and self.seeds != 1:
-            raise ValueError(
-                f"--objectives {self.objectives} with --seeds {self.seeds}: Ray repeats no trial "
-                "of several objectives; use --seeds 1, and --check-seeds K to search the front "
-                "again on K more"
-            )
         if several and self.scheduler != "none":
             raise ValueError(
                 f"--objectives {self.objectives} with --scheduler {self.scheduler}: a search that "
@@ -184,11 +178,6 @@ class SweepOptions:
             return
         if epochs < 2:
             raise ValueError("--scheduler asha: a search of one epoch cannot be stopped early")
-        if self.seeds != 1:
-            raise ValueError(
-                f"--scheduler asha with --seeds {self.seeds}: partial scores of several seeds have "
-                "no mean; use --seeds 1, and --check-seeds K to search the best on K more"
-            )
         if self.search.eval_epochs != 1:
             raise ValueError(
                 f"--scheduler asha with --eval-epochs {self.search.eval_epochs}: ASHA "

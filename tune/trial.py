@@ -302,6 +302,9 @@ def _work(loop_config: dict[str, Any]) -> None:
         if workers > 1:
             job.record_failure(str(error))
         raise
+    finally:
+        if write is not None:
+            write.close()
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:
