@@ -1,4 +1,4 @@
-"""cluster/gpu.yaml: nothing to fill in, valid for Ray, shared storage, no port for everyone but ssh."""
+"""cluster/gpu.yaml: nothing to fill in, valid for Ray, shared storage, open to ssh alone."""
 
 import copy
 import json
@@ -151,7 +151,7 @@ def test_the_head_exports_the_folder_to_private_addresses(
 ) -> None:
     (share,) = config["initialization_commands"]
     calls = node.run(share)
-    assert [call for call in calls if "install" in call][0].endswith("nfs-kernel-server")
+    assert next(call for call in calls if "install" in call).endswith("nfs-kernel-server")
     assert calls[-1] == "exportfs -ra"
     assert not any(call.startswith("mount ") for call in calls)
     path, options, *clients = (node.folder / "dasvit.exports").read_text().split()
@@ -168,7 +168,7 @@ def test_a_worker_mounts_it_as_soon_as_the_head_exports_it(
 ) -> None:
     (share,) = config["initialization_commands"]
     calls = node.run(share, head_ip="10.0.0.7")
-    assert [call for call in calls if "install" in call][0].endswith("nfs-common")
+    assert next(call for call in calls if "install" in call).endswith("nfs-common")
     assert calls.count(MOUNT) == 4  # three before the export
     assert not any(call.startswith(("exportfs", "chown")) for call in calls)
     assert node.run(share, head_ip="10.0.0.7") == ["mountpoint -q /mnt/dasvit"]
@@ -228,7 +228,9 @@ def test_ray_starts_it_on_a_simulated_aws(tmp_path: Path, monkeypatch: pytest.Mo
         ec2 = boto3.client("ec2", region_name=raw["provider"]["region"])
         final = _bootstrap_config(raw, no_config_cache=True)
         nodes = final["available_node_types"]
-        zones = {zone["ZoneName"] for zone in ec2.describe_availability_zones()["AvailabilityZones"]}
+        zones = {
+            zone["ZoneName"] for zone in ec2.describe_availability_zones()["AvailabilityZones"]
+        }
         name = "ray-autoscaler-dasvit"  # as in the file's line that narrows ssh
         assert TEXT.count(f"--group-name {name} ") == 2
 
