@@ -13,6 +13,7 @@ from dasvit.report.style import save_figure
 from dasvit.run.files import replace_folder, write_atomic
 from dasvit.spaces.cell.genotype import Genotype
 from tune.folder import ResultFolder
+from tune.report.means import write_means
 from tune.report.outcome import VIT, Outcome, best_retraining
 from tune.report.page import leaderboard_text, page_text
 from tune.report.study import JOURNAL_FILE, write_study
@@ -45,8 +46,8 @@ def save_genotypes(outcome: Outcome, folder: ResultFolder) -> None:
 
 
 def write_results(outcome: Outcome, folder: ResultFolder, *, preset: str) -> None:
-    """Write leaderboard.md, leaderboard.csv, genotypes.json, genotypes/, optuna.journal, best/ and
-    report.html.
+    """Write leaderboard.md, leaderboard.csv, genotypes.json, genotypes/, optuna.journal, mean/,
+    best/ and report.html.
 
     Args:
         outcome: what the sweep has computed.
@@ -56,6 +57,7 @@ def write_results(outcome: Outcome, folder: ResultFolder, *, preset: str) -> Non
     save_genotypes(outcome, folder)
     if outcome.configs:
         write_study(folder.root / JOURNAL_FILE, outcome)
+    write_means(outcome, folder)
     _copy_best(outcome, folder)
     for name, text in {
         "leaderboard.md": leaderboard_text(outcome),
