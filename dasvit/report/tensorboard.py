@@ -207,7 +207,7 @@ def _add_genotype(writer: SummaryWriter, tag: str, genotype: Genotype, step: int
 
 def _table(settings: Mapping[str, Any]) -> str:
     """Settings as a table of Markdown, a line each."""
-    lines = (f"| `{name}` | `{value}` |" for name, value in _flat(settings))
+    lines = (f"| `{name}` | {value and f'`{value}`'} |" for name, value in _flat(settings))
     return "\n".join(("| setting | value |", "| --- | --- |", *lines))
 
 
