@@ -172,6 +172,7 @@ def test_all_settings_are_one_card(tmp_path: Path) -> None:
     settings = {
         "layers": [2, 4],
         "data": {"dataset": "digits", "url": None},
+        "plugins": [],
         "seed": 3,
         "epochs": 2,
     }
@@ -186,6 +187,7 @@ def test_all_settings_are_one_card(tmp_path: Path) -> None:
         "| `layers` | `2, 4` |",
         "| `data.dataset` | `digits` |",
         "| `data.url` | `None` |",
+        "| `plugins` |  |",
         "| `seed` | `3` |",
         "| `epochs` | `2` |",
     ]
