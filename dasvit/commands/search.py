@@ -50,6 +50,7 @@ def run(args: Args) -> None:
     from dasvit.report.style import save_figure
     from dasvit.report.tensorboard import TensorBoardReport
     from dasvit.run.environment import resolve_device
+    from dasvit.run.settings import config_to_dict
     from dasvit.search.loop import check_search, load_search_config, search
     from dasvit.search.memory import device_memory, shortfall
     from dasvit.spaces.cell.genotype import Genotype
@@ -62,7 +63,7 @@ def run(args: Args) -> None:
     if available and (warning := shortfall(config, available, _told)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     print(f"searching {config.data.dataset} on {device}, results in {out}", flush=True)
-    report = tee(TensorBoardReport(out, config.outer_settings), ProgressReport())
+    report = tee(TensorBoardReport(out, config_to_dict(config)), ProgressReport())
     resume = args.resume is not None
     with interruptible("search", out):
         search(config, out, report=report, resume=resume, device=args.device)

@@ -7,6 +7,7 @@ progress line, or a test's `list.append`. Accuracies are ratios in [0, 1], times
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dasvit.spaces.base import EdgeOps
@@ -22,6 +23,7 @@ __all__ = [
     "StageEnd",
     "edge_name",
     "mean_entropy",
+    "model_name",
     "operation_share",
     "scalars",
     "tee",
@@ -166,6 +168,15 @@ def tee(*reports: Report) -> Report:
 def edge_name(source: int, node: int) -> str:
     """`e_{k-1}->o_0`, as in TensorBoard tags and figures."""
     return f"{source_name(source)}->o_{node}"
+
+
+def model_name(model: str) -> str:
+    """`RetrainConfig.model` as people call it: a genotype's file by its own name, or by its
+    folder's where it is `genotype.json`."""
+    path = Path(model)
+    if path.suffix != ".json":
+        return model
+    return path.parent.name if path.stem == "genotype" else path.stem
 
 
 def operation_share(weights: Sequence[Sequence[float]], edge_ops: EdgeOps, name: str) -> float:

@@ -12,6 +12,7 @@ from dasvit.report.statistics import Spread
 from dasvit.report.style import save_figure
 from dasvit.run.files import replace_folder, write_atomic
 from dasvit.spaces.cell.genotype import Genotype
+from tune.report.means import write_means
 from tune.report.outcome import VIT, Outcome, best_retraining
 from tune.report.page import leaderboard_text, page_text
 from tune.report.tables import scores
@@ -44,7 +45,8 @@ def save_genotypes(outcome: Outcome, folder: ResultFolder) -> None:
 
 
 def write_results(outcome: Outcome, folder: ResultFolder, *, preset: str) -> None:
-    """Write leaderboard.md, leaderboard.csv, genotypes.json, genotypes/, best/ and report.html.
+    """Write leaderboard.md, leaderboard.csv, genotypes.json, genotypes/, mean/, best/ and
+    report.html.
 
     Args:
         outcome: what the sweep has computed.
@@ -52,6 +54,7 @@ def write_results(outcome: Outcome, folder: ResultFolder, *, preset: str) -> Non
         preset: that the plan began from, for the commands that the report shows.
     """
     save_genotypes(outcome, folder)
+    write_means(outcome, folder)
     _copy_best(outcome, folder)
     for name, text in {
         "leaderboard.md": leaderboard_text(outcome),
