@@ -40,7 +40,6 @@ from tune.report.outcome import Outcome
 from tune.report.results import save_genotypes, write_results
 from tune.retrain_best import run_retrain_trials
 from tune.searcher import result_lag
-from tune.signals import sigterm_as_ctrl_c
 from tune.space import first_draws, outer_space
 from tune.sweep import asha, run_search_trials
 
@@ -86,8 +85,7 @@ def run(options: SweepOptions, command: str) -> int:
             print(f"{folder.root} holds this sweep already, finished: nothing to run\n")
         else:
             print_plan(plan, options.preset, folder, space)
-            # Once more: Ray puts a handler of its own in place.
-            with connect(address) as cluster, sigterm_as_ctrl_c():
+            with connect(address) as cluster:
                 _compute(_Run(options, plan, space, folder, record, state), cluster)
             record.save()
             outcome = state()

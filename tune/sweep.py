@@ -14,6 +14,7 @@ from dasvit.search.config import SearchConfig
 from dasvit.training.config import RetrainConfig
 from tune.cluster import Demand
 from tune.objectives import ACCURACY
+from tune.own_callbacks import callbacks_of
 from tune.progress import Progress
 from tune.report.gather import gather_searches
 from tune.searcher import CONFIG_INDEX, make_searcher
@@ -168,7 +169,7 @@ def fit(
         run_config=tune.RunConfig(
             name=name,
             storage_path=str(ray_dir),
-            callbacks=[progress],
+            callbacks=[progress, *callbacks_of(name)],
             failure_config=tune.FailureConfig(max_failures=DRIVER_RESTARTS),
             verbose=0,
         ),
