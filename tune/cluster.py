@@ -115,7 +115,17 @@ class Demand:
 
 
 def prepare(address: str | None) -> None:
-    """Ray's settings in the environment. Ray reads some when it is imported: call it before."""
+    """Ray's settings in the environment. Ray reads some when it is imported: call it before.
+
+    Raises:
+        ValueError: there is no home, of which Ray makes paths.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        raise ValueError(
+            f"HOME is not set, and user {os.getuid()} has no home; set HOME to a folder"
+        ) from None
     os.environ.update(ENVIRONMENT)
     if _asked(address)[1] is None:
         os.environ.update(LOCAL_ENVIRONMENT)
@@ -125,7 +135,8 @@ def check_address(address: str | None) -> str | None:
     """The address to connect to, from `--address` or RAY_ADDRESS; None for a cluster of our own.
 
     Raises:
-        ValueError: an address of Ray Client or of the job server, or one at which nobody answers.
+        ValueError: an address of Ray Client or of the job server, one at which nobody answers, or
+            "auto" where there is none.
     """
     said, address = _asked(address)
     if address is not None and "://" in address:
@@ -134,9 +145,30 @@ def check_address(address: str | None) -> str | None:
             "command on the cluster itself, with --address auto (by `ray exec`, `ray submit` or "
             "`ray job submit`), or with --address local on this machine alone"
         )
+    if address == "auto":
+        address = _current(said)
     if address is not None:
         _check_reachable(address, said)
     return address
+
+
+def _current(said: str) -> str:
+    """What "auto" means: the cluster of the job that runs this, or the one that `ray start` noted.
+
+    Ray itself also finds what it does not note, such as the private cluster of another sweep.
+    """
+    of_job = os.environ.get("RAY_ADDRESS", "auto")
+    if of_job not in ("", "auto", "local"):
+        return of_job
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    note = Path(folder) / "ray" / "ray_current_cluster"
+    try:
+        return note.read_text().strip()
+    except OSError:
+        raise ValueError(
+            f"{said}: no cluster that `ray start` began on this machine (there is no {note}); give "
+            "its address, HOST:PORT, or leave it away to compute on this machine alone"
+        ) from None
 
 
 def _asked(address: str | None) -> tuple[str, str | None]:
@@ -364,8 +396,7 @@ def _why_not(error: Exception) -> str:
         return f"Ray refuses this ({text})"
     return (
         f"cannot connect to a Ray cluster there ({reason}); is it up? Started with tokens, it "
-        "needs RAY_AUTH_MODE=token and its token here (~/.ray/auth_token); a cluster that another "
-        "sweep started for itself lets nobody in"
+        "needs RAY_AUTH_MODE=token and its token here (~/.ray/auth_token)"
     )
 
 
@@ -373,7 +404,7 @@ def _check_reachable(address: str, said: str) -> None:
     # Ray itself tries for minutes.
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
-        return  # "auto", or what Ray refuses at once
+        return  # what Ray refuses at once
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:

@@ -76,7 +76,6 @@ def test_a_cluster_that_grows_is_trusted() -> None:
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert check_address(None) is None
-    assert check_address("auto") == "auto"
     with socket.create_server(("127.0.0.1", 0)) as server:
         there = f"127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", there)
@@ -89,6 +88,25 @@ def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     with pytest.raises(ValueError, match=r"^RAY_ADDRESS=http://127\.0\.0\.1:8265: .*job server"):
         check_address(None)
+
+
+def test_auto_is_what_ray_start_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not another sweep's cluster, which Ray would find among the processes."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ValueError, match="^RAY_ADDRESS=auto: no cluster that `ray start` began"):
+        check_address(None)
+    (tmp_path / "ray").mkdir()
+    note = tmp_path / "ray" / "ray_current_cluster"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = f"127.0.0.1:{server.getsockname()[1]}"
+        note.write_text(f"{there}\n")
+        assert check_address(None) == check_address("auto") == there
+        note.unlink()
+        monkeypatch.setenv("RAY_ADDRESS", there)  # as a job has it
+        assert check_address("auto") == there
+    with pytest.raises(ValueError, match="^--address auto: nobody answers there"):
+        check_address("auto")
 
 
 def test_an_address_in_brackets() -> None:

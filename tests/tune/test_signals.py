@@ -16,7 +16,9 @@ PROGRAM = """
 import subprocess, sys, time
 from tune.signals import stoppable
 with stoppable("the command"):
-    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    child = subprocess.Popen(
+        ["sleep", "600"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     print(child.pid, flush=True)
     try:
         time.sleep(600)
