@@ -12,7 +12,7 @@ from typing import NoReturn
 
 __all__ = ["stoppable"]
 
-STOP_SECONDS = 5.0
+STOP_SECONDS = 3.0
 """What the main thread has to write down the times and to leave Ray, after SIGTERM."""
 
 TERMINATED = 128 + signal.SIGTERM

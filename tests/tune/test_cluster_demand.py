@@ -94,7 +94,7 @@ def test_auto_is_what_ray_start_noted(tmp_path: Path, monkeypatch: pytest.Monkey
     """Not another sweep's cluster, which Ray would find among the processes."""
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     monkeypatch.setenv("RAY_ADDRESS", "auto")
-    with pytest.raises(ValueError, match="^RAY_ADDRESS=auto: no cluster that `ray start` began"):
+    with pytest.raises(ValueError, match=r"^RAY_ADDRESS=auto: no cluster that `ray start` began"):
         check_address(None)
     (tmp_path / "ray").mkdir()
     note = tmp_path / "ray" / "ray_current_cluster"
@@ -105,7 +105,7 @@ def test_auto_is_what_ray_start_noted(tmp_path: Path, monkeypatch: pytest.Monkey
         note.unlink()
         monkeypatch.setenv("RAY_ADDRESS", there)  # as a job has it
         assert check_address("auto") == there
-    with pytest.raises(ValueError, match="^--address auto: nobody answers there"):
+    with pytest.raises(ValueError, match=r"^--address auto: nobody answers there"):
         check_address("auto")
 
 

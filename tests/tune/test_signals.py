@@ -16,9 +16,9 @@ PROGRAM = """
 import subprocess, sys, time
 from tune.signals import stoppable
 with stoppable("the command"):
-    child = subprocess.Popen(
-        ["sleep", "600"], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    # Else it would hold our streams open.
+    closed = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.DEVNULL)
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True, **closed)
     print(child.pid, flush=True)
     try:
         time.sleep(600)
