@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from ray import tune
+from ray.tune import Callback
 
 from dasvit.data.datasets import load_data
 from dasvit.presets import get_preset
@@ -32,13 +33,13 @@ from tune.cluster import (
 from tune.console import print_end, print_machine, print_plan, print_results
 from tune.experiment import asha, fit
 from tune.options import SweepOptions
+from tune.own_callbacks import own_callbacks
 from tune.own_space import identify_space, load_space
 from tune.plan import Plan
 from tune.progress import Progress
 from tune.report.outcome import Outcome, gather
 from tune.report.results import save_genotypes, write_results
 from tune.searcher import CONFIGURATION, SEED, Proposer, result_lag
-from tune.signals import sigterm_as_ctrl_c
 from tune.space import first_draws, outer_space
 from tune.store import ResultFolder, SweepRecord, open_folder, set_aside
 from tune.trial import TRIAL, RetrainSetup, SearchSetup
@@ -57,6 +58,7 @@ def run(options: SweepOptions, command: str) -> int:
     if address is None:
         check_local_gpus(options.gpus_per_trial)
     space = _space(options)
+    own_callbacks(options.callback, "search")  # refused now rather than after the first phase
     plan = options.plan(identify_space(options.space) if options.space else None)
     _check(plan)
     if address is None and get_preset(options.preset).needs_gpu:
@@ -86,8 +88,7 @@ def run(options: SweepOptions, command: str) -> int:
             print(f"{folder.root} holds this sweep already, finished: nothing to run\n")
         else:
             print_plan(plan, options.preset, folder, space)
-            # Once more: Ray puts a handler of its own in place.
-            with connect(address) as cluster, sigterm_as_ctrl_c():
+            with connect(address, dashboard=options.workers > 1) as cluster:
                 _compute(_Run(options, plan, space, folder, record, state), cluster)
             record.save()
             outcome = state()
@@ -257,7 +258,7 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
     fit(
         setup,
         ray_dir,
-        callbacks=[progress],
+        callbacks=[progress, *own_callbacks(run.options.callback, "search")],
         param_space={},
         searcher=searcher,
         num_trials=plan.num_searches,
@@ -290,7 +291,8 @@ def _check_best(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> Non
         failed=setup.record_failure,
         metric=plan.metric,
     )
-    fit(setup, ray_dir, callbacks=[progress], param_space={TRIAL: tune.grid_search(trials)})
+    callbacks = [progress, *own_callbacks(run.options.callback, "check")]
+    fit(setup, ray_dir, callbacks=callbacks, param_space={TRIAL: tune.grid_search(trials)})
 
 
 def _retrain(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
@@ -312,14 +314,17 @@ def _retrain(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
     )
     models = plan.models([summary.hash for summary in best], outcome.random)
     seeds = plan.retraining_seeds
-    retrain(setup, models, seeds)
+    retrain(setup, models, seeds, own_callbacks(run.options.callback, "retrain"))
 
 
-def retrain(setup: RetrainSetup, models: Sequence[str], seeds: range) -> None:
+def retrain(
+    setup: RetrainSetup, models: Sequence[str], seeds: range, callbacks: Sequence[Callback] = ()
+) -> None:
     """Each model on every seed, but what has finished. Needs a connected Ray.
 
     Args:
         models: canonical hashes, each with a file in `genotypes_dir`, and "vit".
+        callbacks: of Tune, beside the live view.
     """
     finished, _ = find_retrainings(setup.trials_dir, models, seeds)
     progress = Progress(
@@ -331,4 +336,4 @@ def retrain(setup: RetrainSetup, models: Sequence[str], seeds: range) -> None:
         failed=setup.record_failure,
     )
     space = {"model": tune.grid_search(list(models)), "seed": tune.grid_search(list(seeds))}
-    fit(setup, setup.ray_dir, callbacks=[progress], param_space=space)
+    fit(setup, setup.ray_dir, callbacks=[progress, *callbacks], param_space=space)

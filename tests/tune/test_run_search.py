@@ -5,6 +5,8 @@ import csv
 import errno
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ from dasvit.spaces.cell.sample import distinct_random_genotypes
 from dasvit.training.loop import evaluate
 from tune.cluster import Cluster
 from tune.options import parse_options
-from tune.run_search import main
+from tune.run_search import _command, main
 from tune.store import open_folder
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +56,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("--preset cifar10 --dataset digits --image-size 224", "--gpus-per-trial 0"),
         ("--gpus-per-trial 99", "--gpus-per-trial 99: this machine has"),
         ("--address ray://localhost:10001", "Ray Client"),
+        ("--callback nowhere.py:mine", "--callback nowhere.py:mine: there is no file"),
         ("--address 127.0.0.1:9", "--address 127.0.0.1:9: nobody answers there"),
         ("--storage-path file", "--storage-path: cannot write to"),
         ("--storage-path other --name thesis", "holds something else (text.tex)"),
@@ -131,9 +134,36 @@ def test_fresh_sets_the_old_sweep_aside(
     assert aside.name.startswith("digits-") and (aside / "sweep.json").exists()
     assert f"the sweep that was there is now {aside}" in shown.out
     assert shown.err == (
-        "error: file: No space left on device; after that, continue with: python "
-        "tune/run_search.py --num-samples 2\n"
+        "error: file: No space left on device; after that, continue with: "
+        f"{shlex.join([*_python(), str(SCRIPT)])} --num-samples 2\n"
     )
+
+
+def _python() -> list[str]:
+    return ["python" if shutil.which("python") == sys.executable else sys.executable]
+
+
+def test_the_command_works_where_it_is_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outside the checkout by the whole path; inside it, and with this Python first, as short as
+    the docs have it."""
+    (tmp_path / "python").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert _command(["--name", "a b", "--fresh"]) == f"{sys.executable} {SCRIPT} --name 'a b'"
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.chdir(ROOT)
+    assert _command([]) == "python tune/run_search.py"
+
+
+def test_a_terminal_without_utf_8() -> None:
+    """What it cannot show is a question mark, and ends nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(ROOT)!r}]\n"
+         "from tune.run_search import main\nmain(['--seeds', '0'])\nprint('2 × 3 …')"],
+        capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=True,
+    )  # fmt: skip
+    assert done.stdout == "2 ? 3 ?\n"
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:

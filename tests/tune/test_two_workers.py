@@ -32,7 +32,7 @@ config = RetrainConfig(
 Genotype(((Edge(0, "msa_h2"), Edge(1, "mlp_r3")), (Edge(1, "identity"), Edge(2, "brittle")))).save(
     folder / "genotypes" / "brittle.json"
 )
-with connect(None):
+with connect(None, dashboard=True):
     from tune.phases import retrain
     from tune.trial import RetrainSetup
     setup = RetrainSetup(
