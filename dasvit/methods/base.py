@@ -27,6 +27,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
+from dasvit.run.plugins import registry
 from dasvit.run.settings import Range, check_settings, require
 from dasvit.spaces.base import Route
 
@@ -301,7 +302,7 @@ class DARTS:
         return cls(**values)
 
 
-_METHODS: dict[str, type[DARTS]] = {}
+_METHODS: dict[str, type[DARTS]] = registry()
 
 
 def register_method(kind: MethodT) -> MethodT:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dasvit.run.plugins import registry
 from dasvit.spaces.cell.attention import attention
 
 __all__ = [
@@ -162,7 +163,7 @@ class OperationFamily:
     value_type: type
 
 
-_FAMILIES: dict[str, OperationFamily] = {}
+_FAMILIES: dict[str, OperationFamily] = registry()
 
 
 def register_operation(
