@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -9,6 +10,7 @@ from typing import Annotated, ClassVar
 from dasvit.commands.arguments import Arg
 from dasvit.commands.console import interruptible
 from dasvit.presets import DEFAULT_PRESET, PRESETS, get_preset
+from dasvit.run.plugins import plugins_for
 from dasvit.search.config import SearchConfig
 
 __all__ = ["Args", "run"]
@@ -69,14 +71,17 @@ def run(args: Args) -> None:
     genotype = Genotype.load(out / "genotype.json")
     png, svg = save_figure(encoder_figure(genotype), out / "encoder")
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
-    print(f"next: {_retrain_command(args, config, out / 'genotype.json')}")
+    plugins = plugins_for(config.plugins, genotype.families)
+    print(f"next: {_retrain_command(args, config, out / 'genotype.json', plugins)}")
 
 
 def _told(line: str) -> None:
     print(f"{line} …", file=sys.stderr, flush=True)
 
 
-def _retrain_command(args: Args, config: SearchConfig, genotype: Path) -> str:
+def _retrain_command(
+    args: Args, config: SearchConfig, genotype: Path, plugins: Sequence[str]
+) -> str:
     """What retrains the encoder on the images that it was searched on."""
     preset = get_preset(_like(config) if args.resume else args.preset)
     usual = preset.retrain
@@ -88,7 +93,7 @@ def _retrain_command(args: Args, config: SearchConfig, genotype: Path) -> str:
     if config.space.patch_size != usual.patch_size:
         words += ["--patch-size", str(config.space.patch_size)]
     words += ["--model", str(genotype)]
-    return shlex.join([*words, *(("--plugins", *config.plugins) if config.plugins else ())])
+    return shlex.join([*words, *(("--plugins", *plugins) if plugins else ())])
 
 
 def _like(config: SearchConfig) -> str:
