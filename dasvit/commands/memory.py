@@ -22,8 +22,8 @@ GIB = 2**30
 class Args:
     """Plan a search's peak memory before launch, without a GPU.
 
-    Every stage, first and second order, at the configured λ and at 1, 0.5 and 0.25. Seconds to a
-    few minutes; nothing is trained.
+    Every stage, first and second order, at the configured λ and at 1, 0.5 and 0.25 where the method
+    selects tokens. Seconds to a few minutes; nothing is trained.
     python -m dasvit memory --preset cifar10 --batch-size 64 --budget 24GiB
     """
 
@@ -49,6 +49,20 @@ class Args:
     """Of --check: auto, cpu, cuda or cuda:N."""
     json: bool = False
     """Print JSON."""
+
+    @property
+    def idle(self) -> set[str]:
+        """Settings that change no memory; of the method's numbers those that its lightest and
+        heaviest settings have in common."""
+        method = self.search.method
+        others = (*method.lighter(), method.heaviest(weight_lr=self.search.weight_lr))
+        same = {n for n in method.outer if len({getattr(m, n) for m in others}) == 1}
+        return same | {
+            *("data_dir", "download", "augment", "test_fraction", "in_memory", "num_workers"),
+            *("weight_lr", "lr_span", "weight_decay", "checkpoint_epochs", "eval_epochs", "seed"),
+            *("alpha_lr", "alpha_betas", "alpha_weight_decay", "alpha_init_std"),
+            *("stage_epochs", "alpha_freeze_epochs", "inherit_alpha"),
+        }
 
     def __post_init__(self) -> None:
         alone = self.budget is None and self.plot is None
