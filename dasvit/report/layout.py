@@ -135,7 +135,7 @@ def _heights(items: Sequence[Item], links: Collection[Link]) -> None:
                 for item, near in zip(items, beside, strict=True)
                 if item.column == c
             ]
-            column.sort(key=lambda pair: -pair[0])
+            column.sort(key=lambda pair: (-pair[0], -pair[1].y))
             top = math.inf
             for wanted, item in column:
                 item.y = min(wanted, top - SIZES[item.kind][1])
