@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from dasvit.commands.arguments import Arg
-from dasvit.commands.console import interruptible, program
+from dasvit.commands.console import interruptible, program, told
 from dasvit.presets import DEFAULT_PRESET, PRESETS, get_preset
 from dasvit.run.plugins import plugins_for
 from dasvit.search.config import SearchConfig
@@ -63,7 +63,7 @@ def run(args: Args) -> None:
     check_search(config)
     device = resolve_device(args.device)
     available = device_memory(device)
-    if available and (warning := shortfall(config, available, _told)):
+    if available and (warning := shortfall(config, available, told)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     resume = args.resume is not None
     finished = resume and (out / "result.json").exists()
@@ -77,10 +77,6 @@ def run(args: Args) -> None:
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
     plugins = plugins_for(config.plugins, genotype.families)
     print(f"next: {_retrain_command(args, config, out / 'genotype.json', plugins)}")
-
-
-def _told(line: str) -> None:
-    print(f"{line} …", file=sys.stderr, flush=True)
 
 
 def _retrain_command(
