@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TextIO
 
 from dasvit.commands.arguments import drop_output, nearest, parse, preset_from_argv
-from dasvit.commands.console import fail, of_the_system
+from dasvit.commands.console import fail, of_the_system, program
 from dasvit.run.folder import SkippedImagesWarning
 
 __all__ = ["Command", "main", "parse_command"]
@@ -27,7 +27,6 @@ COMMANDS = (
     "memory",
 )
 """Each is a module in `dasvit.commands`, with a dataclass `Args` and a function `run`."""
-PROG = "python -m dasvit"
 
 
 class Command(NamedTuple):
@@ -54,19 +53,21 @@ def parse_command(argv: Sequence[str]) -> Command:
     default = None
     if "preset" in fields:
         preset = preset_from_argv(rest, str(fields["preset"].default))
-        parts = {part: getattr(preset, part) for part in ("search", "retrain") if part in fields}
-        default = module.Args(preset=preset.name, **parts)
-    return Command(module.run, parse(module.Args, rest, prog=f"{PROG} {name}", default=default))
+        values: dict[str, Any] = {"method": preset.search.method.name, "preset": preset.name}
+        values |= {"search": preset.search, "retrain": preset.retrain}
+        default = module.Args(**{name: values[name] for name in fields.keys() & values.keys()})
+    prog = f"{program()} {name}"
+    return Command(module.run, parse(module.Args, rest, prog=prog, default=default))
 
 
 def _print_commands() -> None:
-    print(f"usage: {PROG} COMMAND [options]\n")
+    print(f"usage: {program()} COMMAND [options]\n")
     print("Differentiable architecture search for vision transformers.\n\ncommands:")
     for name in COMMANDS:
         module = importlib.import_module(f"dasvit.commands.{name}")
         summary = (inspect.getdoc(module.Args) or "").partition("\n")[0]
         print(f"  {name:12}{summary}")
-    print(f"\n{PROG} COMMAND --help shows the options of a command.", flush=True)
+    print(f"\n{program()} COMMAND --help shows the options of a command.", flush=True)
 
 
 def _show_warning(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dasvit.data.config import DataConfig
-from dasvit.methods import DASViT
+from dasvit.methods import DASViT, get_method
 from dasvit.search.config import SearchConfig
 from dasvit.spaces import CellSpace
 from dasvit.training.config import RetrainConfig
@@ -158,12 +158,19 @@ PRESETS: dict[str, Callable[[], Preset]] = {
 }
 
 
-def get_preset(name: str) -> Preset:
+def get_preset(name: str, method: str | None = None) -> Preset:
     """The preset of a name.
+
+    Args:
+        method: the name of another method, for a search of the same size.
 
     Raises:
         ValueError: an unknown name.
     """
     if name not in PRESETS:
         raise ValueError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
-    return PRESETS[name]()
+    preset = PRESETS[name]()
+    if method is None:
+        return preset
+    other = get_method(method).like(preset.search.method)
+    return replace(preset, search=replace(preset.search, method=other))

@@ -193,17 +193,16 @@ def _compute(run: _Run, cluster: Cluster) -> None:
 def memory_warning(options: SweepOptions, need: Demand) -> str | None:
     """A line about trials that will not fit into this machine's GPU; None where there is none.
 
-    What a sweep draws at most is planned: all tokens, second order.
+    What a sweep draws at most is planned.
     """
     if not need.gpus or not torch.cuda.is_available():
         return None
-    most: dict[str, Any] = {"token_ratio": 1.0, "xi": options.search.weight_lr}
-    varied = set(options.search.method.outer) - set(options.fixed)
-    drawn = {name: value for name, value in most.items() if name in varied}
     available = device_memory(torch.device("cuda", 0))
     assert available is not None
     share = int(available * min(1.0, need.gpus))
-    planned = options.search.replaced(**drawn)
+    search = options.search
+    most = search.method.heaviest(weight_lr=search.weight_lr, fixed=options.fixed)
+    planned = dataclasses.replace(search, method=most)
     return shortfall(planned, share, lambda line: print(f"{line} …", file=sys.stderr, flush=True))
 
 

@@ -20,13 +20,20 @@ def outer_space(search: SearchConfig, *, fixed: Collection[str] = ()) -> dict[st
         fixed: settings to keep at `search`'s value.
 
     Raises:
-        ValueError: nothing is left to vary.
+        ValueError: nothing is left to vary, or the method names what it cannot be given.
     """
-    domains = search.method.outer_space(weight_lr=search.weight_lr, fixed=fixed)
+    method = search.method
+    space = method.outer_space(weight_lr=search.weight_lr, fixed=fixed)
+    domains = {name: domain for name, domain in space.items() if name not in fixed}
     if not domains:
         raise ValueError(
-            f"every setting of the outer space is fixed ({', '.join(search.method.outer)}), so "
+            f"every setting of the outer space is fixed ({', '.join(method.outer)}), so "
             "there is nothing to sweep; leave at least one of them away, or run `dasvit search`"
+        )
+    if foreign := [name for name in domains if name not in method.as_draw()]:
+        raise ValueError(
+            f"outer_space of method {method.name} names {', '.join(foreign)}, which is no setting "
+            "of it; rename that, or say in drawn and as_draw what it stands for"
         )
     return {name: _tune_domain(domain) for name, domain in domains.items()}
 
@@ -64,7 +71,7 @@ def first_draws(
 
     Both may lie outside the space: a space of the user's own may leave settings out, which plain
     DARTS sets all the same. There is one draw where `search` is plain DARTS already, or where a
-    setting that was given is against it.
+    setting that was given or is never drawn is against it.
 
     Args:
         search: the settings that the sweep starts from.
@@ -75,11 +82,12 @@ def first_draws(
     values = method.as_draw()
     names = outer_space(search, fixed=fixed) if names is None else names
     own = {name: values[name] for name in names}
-    if method.is_baseline(values) or against_baseline(search, fixed):
-        return [own]
     other = {
         name: value
         for name, value in method.baseline.items()
-        if name in names or values[name] != value
+        if name in names or search.setting(name) != value
     }
+    reachable = bool(other) and other.keys() <= values.keys()
+    if method.is_baseline(values) or against_baseline(search, fixed) or not reachable:
+        return [own]
     return [own, own | other]

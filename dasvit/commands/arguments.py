@@ -15,7 +15,7 @@ import os
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
@@ -73,7 +73,8 @@ def parse(
     kind: type[ArgsT], argv: Sequence[str], *, prog: str = "", default: ArgsT | None = None
 ) -> ArgsT:
     """Read a command line. `--help` prints the options that the class names in `essentials` (all,
-    without that) and exits, `--help-all` prints all.
+    without that) and exits, `--help-all` prints all. Settings in `idle` change nothing and are no
+    options; beside `--resume` those in `with_resume` alone can be given.
 
     Args:
         kind: a dataclass; its docstring is the description.
@@ -84,6 +85,9 @@ def parse(
         ValueError: an unknown option, or a value that is refused, in one line.
     """
     options = [option for option in _options(kind, default) if not option.arg.hidden]
+    _check_distinct(options)
+    idle = [o for o in options if o.path[-1] in getattr(default or kind, "idle", ())]
+    options = [option for option in options if option not in idle]
     if asked := _HELP & set(argv):
         _print_help(kind, options, prog, everything="--help-all" in asked)
         raise SystemExit(0)
@@ -92,12 +96,17 @@ def parse(
         _add(parser, option)
     given, unknown = parser.parse_known_args([_with_hyphens(word) for word in argv])
     if unknown:
-        flags = [option.flag for option in options if not option.arg.positional]
         word = next((word for word in unknown if word.startswith("--")), unknown[0])
-        what = "unknown option" if word.startswith("-") else "unexpected argument"
-        word = word.partition("=")[0]
-        raise ValueError(f"{what} {word}{nearest(word, flags)} (see --help)")
-    return _filled(kind, default, vars(given))
+        raise ValueError(f"{_unknown(word.partition('=')[0], options, idle)} (see --help)")
+    values = vars(given)
+    keeps = getattr(kind, "with_resume", None)
+    if keeps and "resume" in values:
+        others = [o.flag for o in options if ".".join(o.path) in values and o.name not in keeps]
+        if others:
+            raise ValueError(
+                f"--resume continues a run by its own settings; leave out {', '.join(others)}"
+            )
+    return _filled(kind, default, values)
 
 
 def preset_from_argv(argv: Sequence[str], default: str) -> Preset:
@@ -112,18 +121,14 @@ def preset_from_argv(argv: Sequence[str], default: str) -> Preset:
     parser.add_argument("--method")
     parser.add_argument("--plugins", nargs="*", default=())
     given, _ = parser.parse_known_args([word for word in argv if word not in _HELP])
-    preset = get_preset(given.preset)
-    if given.method is None:
-        return preset
-    if given.method not in method_names():
+    if given.method not in (None, *method_names()):
         load_plugins(given.plugins)  # one of them may register it
-    method = get_method(given.method).like(preset.search.method)
-    return replace(preset, search=replace(preset.search, method=method))
+    return get_preset(given.preset, given.method)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
     """What may have been meant by an unknown word, as the end of a message; nothing if unclear."""
-    near = difflib.get_close_matches(word, known, 1)
+    near = difflib.get_close_matches(word, known, 1, cutoff=0.75)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -131,6 +136,33 @@ def drop_output() -> None:
     """After a reader has closed the pipe (`| head -1`): what is still buffered goes nowhere, so
     that Python does not complain about it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _check_distinct(options: Sequence[_Option]) -> None:
+    """Refuse a setting of a user's method that has the name of an option."""
+    owners: dict[str, type] = {}
+    for option in options:
+        other = owners.setdefault(option.flag, option.owner)
+        if other is not option.owner:
+            raise ValueError(
+                f"{option.flag} is a setting of {option.owner.__name__} and of {other.__name__}; "
+                "rename one of them"
+            )
+
+
+def _unknown(word: str, options: Sequence[_Option], idle: Sequence[_Option]) -> str:
+    """What to say of a word that no option takes."""
+    if not word.startswith("-"):
+        return f"unexpected argument {word}"
+    if any(word == option.flag for option in idle):
+        return f"{word} changes nothing here"
+    name = word.removeprefix("--").replace("-", "_")
+    if any(option.flag == "--method" for option in options):
+        for method in method_names():
+            if name in {f.name for f in dataclasses.fields(get_method(method))}:
+                return f"{word} belongs to method {method}"
+    flags = [option.flag for option in options if not option.arg.positional]
+    return f"unknown option {word}{nearest(word, flags)}"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from dasvit.commands.arguments import Arg
+from dasvit.data.config import DataConfig
 from dasvit.run.settings import Range, check_settings
 from dasvit.training.config import RetrainConfig
 
@@ -33,6 +34,10 @@ class Args:
         *("model", "preset", "image_size", "dim", "depth", "patch_size", "num_classes"),
         *("in_channels", "latency", "latency_batch", "latency_seconds", "device", "json"),
     )
+
+    idle: ClassVar[frozenset[str]] = frozenset(
+        f.name for part in (RetrainConfig, DataConfig) for f in dataclasses.fields(part)
+    ) - {*("model", "plugins", "dim", "depth", "patch_size", "vit_heads", "data", "image_size")}
 
     retrain: RetrainConfig
     preset: Annotated[str, Arg(metavar="NAME")] = "cifar10"

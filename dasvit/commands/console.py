@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["fail", "interruptible", "of_the_system"]
+__all__ = ["fail", "interruptible", "of_the_system", "program", "told"]
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -35,11 +35,20 @@ def interruptible(command: str, out: Path) -> Iterator[None]:
         fail(f"{of_the_system(error)}; mend that, then {_way_on(command, out)}", 1)
 
 
+def told(line: str) -> None:
+    """Say on stderr what is being done."""
+    print(f"{line} …", file=sys.stderr, flush=True)
+
+
+def program() -> str:
+    """How this program was called."""
+    return "dasvit" if Path(sys.argv[0]).name == "dasvit" else "python -m dasvit"
+
+
 def _way_on(command: str, out: Path) -> str:
     if not (out / "config.json").exists():
         return "start again: nothing was begun"
-    again = ["python", "-m", "dasvit", command, "--resume", str(out)]
-    return f"continue with: {shlex.join(again)}"
+    return f"continue with: {program()} {command} --resume {shlex.quote(str(out))}"
 
 
 def of_the_system(error: OSError) -> str:

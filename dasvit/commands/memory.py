@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from dasvit.commands.arguments import Arg
+from dasvit.commands.console import told
 from dasvit.run.settings import require
 from dasvit.search.config import SearchConfig
 
@@ -22,8 +23,8 @@ GIB = 2**30
 class Args:
     """Plan a search's peak memory before launch, without a GPU.
 
-    Every stage, first and second order, at the configured λ and at 1, 0.5 and 0.25. Seconds to a
-    few minutes; nothing is trained.
+    Every stage, first and second order, at the configured λ and at 1, 0.5 and 0.25 where the method
+    selects tokens. Seconds to a few minutes; nothing is trained.
     python -m dasvit memory --preset cifar10 --batch-size 64 --budget 24GiB
     """
 
@@ -49,6 +50,20 @@ class Args:
     """Of --check: auto, cpu, cuda or cuda:N."""
     json: bool = False
     """Print JSON."""
+
+    @property
+    def idle(self) -> set[str]:
+        """Settings that change no memory; of the method's numbers those that its lightest and
+        heaviest settings have in common."""
+        method = self.search.method
+        others = (*method.lighter(), method.heaviest(weight_lr=self.search.weight_lr))
+        same = {n for n in method.outer if len({getattr(m, n) for m in others}) == 1}
+        return same | {
+            *("data_dir", "download", "augment", "test_fraction", "in_memory", "num_workers"),
+            *("weight_lr", "lr_span", "weight_decay", "checkpoint_epochs", "eval_epochs", "seed"),
+            *("alpha_lr", "alpha_betas", "alpha_weight_decay", "alpha_init_std"),
+            *("stage_epochs", "alpha_freeze_epochs", "inherit_alpha"),
+        }
 
     def __post_init__(self) -> None:
         alone = self.budget is None and self.plot is None
@@ -87,8 +102,8 @@ def run(args: Args) -> None:
     if args.check:
         _check(args)
         return
-    rows = memory_table(config, _told)
-    fits = what_fits(config, budget, _told) if budget else []
+    rows = memory_table(config, told)
+    fits = what_fits(config, budget, told) if budget else []
     if args.json:
         values = [
             row | {"stages": [dataclasses.asdict(plan) for plan in row["stages"]]} for row in rows
@@ -104,7 +119,7 @@ def run(args: Args) -> None:
                 what += ", a half of the data set"
             print(f"within {args.budget}{' with ' if flags else ''}{flags}: {what}")
     if args.plot:
-        _told("drawing memory against batch size")
+        told("drawing memory against batch size")
         figure = memory_figure(
             figure_1(config),
             budget=budget / GIB if budget else 24.0,
@@ -123,7 +138,7 @@ def _check(args: Args) -> None:
     config, device = args.search, resolve_device(args.device)
     rows: list[tuple[int, int, int | None]] = []
     for stage in range(len(config.stages)):
-        _told(f"stage {stage + 1} on {device}")
+        told(f"stage {stage + 1} on {device}")
         measured = measure_stage(config, stage, device)
         rows.append((stage, plan_stage(config, stage).peak, measured))
     if args.json:
@@ -138,7 +153,3 @@ def _check(args: Args) -> None:
         found = f"{measured / GIB:.3f}" if measured else "out of memory"
         error = f"{100 * (planned / measured - 1):+.1f} %" if measured else "–"
         print(f"| {stage + 1} | {planned / GIB:.3f} | {found} | {error} |")
-
-
-def _told(line: str) -> None:
-    print(f"{line} …", file=sys.stderr, flush=True)

@@ -25,7 +25,6 @@ __all__ = [
 GIB = 2**30
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": GIB}
 
-RATIOS = (1.0, 0.5, 0.25)
 BATCHES = (32, 64, 128, 256)
 """Of Figure 1."""
 
@@ -44,10 +43,10 @@ def parse_bytes(text: str) -> int:
 
 
 def memory_table(config: SearchConfig, progress: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Plans of first and second order at the configured λ and at 1, 0.5 and 0.25.
+    """Plans of first and second order of a search, and of what its method compares with it.
 
     Args:
-        config: everything but λ and ξ.
+        config: everything but ξ.
         progress: told what is planned next.
 
     Returns:
@@ -55,14 +54,12 @@ def memory_table(config: SearchConfig, progress: Callable[[str], None]) -> list[
     """
     # Any ξ > 0: its value does not change the memory.
     orders = {1: 0.0, 2: config.method.xi or config.weight_lr}
-    selects = hasattr(config.method, "token_ratio")
-    ratios = config.method.route().token_ratio, *(RATIOS if selects else ())
     rows = []
-    for ratio in dict.fromkeys(ratios):
+    for method in config.method.lighter():
+        ratio = method.route().token_ratio
         for order, xi in orders.items():
             progress(f"planning λ = {ratio:g}, order {order}")
-            changes = {"xi": xi} | ({"token_ratio": ratio} if selects else {})
-            stages = plan_search(config.replaced(**changes))
+            stages = plan_search(replace(config, method=replace(method, xi=xi)))
             rows.append({"token_ratio": ratio, "order": order, "stages": stages})
     return rows
 

@@ -26,13 +26,15 @@ class Args:
         *("lr", "weight_decay", "label_smoothing", "precision"),
     )
 
+    with_resume: ClassVar[tuple[str, ...]] = ("resume", "device")
+
     retrain: RetrainConfig
     preset: Annotated[str, Arg(metavar="NAME")] = DEFAULT_PRESET
     """Where the settings start; the same names as for search."""
     out: Annotated[str | None, Arg(metavar="FOLDER")] = None
     """Folder for the results (default: runs/retrain-PRESET-MODEL-seedN)."""
     resume: Annotated[str | None, Arg(metavar="FOLDER")] = None
-    """Continue the training in this folder by its own settings; all others are ignored."""
+    """Continue the training in this folder by its own settings; give no others."""
     device: Annotated[str, Arg(metavar="NAME")] = "auto"
     """auto, cpu, cuda or cuda:N."""
 
@@ -55,7 +57,9 @@ def run(args: Args) -> None:
         check_retrain(config)  # several processes refuse with one line
         first = current_processes().first
         if first:
-            print(f"training {config.model} on {device}, results in {out}", flush=True)
+            finished = args.resume and (out / "result.json").exists()
+            doing = "finished already:" if finished else f"training {config.model} on {device},"
+            print(f"{doing} results in {out}", flush=True)
         report = tee(TensorBoardReport(out, config_to_dict(config)), ProgressReport())
         with interruptible("retrain", out):
             retrain(

@@ -2,13 +2,15 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from dasvit.commands.arguments import Arg
-from dasvit.commands.console import interruptible
+from dasvit.commands.console import interruptible, program, told
 from dasvit.presets import DEFAULT_PRESET, PRESETS, get_preset
+from dasvit.run.plugins import plugins_for
 from dasvit.search.config import SearchConfig
 
 __all__ = ["Args", "run"]
@@ -28,6 +30,8 @@ class Args:
         *("stage_epochs", "batch_size", "weight_lr", "token_ratio", "xi"),
     )
 
+    with_resume: ClassVar[tuple[str, ...]] = ("resume", "device")
+
     search: SearchConfig
     preset: Annotated[str, Arg(metavar="NAME")] = DEFAULT_PRESET
     """Where the settings start: digits, fashion_mnist, cifar10 or imagenet100;
@@ -37,7 +41,7 @@ class Args:
     out: Annotated[str | None, Arg(metavar="FOLDER")] = None
     """Folder for the results (default: runs/search-PRESET-seedN)."""
     resume: Annotated[str | None, Arg(metavar="FOLDER")] = None
-    """Continue the search in this folder by its own settings; all others are ignored."""
+    """Continue the search in this folder by its own settings; give no others."""
     device: Annotated[str, Arg(metavar="NAME")] = "auto"
     """auto, cpu, cuda or cuda:N."""
 
@@ -60,28 +64,29 @@ def run(args: Args) -> None:
     check_search(config)
     device = resolve_device(args.device)
     available = device_memory(device)
-    if available and (warning := shortfall(config, available, _told)):
+    if available and (warning := shortfall(config, available, told)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    print(f"searching {config.data.dataset} on {device}, results in {out}", flush=True)
-    report = tee(TensorBoardReport(out, config_to_dict(config)), ProgressReport())
     resume = args.resume is not None
+    finished = resume and (out / "result.json").exists()
+    doing = "finished already:" if finished else f"searching {config.data.dataset} on {device},"
+    print(f"{doing} results in {out}", flush=True)
+    report = tee(TensorBoardReport(out, config_to_dict(config)), ProgressReport())
     with interruptible("search", out):
         search(config, out, report=report, resume=resume, device=args.device)
     genotype = Genotype.load(out / "genotype.json")
     png, svg = save_figure(encoder_figure(genotype), out / "encoder")
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
-    print(f"next: {_retrain_command(args, config, out / 'genotype.json')}")
+    plugins = plugins_for(config.plugins, genotype.families)
+    print(f"next: {_retrain_command(args, config, out / 'genotype.json', plugins)}")
 
 
-def _told(line: str) -> None:
-    print(f"{line} …", file=sys.stderr, flush=True)
-
-
-def _retrain_command(args: Args, config: SearchConfig, genotype: Path) -> str:
+def _retrain_command(
+    args: Args, config: SearchConfig, genotype: Path, plugins: Sequence[str]
+) -> str:
     """What retrains the encoder on the images that it was searched on."""
     preset = get_preset(_like(config) if args.resume else args.preset)
     usual = preset.retrain
-    words = ["python", "-m", "dasvit", "retrain", "--preset", preset.name]
+    words = [*program().split(), "retrain", "--preset", preset.name]
     for name in ("dataset", "data_dir", "image_size", "test_fraction"):
         value = getattr(config.data, name)
         if value is not None and value != getattr(usual.data, name):
@@ -89,7 +94,7 @@ def _retrain_command(args: Args, config: SearchConfig, genotype: Path) -> str:
     if config.space.patch_size != usual.patch_size:
         words += ["--patch-size", str(config.space.patch_size)]
     words += ["--model", str(genotype)]
-    return shlex.join([*words, *(("--plugins", *config.plugins) if config.plugins else ())])
+    return shlex.join([*words, *(("--plugins", *plugins) if plugins else ())])
 
 
 def _like(config: SearchConfig) -> str:

@@ -9,10 +9,10 @@ Another method is a subclass that overrides some of the hooks below:
     @dataclass(frozen=True, kw_only=True)
     class BetaDARTS(DARTS):
         name: ClassVar[str] = "betadarts"
-        weight: float = 50.0
+        beta: float = 50.0
 
         def penalty(self, arch, weights, candidates, t):
-            return t * self.weight * arch["alpha"].logsumexp(dim=-1).mean()
+            return t * self.beta * arch["alpha"].logsumexp(dim=-1).mean()
 
 `arch` holds the architecture parameters by name, `weights` is (edges, ops), and `t` is the share of
 the search that is done, a scalar tensor in [0, 1). With `cuda_graph` a hook must draw no random
@@ -93,13 +93,12 @@ class DARTS:
     name: ClassVar[str] = "darts"
     """What `--method` calls it."""
     title: ClassVar[str] = "plain DARTS"
-    """What reports call it."""
+    """What reports call it; by default its name."""
     staged: ClassVar[bool] = False
     """Whether it goes on in several stages where a preset has them."""
-    outer: ClassVar[tuple[str, ...]] = ("xi",)
-    """The settings that tell the trials of a sweep apart."""
     baseline: ClassVar[Mapping[str, Any]] = {"xi": 0.0}
-    """The settings under which the method is plain DARTS in first order, a sweep's baseline."""
+    """The settings under which the method is plain DARTS in first order, a sweep's baseline. A
+    subclass names its own; without them a sweep of it has no baseline."""
     tied: ClassVar[tuple[str, ...]] = ()
     """Names of draws (`outer_space`) that bound each other."""
 
@@ -134,6 +133,14 @@ class DARTS:
     """Standard deviation of the alphas at the start."""
     alpha_freeze_epochs: Annotated[int, Range("[0, inf)")] = 0
     """Epochs at the start of each stage in which the alphas stay still."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        own = vars(cls)
+        if "title" not in own:
+            cls.title = cls.name
+        if "baseline" not in own:
+            cls.baseline = {}
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -241,11 +248,16 @@ class DARTS:
 
         Args:
             weight_lr: the learning rate of the weights, which is ξ in second order.
-            fixed: settings that keep their value.
+            fixed: settings that keep their value; a sweep leaves out their own domains.
         """
         # First order, or second order with the weights' own learning rate (DARTS).
-        space: dict[str, Domain] = {"xi": Choice((0.0, weight_lr))}
-        return {name: domain for name, domain in space.items() if name not in fixed}
+        return {"xi": Choice((0.0, weight_lr))}
+
+    @property
+    def outer(self) -> tuple[str, ...]:
+        """The settings that tell the trials of a sweep apart."""
+        known = {f.name for f in dataclasses.fields(self)}
+        return tuple(name for name in self.outer_space(weight_lr=1.0) if name in known)
 
     def drawn(self, draw: Mapping[str, Any]) -> Self:
         """These settings with a draw put in.
@@ -263,10 +275,23 @@ class DARTS:
         """The settings that tell the trials of a sweep apart, by name."""
         return {name: getattr(self, name) for name in self.outer}
 
-    @classmethod
-    def is_baseline(cls, settings: Mapping[str, Any]) -> bool:
-        """Whether settings of this method are those of plain DARTS in first order."""
-        return all(settings.get(name) == value for name, value in cls.baseline.items())
+    def is_baseline(self, settings: Mapping[str, Any]) -> bool:
+        """Whether this method with some settings put in is plain DARTS in first order."""
+        return bool(self.baseline) and all(
+            settings.get(name, getattr(self, name)) == value
+            for name, value in self.baseline.items()
+        )
+
+    def heaviest(self, *, weight_lr: float, fixed: Collection[str] = ()) -> Self:
+        """What takes the most memory of all that a sweep draws."""
+        second_order = "xi" in self.outer and "xi" not in fixed
+        return dataclasses.replace(self, xi=weight_lr) if second_order else self
+
+    # --- What a plan of memory compares
+
+    def lighter(self) -> tuple[Self, ...]:
+        """These settings, and others of the method that take less memory or more."""
+        return (self,)
 
     def make_room(self, given: Mapping[str, float]) -> Self:
         """These settings, moved where a value that is about to be given leaves one of them no room.
@@ -309,8 +334,17 @@ def register_method(kind: MethodT) -> MethodT:
     """Make a method known by its `name`: to `--method`, and to searches that are continued.
 
     Raises:
-        ValueError: the name is taken, or the method has none of its own.
+        ValueError: the name is taken, or the method has none of its own; or it is no frozen
+            dataclass with a default for every setting.
     """
+    params = vars(kind).get("__dataclass_params__")
+    if params is None or not params.frozen:
+        raise ValueError(
+            f"{kind.__name__} needs @dataclass(frozen=True, kw_only=True) below @register_method"
+        )
+    for f in dataclasses.fields(kind):
+        if f.default is f.default_factory:  # both are missing
+            raise ValueError(f"{kind.__name__}: the setting {f.name} needs a default")
     name = kind.name
     if "name" not in vars(kind):
         raise ValueError(f"{kind.__name__} needs a name of its own: name: ClassVar[str] = ...")

@@ -36,16 +36,6 @@ class DASViT(DARTS):
     name: ClassVar[str] = "dasvit"
     title: ClassVar[str] = "DASViT"
     staged: ClassVar[bool] = True
-    outer: ClassVar[tuple[str, ...]] = (
-        "token_ratio",
-        "gamma_min",
-        "gamma_max",
-        "zeta1",
-        "zeta2",
-        "skip_weight",
-        "type_weight",
-        "xi",
-    )
     baseline: ClassVar[Mapping[str, Any]] = {
         "token_ratio": 1.0,
         "skip_weight": 0.0,
@@ -133,10 +123,15 @@ class DASViT(DARTS):
             "type_weight": LogUniform(0.01, 10.0),
             **super().outer_space(weight_lr=weight_lr),
         }
-        out = set(fixed) | ({_FRACTION} if "gamma_max" in fixed else set())
+        out = {_FRACTION} if "gamma_max" in fixed else set()
         if "type_weight" in fixed and self.type_weight == 0:  # the bounds have no effect then
-            out |= {"gamma_min", _FRACTION, "zeta1", "zeta2"}
+            out = {"gamma_min", _FRACTION, "zeta1", "zeta2"}
         return {name: domain for name, domain in space.items() if name not in out}
+
+    @property
+    def outer(self) -> tuple[str, ...]:
+        drawn = self.outer_space(weight_lr=1.0)
+        return tuple("gamma_max" if name == _FRACTION else name for name in drawn)
 
     def drawn(self, draw: Mapping[str, Any]) -> Self:
         values = dict(draw)
@@ -150,6 +145,14 @@ class DASViT(DARTS):
     def as_draw(self) -> dict[str, Any]:
         share = (self.gamma_max - self.gamma_min) / (1.0 - self.gamma_min)
         return self.outer_settings() | {_FRACTION: share}
+
+    def heaviest(self, *, weight_lr: float, fixed: Collection[str] = ()) -> Self:
+        heavy = super().heaviest(weight_lr=weight_lr, fixed=fixed)
+        return heavy if "token_ratio" in fixed else dataclasses.replace(heavy, token_ratio=1.0)
+
+    def lighter(self) -> tuple[Self, ...]:
+        ratios = dict.fromkeys((self.token_ratio, 1.0, 0.5, 0.25))
+        return tuple(dataclasses.replace(self, token_ratio=ratio) for ratio in ratios)
 
     def make_room(self, given: Mapping[str, float]) -> Self:
         """Where one γ is given and a sweep draws the other: the other moves so that their distance

@@ -1,4 +1,4 @@
-"""What a run reports: one small event an epoch, a stage, an end. Values only.
+"""What a run reports: one small event per epoch, per stage and per run. Values only.
 
 The loops call one `Report`, any callable that takes an event: a TensorBoard writer, Ray, a
 progress line, or a test's `list.append`. Accuracies are ratios in [0, 1], times are seconds.
@@ -47,7 +47,7 @@ class SearchEpoch:
         penalty: what the method adds to the validation loss, at the end of the epoch.
         val_accuracy: the supernet's, on the whole validation half (ratio); nan in epochs without
             evaluation.
-        weights: softmax(alpha), a row an edge.
+        weights: weights of the candidates, one row per edge.
         edge_ops: the candidates of each row.
         figures: the method's own numbers, by the tag that TensorBoard shows.
         weight_lr: learning rate of the weights in the last step.

@@ -13,6 +13,10 @@ __all__ = ["SkippedImagesWarning", "check_folder", "note_skipped", "open_folder"
 
 # What an attempt that ended before it was marked can leave behind.
 _LEFTOVERS = ("events.out.tfevents.*", "*.log", ".*.tmp")
+_RUNS = {
+    "dasvit/search": ("a search", "search"),
+    "dasvit/retrain": ("a retraining", "retrain"),
+}
 
 
 class SkippedImagesWarning(UserWarning):
@@ -28,6 +32,10 @@ def read_settings(folder: str | Path, kind: str) -> dict[str, Any]:
     path = Path(folder) / "config.json"
     values = read_json(path, "run folder")
     found = values.get("kind") if isinstance(values, dict) else None
+    name = str(found).rpartition("/")[0]
+    if name in _RUNS and name != kind.rpartition("/")[0]:
+        what, command = _RUNS[name]
+        raise ValueError(f"{folder} holds {what}, continued by: dasvit {command} --resume {folder}")
     if found != kind or not isinstance(values.get("config"), dict):
         raise ValueError(f"{path} is of kind {found!r}, not {kind!r}")
     return values["config"]

@@ -2,15 +2,17 @@
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["load_plugins", "plugins_end_here", "registry"]
+__all__ = ["load_plugins", "plugins_end_here", "plugins_for", "registry"]
 
 _REGISTRIES: list[dict[str, Any]] = []
 _loaded: set[str] = set()
 """Top-level packages of what was loaded as plug-ins."""
+_brought: dict[str, set[str]] = {}
+"""What came into the registers while a plug-in was imported."""
 
 
 def registry() -> dict[str, Any]:
@@ -27,6 +29,7 @@ def load_plugins(modules: Sequence[str]) -> None:
     """
     for module in modules:
         _loaded.add(module.partition(".")[0])
+        known, before = module in sys.modules, _registered()
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever a user's module raises
@@ -34,6 +37,19 @@ def load_plugins(modules: Sequence[str]) -> None:
                 f"plugins: cannot import {module!r} ({type(error).__name__}: {error}); is it "
                 "installed or on PYTHONPATH?"
             ) from error
+        if not known:
+            _brought[module] = _registered() - before
+
+
+def plugins_for(modules: Sequence[str], names: Iterable[str]) -> tuple[str, ...]:
+    """Those of some plug-ins that may have registered one of the names: one that was imported
+    before it was loaded as a plug-in may have registered anything."""
+    wanted = set(names)
+    return tuple(m for m in modules if wanted & _brought.get(m, wanted))
+
+
+def _registered() -> set[str]:
+    return {name for register in _REGISTRIES for name in register}
 
 
 @contextmanager

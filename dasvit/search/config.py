@@ -74,6 +74,14 @@ class SearchConfig:
     def __post_init__(self) -> None:
         check_settings(self)
         space, method = self.space, self.method
+        owners: dict[str, str] = {}
+        for part, holder in self._parts().items():
+            for name in _names(holder):
+                other = owners.setdefault(name, part)
+                require(
+                    other == part,
+                    f"{name} is a setting of the {other} and of the {part}; rename one of them",
+                )
         dropout = space.dropout
         require(
             not self.compile or dropout == 0,
@@ -127,9 +135,18 @@ class SearchConfig:
         return dataclasses.replace(self, **changes)
 
     def setting(self, name: str) -> Any:
-        """The value of a setting by its own name, whichever part it belongs to."""
-        holders = (self, *(getattr(self, part) for part in _PARTS))
-        return next(getattr(holder, name) for holder in holders if name in _names(holder))
+        """The value of a setting by its own name, whichever part it belongs to.
+
+        Raises:
+            SettingError: no part has a setting of that name.
+        """
+        for holder in self._parts().values():
+            if name in _names(holder):
+                return getattr(holder, name)
+        raise SettingError(f"{name!r} is no setting of this search")
+
+    def _parts(self) -> dict[str, Any]:
+        return {"search": self, "data": self.data, "space": self.space, "method": self.method}
 
 
 def _names(part: Any) -> set[str]:

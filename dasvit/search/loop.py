@@ -80,7 +80,8 @@ def search(
         check_cuda_graph(where)
     out_dir = Path(out_dir)
     settings = config_to_dict(config)
-    defaults = config_to_dict(SearchConfig(method=type(config.method)()))
+    # Not as a SearchConfig: a method's own defaults may ask for other operations.
+    defaults = config_to_dict(SearchConfig()) | {"method": config_to_dict(type(config.method)())}
     check_folder(out_dir, KIND, settings, defaults=defaults, resume=resume)
     if resume and (out_dir / "result.json").exists():
         return load_search_result(out_dir / "result.json")

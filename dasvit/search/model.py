@@ -28,6 +28,10 @@ class SearchModel(nn.Module):
         method: turns architecture parameters into weights of the candidates.
         supernet: freshly built.
         candidates: of the stage.
+
+    Raises:
+        ValueError: an architecture parameter that has not one row per edge and one column per
+            candidate.
     """
 
     t: Tensor
@@ -37,7 +41,15 @@ class SearchModel(nn.Module):
         super().__init__()
         self.method, self.candidates = method, candidates
         self.supernet = supernet
-        self.arch = nn.ParameterDict(method.parameters(candidates))
+        arch = method.parameters(candidates)
+        shape = len(candidates.edge_ops), len(candidates.edge_ops[0])
+        for name, value in arch.items():
+            if value.shape != shape:
+                raise ValueError(
+                    f"method {method.name}: the architecture parameter {name} must be (edges, ops) "
+                    f"= {shape}, but has the shape {tuple(value.shape)}"
+                )
+        self.arch = nn.ParameterDict(arch)
         self.register_buffer("t", torch.zeros(()), persistent=False)
 
     @property

@@ -20,11 +20,13 @@ from timm.models import save_for_hf
 from torch import nn
 
 import dasvit
+import dasvit.training.networks  # registers our networks with timm
+from dasvit.methods import get_method, method_names
 from dasvit.report.events import RetrainResult
 from dasvit.run.environment import resolve_device
 from dasvit.run.files import first_line, read_json, replace_folder, write_atomic
 from dasvit.run.folder import read_settings
-from dasvit.run.plugins import load_plugins
+from dasvit.run.plugins import load_plugins, plugins_for
 from dasvit.run.settings import config_from_dict
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.training.config import RetrainConfig
@@ -116,7 +118,7 @@ def save_model_folder(path: Path, model: nn.Module, facts: ModelFacts, card: str
         ValueError: it cannot be written.
     """
     args = copy.deepcopy(facts.model_args)
-    # Where the data lie on the disk of who searched is nobody else's business.
+    # A model folder is given away: where the data were on this disk stays out of it.
     settings = (args.get("genotype", {}).get("provenance") or {}).get("settings", {})
     if isinstance(data := settings.get("data"), dict):
         data.pop("data_dir", None)
@@ -175,7 +177,8 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Trained:
     """A trained network, ready to predict.
 
     A model folder can be anybody's: its config gives sizes and shares, and no code of its own runs.
-    For a retraining's folder the modules are imported that it named as `plugins`.
+    For a retraining's folder the modules are imported that it named as `plugins`; one that
+    is missing matters only if the network needs it.
 
     Args:
         folder: a retraining's, a sweep's best/, or a model folder.
@@ -186,13 +189,19 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Trained:
     """
     where = resolve_device(str(device))
     path = find_model_folder(folder)
+    missing = ""
     if path != Path(folder):
-        load_plugins(load_retrain_config(folder).plugins)
+        try:
+            load_plugins(load_retrain_config(folder).plugins)
+        except ValueError as error:  # it may have registered no operation of this network
+            missing = f"; {error}"
     facts = _read_facts(path / CONFIG)
     try:
         model = timm.create_model(facts.architecture, **facts.model_args)
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as e:
-        raise ValueError(f"{path / CONFIG} describes no network ({first_line(e)})") from None
+        raise ValueError(
+            f"{path / CONFIG} describes no network ({first_line(e)}){missing}"
+        ) from None
     try:
         model.load_state_dict(safetensors.torch.load_file(path / WEIGHTS))
     except FileNotFoundError:
@@ -297,19 +306,17 @@ model = timm.create_model("local-dir:PATH_OF_THIS_FOLDER", pretrained=True).eval
 python -m dasvit predict --model PATH_OF_THIS_FOLDER{flags} IMAGE
 ```
 """
-_FOUND = """\
-, its encoder found by differentiable architecture search (DASViT).
-
-```text
-{encoder}
-```"""
 
 
 def model_card(facts: ModelFacts, config: RetrainConfig, result: RetrainResult) -> str:
     """README.md of a model folder, in the Hugging Face Hub's form: what the network is, how it was
     trained, and what was measured."""
-    genotype, plugins, names = facts.model_args.get("genotype"), config.plugins, facts.class_names
-    encoder = str(Genotype.from_dict(genotype)).replace("; ", "\n") if genotype else ""
+    names, found, plugins = facts.class_names, ".", ()
+    if values := facts.model_args.get("genotype"):
+        genotype = Genotype.from_dict(values)
+        encoder = str(genotype).replace("; ", "\n")
+        found = f", its encoder{_origin(genotype)}:\n\n```text\n{encoder}\n```"
+        plugins = plugins_for(config.plugins, genotype.families)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "timm")]
     rows = {
         "test top-1 accuracy": f"{100 * result.test_top1:.2f} %",
@@ -327,7 +334,7 @@ def model_card(facts: ModelFacts, config: RetrainConfig, result: RetrainResult) 
     modules |= dict.fromkeys(plugins, "operations of its own")
     return _CARD.format(
         name=facts.architecture,
-        found=_FOUND.format(encoder=encoder) if encoder else ".",
+        found=found,
         rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
         colour="grey" if facts.in_channels == 1 else "RGB",
         size=facts.image_size,
@@ -338,3 +345,13 @@ def model_card(facts: ModelFacts, config: RetrainConfig, result: RetrainResult) 
         imports="".join(f"import {name}  # registers {what}\n" for name, what in modules.items()),
         flags=f" --plugins {' '.join(plugins)}" if plugins else "",
     )
+
+
+def _origin(genotype: Genotype) -> str:
+    """What found an encoder, where its provenance is that of a search."""
+    method = (genotype.provenance.get("settings") or {}).get("method")
+    if not isinstance(method, dict):
+        return ""
+    name = str(method.get("name"))
+    title = get_method(name).title if name in method_names() else name
+    return f" found by differentiable architecture search ({title})"

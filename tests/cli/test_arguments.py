@@ -189,9 +189,25 @@ def test_the_method_is_read_first() -> None:
     darts = preset_from_argv(["--help", "--method", "darts"], "digits")
     assert type(darts.search.method) is DARTS
     assert darts.search.method.stage_layers == preset.search.method.stage_layers[:1]
+    assert darts == get_preset("digits", method="darts")
     assert darts == replace(preset, search=replace(preset.search, method=darts.search.method))
     with pytest.raises(ValueError, match="unknown method 'dart'"):
         preset_from_argv(["--method", "dart"], "digits")
+
+
+def test_a_setting_with_the_name_of_an_option_is_refused() -> None:
+    """A user's method may have one."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Own:
+        out: int = 1
+
+    @dataclass(frozen=True, kw_only=True)
+    class Both(Args):
+        own: Own = field(default_factory=Own)
+
+    with pytest.raises(ValueError, match=r"^--out is a setting of Own and of Both; rename one"):
+        parse(Both, [], default=Both())
 
 
 def test_unknown_presets() -> None:

@@ -37,6 +37,15 @@ def test_help_lists_the_commands(call: Callable[..., Done]) -> None:
     assert call() == done
 
 
+def test_the_program_goes_by_the_name_it_was_called(
+    call: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/dasvit"])
+    assert call("--help").out.startswith("usage: dasvit COMMAND")
+    out = call("search", "--method", "darts", "--help").out
+    assert out.startswith("usage: dasvit search") and "(default: darts)" in out
+
+
 def names_of(kind: Any, values: Any) -> Iterator[str]:
     """The names of all settings, those inside of others too."""
     for f in dataclasses.fields(kind):
@@ -58,7 +67,8 @@ def test_help_of_a_command(call: Callable[..., Done], command: str) -> None:
     for name in getattr(args, "essentials", ()):
         assert f"\n  --{name.replace('_', '-')}" in done.out, name
     everything = call(command, "--help-all").out
-    for name in names_of(args, get_preset("digits")):
+    idle = parse_command([command]).args.idle if hasattr(args, "idle") else ()
+    for name in sorted(set(names_of(args, get_preset("digits"))) - set(idle)):
         positional = f"\n  {name.upper().removesuffix('S')}"
         assert f"\n  --{name.replace('_', '-')}" in everything or positional in everything, name
     assert "None" not in everything
@@ -139,21 +149,26 @@ def test_search_draw_retrain_evaluate_complexity(
     assert values["latency"]["runs"] >= 5
 
 
-def test_a_given_folder_is_used_and_resumed(workdir: Path, succeed: Callable[..., str]) -> None:
+def test_a_given_folder_is_used_and_resumed(
+    workdir: Path, succeed: Callable[..., str], call: Callable[..., Done]
+) -> None:
     succeed(*SEARCH, "--out", "mine/a", "--token-ratio", "0.75")
     assert names_in(workdir) == ["mine"]
     config = load_search_config("mine/a")
     assert config.setting("token_ratio") == 0.75
     before = {k: v for k, v in files_of(workdir).items() if k.endswith((".json", ".jsonl", ".pt"))}
-    # Its own settings hold; those of the command line are ignored.
-    succeed("search", "--resume", "mine/a", "--device", "cpu", "--token-ratio", "0.25")
+    given = ("search", "--resume", "mine/a", "--device", "cpu")
+    refused = call(*given, "--token-ratio", "0.25", "--seed=3")
+    assert "leave out --token-ratio, --seed" in refused.err
+    assert "finished already: results in mine/a\n" in succeed(*given)
     after = files_of(workdir)
     assert {k: after[k] for k in before} == before
 
     succeed(*RETRAIN, "--model", "vit", "--out", "mine/b", "--seed", "5")
     assert load_retrain_config("mine/b").seed == 5
     before = {k: v for k, v in files_of(workdir).items() if k.startswith("mine/b/")}
-    succeed("retrain", "--resume", "mine/b", "--device", "cpu")
+    again = succeed("retrain", "--resume", "mine/b", "--device", "cpu")
+    assert again.startswith("finished already: results in mine/b\n")
     assert {k: v for k, v in files_of(workdir).items() if k in before} == before
 
 
@@ -174,8 +189,8 @@ def test_a_users_operation_is_searched_derived_and_retrained(
 ) -> None:
     """Only `zero` and the user's operation are candidates, so every edge derives it."""
     # As if no other test had imported the module.
-    families = {k: v for k, v in dasvit.spaces.cell.operations._FAMILIES.items() if k != "conv"}
-    monkeypatch.setattr(dasvit.spaces.cell.operations, "_FAMILIES", families)
+    families = dasvit.spaces.cell.operations._FAMILIES
+    monkeypatch.delitem(families, "conv", raising=False)
     monkeypatch.delitem(sys.modules, "support.plugin_operation", raising=False)
     argv = [*SEARCH, "--operations", "zero", "conv_k3", "--stage-ops", "2", "2", "--out", "found"]
     refused = call(*argv)
@@ -184,7 +199,7 @@ def test_a_users_operation_is_searched_derived_and_retrained(
     assert names_in(workdir) == []
 
     plugins = ("--plugins", "support.plugin_operation")
-    succeed(*argv, *plugins)
+    assert succeed(*argv, *plugins).endswith(" --plugins support.plugin_operation\n")
     assert "conv" in families
     assert set(Genotype.load("found/genotype.json").operations) == {"conv_k3"}
     rows = runs.rows_without_times(workdir / "found" / "alpha.jsonl")

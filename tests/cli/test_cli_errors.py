@@ -24,6 +24,8 @@ TRUNCATED = json.dumps(ENCODER.to_dict())[:-20]
 A_RUN = json.dumps({"kind": "dasvit/retrain/1", "config": {}})
 A_MALFORMED_RUN = json.dumps({"kind": "dasvit/search/2", "config": {"colour": "blue"}})
 
+USED = ("used/config.json",)
+
 # What the error holds, the command line (SEARCH and VIT stand for those above), and a file that is
 # there with its content.
 BAD = [
@@ -70,14 +72,24 @@ BAD = [
     ("cannot write to used/below", "SEARCH --out used/below", "used", "text"),
     ("no file nowhere/config.json", "search --resume nowhere"),
     ("no file nowhere/config.json", "retrain --resume nowhere"),
-    ("kind 'dasvit/retrain/1'", "search --resume used", "used/config.json", A_RUN),
-    ("kind 'dasvit/search/2'", "retrain --resume used", "used/config.json", A_MALFORMED_RUN),
-    ("unknown settings ['colour']", "search --resume used", "used/config.json", A_MALFORMED_RUN),
+    ("used holds a retraining, continued by: dasvit retrain", "search --resume used", *USED, A_RUN),
+    (
+        "used holds a search, continued by: dasvit search ",
+        "retrain --resume used",
+        *USED,
+        A_MALFORMED_RUN,
+    ),
+    ("is of kind 'dasvit/search/1'", "search --resume used", *USED, '{"kind": "dasvit/search/1"}'),
+    ("--token-ratio belongs to method dasvit", "search --method darts --token-ratio 1"),
+    ("--epochs changes nothing here", "complexity --epochs 3"),
+    ("--alpha-lr changes nothing here", "memory --alpha-lr 3"),
+    ("--zeta1 changes nothing here", "memory --zeta1 3"),
+    ("unknown settings ['colour']", "search --resume used", *USED, A_MALFORMED_RUN),
     ("unknown model 'nonsense'", "VIT --model nonsense"),
     ("nowhere.json is neither", "VIT --model nowhere.json"),
     ("bad.json is not valid JSON", "VIT --model bad.json", "bad.json", TRUNCATED),
     ("no file nowhere/config.json", "evaluate nowhere --device cpu"),
-    ("kind 'dasvit/search/2'", "evaluate used", "used/config.json", A_MALFORMED_RUN),
+    ("used holds a search", "evaluate used", "used/config.json", A_MALFORMED_RUN),
     ("unknown model 'nonsense'", "complexity --model nonsense"),
     ("dim=50", "complexity --model dasvit_cifar10 --dim 50"),
     ("bad.json is not valid JSON", "complexity --model bad.json", "bad.json", TRUNCATED),

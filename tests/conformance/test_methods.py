@@ -41,7 +41,7 @@ LITERAL: dict[str, Callable[[Any, dict[str, Tensor], Tensor, float], Tensor]] = 
         **{name: getattr(method, name) for name in FAIRNESS},
     ),
     "betadarts": lambda method, arch, weights, t: reference.beta_penalty(
-        arch["alpha"], t, weight=method.weight
+        arch["alpha"], t, weight=method.beta
     ),
 }
 
@@ -57,6 +57,7 @@ def _arch(method: DARTS, scale: float = 1.0) -> dict[str, Tensor]:
 def _draws(method: DARTS, **options: Any) -> Iterator[dict[str, Any]]:
     """Both corners of the outer space, and points between them."""
     space = method.outer_space(weight_lr=WEIGHT_LR, **options)
+    space = {name: space[name] for name in space if name not in options.get("fixed", ())}
     for share in (torch.zeros(len(space)), torch.ones(len(space)), *torch.rand(20, len(space))):
         places = zip(space.items(), share.tolist(), strict=True)
         yield {name: _at(domain, x) for (name, domain), x in places}
@@ -80,9 +81,10 @@ def test_settings_come_back_from_json(kind: type[DARTS]) -> None:
     found = config_from_dict(SearchConfig, stored)
     assert found == config and type(found.method) is kind
     known = {f.name for f in fields(kind)}
-    assert kind.title and set(kind.outer) <= known and set(kind.baseline) <= known
+    assert kind.title and set(kind().outer) <= known and set(kind.baseline) <= known
     assert set(kind.tied) <= kind().as_draw().keys()
-    assert kind.is_baseline(replace(kind(), **kind.baseline).outer_settings())
+    plain = replace(kind(), **kind.baseline)
+    assert kind().is_baseline(plain.outer_settings()) == bool(kind.baseline)
 
 
 def test_stages_and_those_of_another_method(kind: type[DARTS]) -> None:
@@ -103,6 +105,7 @@ def test_what_a_sweep_draws(kind: type[DARTS]) -> None:
     """Every draw is a valid method, and `as_draw` its inverse; what is fixed stays."""
     method = kind.like(STAGED)
     names = method.outer_space(weight_lr=WEIGHT_LR)
+    assert names.keys() <= method.as_draw().keys()
     again = method.drawn({name: method.as_draw()[name] for name in names})
     assert again.as_draw() == pytest.approx(method.as_draw())
     drawn = []
@@ -111,13 +114,17 @@ def test_what_a_sweep_draws(kind: type[DARTS]) -> None:
         assert {name: found.as_draw()[name] for name in draw} == pytest.approx(draw)
         assert replace(found, **method.outer_settings()) == method  # nothing else moves
         drawn.append(found)
-    for name in kind.outer:
+    for name in method.outer:
         assert len({getattr(found, name) for found in drawn}) > 1, name
         given = {name: getattr(drawn[2], name)}
         changed = replace(method.make_room(given), **given)
         for draw in _draws(changed, fixed=(name,)):
             assert getattr(changed.drawn(draw), name) == given[name]
-    assert method.outer_space(weight_lr=WEIGHT_LR, fixed=kind.outer) == {}
+    assert method.outer_space(weight_lr=WEIGHT_LR, fixed=method.outer).keys() <= set(method.outer)
+    heavy = method.heaviest(weight_lr=WEIGHT_LR)
+    assert (heavy.xi, heavy.route().token_ratio) == (WEIGHT_LR, 1.0)
+    assert method.heaviest(weight_lr=WEIGHT_LR, fixed=method.outer) == method
+    assert method.lighter()[0] == method and len(set(method.lighter())) == len(method.lighter())
 
 
 # --- What the supernet sees

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,7 +18,7 @@ import dasvit.search.loop
 from dasvit.methods import DARTS, DASViT, get_method, method_names, register_method
 from dasvit.run.settings import SettingError, config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
-from dasvit.search.loop import check_search, load_search_config, search
+from dasvit.search.loop import check_search, check_supernet, load_search_config, search
 from dasvit.spaces.cell.genotype import Genotype
 
 
@@ -30,16 +30,56 @@ def test_methods_have_names() -> None:
         get_method("nix")
     assert register_method(BetaDARTS) is BetaDARTS  # the same again
 
+    @dataclass(frozen=True, kw_only=True)
     class Other(DARTS):
         name: ClassVar[str] = "betadarts"
 
+    @dataclass(frozen=True, kw_only=True)
     class Nameless(DASViT):
         pass
 
-    with pytest.raises(ValueError, match="'betadarts' is registered already, as BetaDARTS"):
-        register_method(Other)
-    with pytest.raises(ValueError, match="Nameless needs a name of its own"):
-        register_method(Nameless)
+    class Plain(DARTS):
+        name: ClassVar[str] = "plain"
+
+    @dataclass(frozen=True, kw_only=True)
+    class Demanding(DARTS):
+        name: ClassVar[str] = "demanding"
+        weight: float
+
+    for kind, message in (
+        (Other, "'betadarts' is registered already, as BetaDARTS"),
+        (Nameless, "Nameless needs a name of its own"),
+        (Plain, r"Plain needs @dataclass\(frozen=True, kw_only=True\)"),
+        (Demanding, "Demanding: the setting weight needs a default"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            register_method(kind)
+    assert "demanding" not in method_names()
+
+
+def test_a_method_is_plain_darts_only_where_it_says_so() -> None:
+    """Otherwise a sweep of it would show it as its own baseline."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Silent(DASViT):
+        name: ClassVar[str] = "silent"
+
+    assert (Silent.title, Silent.baseline) == ("silent", {})
+    assert not Silent().is_baseline(DASViT.baseline)
+    assert DASViT().is_baseline(DASViT.baseline) and not DASViT().is_baseline({"xi": 0.0})
+
+
+def test_a_parameter_of_another_shape_is_refused() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Wide(DARTS):
+        name: ClassVar[str] = "wide"
+
+        def parameters(self, candidates: Any) -> dict[str, torch.Tensor]:
+            return super().parameters(candidates) | {"beta": torch.zeros(5)}
+
+    message = r"method wide: the architecture parameter beta must be \(edges, ops\) = \(5, 8\), but"
+    with pytest.raises(ValueError, match=message):
+        check_supernet(SearchConfig(method=Wide()))
 
 
 @pytest.fixture
@@ -62,7 +102,7 @@ def test_a_search_tells_its_method_how_much_is_done(
 ) -> None:
     """And its folder says where the method is."""
     few_images(monkeypatch, dasvit.search.loop)
-    method = BetaDARTS(weight=7.0, stage_epochs=2, stage_layers=(1,))
+    method = BetaDARTS(beta=7.0, stage_epochs=2, stage_layers=(1,))
     config = search_config().replaced(method=method, plugins=("support.plugin_method",))
     penalty, told = BetaDARTS.penalty, []
 
@@ -84,17 +124,32 @@ def test_a_search_tells_its_method_how_much_is_done(
         check_search(replace(config, plugins=("no_such_module",)))
 
 
+def test_a_search_whose_methods_defaults_are_for_other_operations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Five(DARTS):
+        name: ClassVar[str] = "five"
+        stage_ops: tuple[int, ...] = (5,)
+
+    few_images(monkeypatch, dasvit.search.loop)
+    operations = ("zero", "identity", "msa_h2", "mlp_r0.5", "mlp_r2")
+    config = search_config().replaced(method=Five(stage_epochs=1), operations=operations)
+    assert search(config, tmp_path).genotype.operations
+
+
 def test_the_command_line_finds_a_method_in_a_plugin(
     succeed: Callable[..., str], workdir: Path, forget_plugins: Callable[[], None]
 ) -> None:
     """And its settings by their names."""
     forget_plugins()
-    own = ("--plugins", "support.plugin_method", "--method", "betadarts", "--weight", "7")
-    succeed(*SEARCH, *own, "--out", "found")
+    own = ("--plugins", "support.plugin_method", "--method", "betadarts", "--beta", "7")
+    out = succeed(*SEARCH, *own, "--out", "found")
+    assert out.endswith(" --model found/genotype.json\n")  # whose operations need no plugin
     method = load_search_config(workdir / "found").method
-    assert (method.name, method.weight, method.stage_layers) == ("betadarts", 7.0, (1, 1))
+    assert (method.name, method.beta, method.stage_layers) == ("betadarts", 7.0, (1, 1))
     assert Genotype.load(workdir / "found" / "genotype.json").operations
-    assert "--weight" in succeed("search", *own[:4], "--help-all")
+    assert "--beta" in succeed("search", *own[:4], "--help-all")
 
 
 @pytest.mark.parametrize(
@@ -132,4 +187,4 @@ def test_plain_darts_is_the_base() -> None:
     arch = {"alpha": torch.randn(5, 8)}
     assert torch.equal(method.weights(arch, {}, t), arch["alpha"].softmax(-1))
     assert method.noise(arch, t) == {} and method.route().token_ratio == 1.0
-    assert not DASViT.is_baseline(DASViT().outer_settings())
+    assert not DASViT().is_baseline(DASViT().outer_settings())

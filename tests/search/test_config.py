@@ -129,6 +129,12 @@ def test_settings_go_in_by_their_names_and_through_json(changes: dict[str, Any])
 
 def test_no_two_parts_have_a_setting_of_one_name() -> None:
     """So that each can go by its own."""
-    parts = (PAPER, PAPER.data, PAPER.space, PAPER.method)
-    names = [f.name for part in parts for f in dataclasses.fields(part)]
-    assert len(names) == len(set(names))
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Sized(DARTS):
+        dim: int = 3
+
+    with pytest.raises(SettingError, match="dim is a setting of the space and of the method"):
+        PAPER.replaced(method=Sized())
+    with pytest.raises(SettingError, match="'nope' is no setting of this search"):
+        PAPER.setting("nope")

@@ -1,35 +1,31 @@
-"""Two methods of a user's own, registered from outside the package: `betadarts` and `shaken`."""
+"""Two methods of a user's own, registered from outside the package: `betadarts`, as CONTRIBUTING.md
+has it, and `shaken`."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 
-from dasvit.methods import DARTS, register_method
-from dasvit.methods.base import LogUniform, Uniform
+from dasvit.methods import DARTS, LogUniform, Uniform, register_method
 from dasvit.run.settings import Range
 
 
 @register_method
 @dataclass(frozen=True, kw_only=True)
 class BetaDARTS(DARTS):
-    """β-DARTS (arXiv:2203.01665): alphas are kept from growing, more and more as the search goes
-    on."""
-
     name: ClassVar[str] = "betadarts"
     title: ClassVar[str] = "β-DARTS"
-    outer: ClassVar[tuple[str, ...]] = ("xi", "weight")
-    baseline: ClassVar[dict[str, float]] = {"xi": 0.0, "weight": 0.0}
+    baseline: ClassVar[dict[str, float]] = {"xi": 0.0, "beta": 0.0}
 
-    weight: Annotated[float, Range("[0, inf)")] = 50.0
-    """Largest weight of the penalty."""
+    beta: Annotated[float, Range("[0, inf)")] = 50.0
+    """Weight of the penalty at the end of the search."""
 
     def penalty(self, arch, weights, candidates, t):
-        return t * self.weight * arch["alpha"].logsumexp(dim=-1).mean()
+        return t * self.beta * arch["alpha"].logsumexp(dim=-1).mean()
 
     def outer_space(self, *, weight_lr, fixed=()):
-        space = super().outer_space(weight_lr=weight_lr, fixed=fixed)
-        return space if "weight" in fixed else space | {"weight": LogUniform(1.0, 100.0)}
+        drawn = super().outer_space(weight_lr=weight_lr, fixed=fixed)
+        return drawn | {"beta": LogUniform(1.0, 100.0)}
 
 
 @register_method
@@ -41,7 +37,6 @@ class ShakenDARTS(DARTS):
     name: ClassVar[str] = "shaken"
     title: ClassVar[str] = "shaken DARTS"
     staged: ClassVar[bool] = True
-    outer: ClassVar[tuple[str, ...]] = ("xi", "epsilon")
     baseline: ClassVar[dict[str, float]] = {"xi": 0.0, "epsilon": 0.0}
 
     epsilon: Annotated[float, Range("[0, inf)")] = 0.3
@@ -67,5 +62,4 @@ class ShakenDARTS(DARTS):
         return {"offset/largest": arch["offset"].abs().max().item()}
 
     def outer_space(self, *, weight_lr, fixed=()):
-        space = super().outer_space(weight_lr=weight_lr, fixed=fixed)
-        return space if "epsilon" in fixed else space | {"epsilon": Uniform(0.0, 0.5)}
+        return super().outer_space(weight_lr=weight_lr) | {"epsilon": Uniform(0.0, 0.5)}

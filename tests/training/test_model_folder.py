@@ -2,6 +2,9 @@
 
 import json
 import math
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from timm.data import create_transform, resolve_data_config
 
 from dasvit.deploy.predict import read_image
 from dasvit.report.record import load_retrain_result
+from dasvit.run.plugins import load_plugins, plugins_end_here, plugins_for
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.training.model_folder import load, load_retrain_config, model_card, save_model_folder
 
@@ -125,9 +129,62 @@ def test_the_card(trained_encoder: Path) -> None:
     assert "import dasvit.models  #" in model_card(other, config, result)
     other = replace(other, architecture="vit_base_patch16_224")
     assert "import dasvit" not in model_card(other, config, result)
+    assert "An image classifier, its encoder:\n" in text
+    for method, title in (("dasvit", "DASViT"), ("of_a_plugin", "of_a_plugin")):
+        genotype = Genotype(runs.ENCODER.nodes, {"settings": {"method": {"name": method}}})
+        found = replace(facts, model_args=facts.model_args | {"genotype": genotype.to_dict()})
+        words = f"its encoder found by differentiable architecture search ({title}):\n"
+        assert words in model_card(found, config, result)
     text = model_card(facts, replace(config, plugins=("mine.ops",)), result)
     assert "import mine.ops  # registers operations of its own" in text
     assert "--model PATH_OF_THIS_FOLDER --plugins mine.ops IMAGE" in text
+
+
+OWN_METHOD = """
+from dataclasses import dataclass
+from dasvit.methods import DARTS, register_method
+@register_method
+@dataclass(frozen=True, kw_only=True)
+class Own(DARTS):
+    name = "own_method"
+"""
+OWN_OPERATION = """
+from torch import nn
+from dasvit.spaces.cell.operations import register_operation
+register_operation("own", nn.Identity)
+"""
+
+
+def test_only_plugins_with_its_operations_go_with_a_network(
+    tmp_path: Path, trained_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method's is needed for the search alone: neither by the card nor by who loads it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_operation.py").write_text(OWN_OPERATION)
+    (tmp_path / "own_method.py").write_text(OWN_METHOD)
+    modules = ("own_method", "own_operation")
+    with plugins_end_here():
+        load_plugins(modules)
+        assert plugins_for(modules, {"own", "msa"}) == ("own_operation",)
+        assert plugins_for(modules, {"msa"}) == ()
+    run = tmp_path / "run"
+    shutil.copytree(trained_encoder, run)
+    config = json.loads((run / "config.json").read_text())
+    config["config"]["plugins"] = ["gone"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert load(run).facts == load(trained_encoder).facts
+    path = run / "model" / "config.json"
+    values = json.loads(path.read_text().replace("mlp_r0.5", "gone_r0.5"))
+    del values["model_args"]["genotype"]["hash"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"gone_r0\.5.*cannot import 'gone'"):
+        load(run)
+
+
+def test_a_fresh_process_loads_it(trained_encoder: Path) -> None:
+    line = "import sys, dasvit; print(dasvit.load(sys.argv[1]).facts.architecture)"
+    argv = [sys.executable, "-c", line, trained_encoder / "model"]
+    assert subprocess.run(argv, capture_output=True, text=True, check=True).stdout == "dasvit\n"
 
 
 # --- Refusals

@@ -1,7 +1,9 @@
+from typing import Any, ClassVar
+
 import pytest
 from support.plugin_method import BetaDARTS
 
-from dasvit.methods import DARTS
+from dasvit.methods import DARTS, Uniform
 from dasvit.search.config import SearchConfig
 from tune.space import first_draws, outer_space, to_search_config
 
@@ -29,7 +31,7 @@ def test_every_draw_is_a_valid_configuration(search_config: SearchConfig) -> Non
 
 def test_the_method_says_what_varies(search_config: SearchConfig) -> None:
     """Plain DARTS has one outer setting; a method from outside the package names its own."""
-    for method, names in ((DARTS, {"xi"}), (BetaDARTS, {"xi", "weight"})):
+    for method, names in ((DARTS, {"xi"}), (BetaDARTS, {"xi", "beta"})):
         config = search_config.replaced(method=method.like(search_config.method))
         space = outer_space(config)
         assert set(space) == names
@@ -37,6 +39,31 @@ def test_the_method_says_what_varies(search_config: SearchConfig) -> None:
         assert got.seed == 5 and isinstance(got.method, method)
         with pytest.raises(ValueError, match="nothing to sweep"):
             outer_space(config, fixed=tuple(names))
+
+
+def test_a_draw_that_no_setting_takes_is_refused(search_config: SearchConfig) -> None:
+    class Unnamed(DARTS):
+        def outer_space(self, **options: Any) -> dict:
+            return super().outer_space(**options) | {"warmth": Uniform(0.0, 1.0)}
+
+    with pytest.raises(ValueError, match="method darts names warmth, which is no setting of it"):
+        outer_space(search_config.replaced(method=Unnamed()))
+
+
+def test_a_baseline_that_is_never_drawn_is_not_proposed(search_config: SearchConfig) -> None:
+    """Unless the sweep starts from it."""
+
+    class Still(BetaDARTS):
+        baseline: ClassVar[dict[str, float]] = {"xi": 0.0, "beta": 0.0}
+
+        def outer_space(self, **options: Any) -> dict:
+            return DARTS.outer_space(self, **options)
+
+    for beta, count in ((50.0, 1), (0.0, 2)):
+        config = search_config.replaced(method=Still(beta=beta, xi=0.1))
+        draws = first_draws(config)
+        assert len(draws) == count
+        assert [config.method.is_baseline(draw) for draw in draws] == [False, True][:count]
 
 
 def test_a_fixed_setting_stays_as_given(search_config: SearchConfig) -> None:

@@ -170,7 +170,6 @@ from torch import nn
 from dasvit.spaces.cell.operations import register_operation
 
 os.environ["LEFT_BY_A_TRIAL"] = "{name}"
-torch.set_num_threads(2)
 
 class Scaled(nn.Module):
     def __init__(self, dim, **options):

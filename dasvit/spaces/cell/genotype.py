@@ -92,6 +92,11 @@ class Genotype:
         """The operations of all edges, node by node."""
         return tuple(edge.operation for edges in self.nodes for edge in edges)
 
+    @property
+    def families(self) -> set[str]:
+        """Under what its operations are registered: "msa" of msa_h8."""
+        return {operation.partition("_")[0] for operation in self.operations}
+
     def canonical(self) -> "Genotype":
         """The same function in its canonical form; provenance is kept.
 
