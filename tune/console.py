@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from dasvit.presets import PAPER_PRESET
 from dasvit.report.progress import counted, duration
-from tune.cluster import Cluster, Demand
+from tune.demand import Cluster, Demand
 from tune.plan import Plan
 from tune.report.outcome import Outcome
 from tune.report.tables import leaderboard
@@ -33,7 +33,7 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
             print(f"plain DARTS, the baseline, is not among them: {given} is given")
         if plan.scheduler == "asha":
             print(
-                f"ASHA stops searches early: from epoch {plan.grace_epochs} on, one in "
+                f"ASHA stops searches early: from epoch {plan.first_rung} on, one in "
                 f"{plan.reduction_factor} goes on at each rung"
             )
         if plan.check_seeds:
@@ -50,12 +50,12 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
     else:
         models = f"preset {preset}: {drawn} and a plain ViT"
     print(
-        f"{models} × {counted(plan.retrain_seeds, 'seed')} on "
+        f"{models} × {counted(len(plan.retraining_seeds), 'seed')} on "
         f"{retrain.data.dataset}, {retrain.epochs} epochs each\nresults in {folder.root}"
     )
     if preset != PAPER_PRESET:
         print(
-            f"the paper's setting (one GPU a trial): python tune/run_search.py --preset "
+            f"the paper's setting (one GPU per trial): python tune/run_search.py --preset "
             f"{PAPER_PRESET} --data-dir DIR --num-samples {plan.num_samples}"
         )
     print("starting Ray …", flush=True)

@@ -7,33 +7,13 @@ from typing import Any
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.training.config import RetrainConfig
 
-__all__ = ["ACCURACY", "COSTS", "cost", "parse_objectives", "vit_cost"]
+__all__ = ["ACCURACY", "COSTS", "cost", "vit_cost"]
 
 ACCURACY = "accuracy"
 """The search score, which every sweep maximises."""
 
 COSTS = ("macs", "params")
 """What may be minimised beside it: multiply-adds with those of attention, and parameters."""
-
-
-def parse_objectives(text: str) -> tuple[str, ...]:
-    """`accuracy,macs` as a tuple.
-
-    Raises:
-        ValueError: an unknown or repeated objective, or accuracy is not the first.
-    """
-    names = tuple(part.strip() for part in text.split(","))
-    known = (ACCURACY, *COSTS)
-    for name in names:
-        if name not in known:
-            raise ValueError(
-                f"--objectives {text}: unknown objective {name!r}; known: {', '.join(known)}"
-            )
-    if names[0] != ACCURACY or len(set(names)) != len(names):
-        raise ValueError(
-            f"--objectives {text}: begin with accuracy and name each once, like accuracy,macs"
-        )
-    return names
 
 
 def cost(genotype: "Genotype", retrain: RetrainConfig) -> dict[str, int]:

@@ -19,18 +19,9 @@ from dasvit.search.memory import device_memory, shortfall
 from dasvit.spaces.cell.operations import build_operation
 from dasvit.training.loop import check_retrain
 from dasvit.training.networks import VIT
-from tune.cluster import (
-    Cluster,
-    Demand,
-    check_address,
-    check_gpus,
-    check_local_gpus,
-    check_storage,
-    check_workers,
-    connect,
-    demand,
-)
+from tune.cluster import check_address, check_storage, connect
 from tune.console import print_end, print_machine, print_plan, print_results
+from tune.demand import Cluster, Demand, check_gpus, check_local_gpus, check_workers, demand
 from tune.experiment import asha, fit
 from tune.options import SweepOptions
 from tune.own_callbacks import own_callbacks
@@ -59,7 +50,9 @@ def run(options: SweepOptions, command: str) -> int:
         check_local_gpus(options.gpus_per_trial)
     space = _space(options)
     own_callbacks(options.callback, "search")  # refused now rather than after the first phase
-    plan = options.plan(identify_space(options.space) if options.space else None)
+    plan = options.plan
+    if plan.space is not None:
+        plan = dataclasses.replace(plan, space=identify_space(plan.space))
     _check(plan)
     if address is None and get_preset(options.preset).needs_gpu:
         count = torch.cuda.device_count()
@@ -68,7 +61,7 @@ def run(options: SweepOptions, command: str) -> int:
         asked = options.gpus_per_trial
         gpus = torch.cuda.device_count() if asked is None else asked
         _check_device(options, gpus)
-        if options.retrain.compile or (options.search.compile and plan.num_searches):
+        if plan.retrain.compile or (plan.search.compile and plan.num_searches):
             check_compiler(torch.device("cuda" if gpus else "cpu"))
     place = (options.storage_path, options.folder_name)
     if options.fresh:
@@ -100,11 +93,12 @@ def run(options: SweepOptions, command: str) -> int:
 
 def _space(options: SweepOptions) -> dict[str, Any]:
     """The outer space; empty in a random search, which has none."""
-    if options.strategy == "random":
+    plan = options.plan
+    if plan.strategy == "random":
         return {}
-    if options.space is None:
-        return outer_space(options.search, fixed=options.fixed)
-    return load_space(options.space, options.search, fixed=options.fixed)
+    if plan.space is None:
+        return outer_space(plan.search, fixed=plan.fixed)
+    return load_space(plan.space, plan.search, fixed=plan.fixed)
 
 
 def _check(plan: Plan) -> None:
@@ -153,7 +147,7 @@ def _need(options: SweepOptions, plan: Plan, cluster: Cluster) -> Demand:
 
 def _check_device(options: SweepOptions, gpus: float) -> None:
     """Refuse what trials on so many GPUs each cannot do."""
-    if options.search.cuda_graph:
+    if options.plan.search.cuda_graph:
         check_cuda_graph(torch.device("cuda" if gpus else "cpu"))
 
 
@@ -200,8 +194,8 @@ def memory_warning(options: SweepOptions, need: Demand) -> str | None:
     available = device_memory(torch.device("cuda", 0))
     assert available is not None
     share = int(available * min(1.0, need.gpus))
-    search = options.search
-    most = search.method.heaviest(weight_lr=search.weight_lr, fixed=options.fixed)
+    search = options.plan.search
+    most = search.method.heaviest(weight_lr=search.weight_lr, fixed=options.plan.fixed)
     planned = dataclasses.replace(search, method=most)
     return shortfall(planned, share, lambda line: print(f"{line} …", file=sys.stderr, flush=True))
 
@@ -234,7 +228,7 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
     if plan.scheduler == "asha":
         scheduler = asha(
             total_epochs=plan.search.total_epochs,
-            grace_epochs=plan.grace_epochs,
+            grace_epochs=plan.first_rung,
             reduction_factor=plan.reduction_factor,
             spared=len(given),
         )

@@ -1,13 +1,14 @@
-"""What a sweep computes, as a value that sweep.json keeps. No Ray."""
+"""What a sweep computes, as settings that sweep.json keeps. No Ray."""
 
 import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from dasvit.commands.arguments import Arg
 from dasvit.run.plugins import load_plugins
-from dasvit.run.settings import config_from_dict, config_to_dict
+from dasvit.run.settings import Range, check_settings, config_from_dict, config_to_dict, require
 from dasvit.search.config import SearchConfig
 from dasvit.training.config import RetrainConfig
 from tune.objectives import ACCURACY
@@ -15,48 +16,117 @@ from tune.objectives import ACCURACY
 if TYPE_CHECKING:
     from dasvit.spaces.cell.genotype import Genotype
 
-__all__ = ["Plan", "Scheduler", "Strategy"]
+__all__ = ["Plan"]
 
-Strategy = Literal["gradient", "random"]
-Scheduler = Literal["none", "asha"]
+MOST = 100_000
+"""Trials of a phase, at most."""
+
+_Some = Annotated[int, Range(f"[1, {MOST}]")]
+_Any = Annotated[int, Range(f"[0, {MOST}]")]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a sweep computes.
+    """What a sweep computes."""
 
-    Attributes:
-        search, retrain: where all trials start.
-        fixed: outer settings that stay as they are.
-        num_samples: configurations; with the random strategy, encoders drawn.
-        seeds, retrain_seeds: trials a configuration, retrainings a network.
-        metric: that ranks.
-        retrain_top: encoders to retrain.
-        strategy: gradient (searches, by their alphas) or random (encoders drawn uniformly).
-        random_baseline: encoders to draw beside a gradient search.
-        check_seeds: fresh seeds on which the best `retrain_top` configurations are searched again.
-        scheduler: none, or asha: searches that lag behind the others are stopped early.
-        grace_epochs, reduction_factor: of ASHA; 0 without it.
-        objectives: accuracy, and what is minimised beside it; see `tune.objectives`.
-        space: the user's own outer space: its file, function and content hash; None for ours.
-    """
+    strategy: Annotated[Literal["gradient", "random"], Arg(flag="search")] = "gradient"
+    """gradient searches by the alphas; random draws num_samples encoders uniformly from the same
+    space and retrains them all: what a search has to beat."""
+    num_samples: _Some = 16
+    """Configurations to try; each is a trial on every seed. A larger number extends a sweep."""
+    seeds: _Some = 2
+    """Seeds per configuration: --seed and the numbers after it."""
+    metric: Literal["discretised_accuracy", "supernet_accuracy"] = "discretised_accuracy"
+    """Validation score that Optuna maximises and that ranks: of the derived network with inherited
+    weights, or of the supernet."""
+    retrain_top: _Some = 3
+    """Distinct encoders to retrain from scratch, the best by the mean search score."""
+    random_baseline: _Any = 0
+    """Encoders to draw uniformly and retrain beside those of a gradient search; the report states
+    the gain of the best found one over them."""
+    check_seeds: _Any = 0
+    """Fresh seeds on which the best retrain_top configurations are searched again at the end; the
+    report shows their score before and after. The ranking stays."""
+    retrain_seeds: _Any = 0
+    """Seeds per retraining: --retrain.seed and the numbers after it; 0 is as many as --seeds."""
+    scheduler: Literal["none", "asha"] = "none"
+    """asha stops searches early whose supernet lags behind the others' at the same epoch. Needs
+    --metric supernet_accuracy; which ones it stops depends on timing."""
+    grace_epochs: _Any = 0
+    """Epochs that ASHA leaves every search; 0 is all epochs over reduction_factor squared."""
+    reduction_factor: Annotated[int, Range("[2, inf)")] = 3
+    """ASHA lets one search in so many go on at each of its rungs."""
+    objectives: tuple[Literal["accuracy", "macs", "params"], ...] = (ACCURACY,)
+    """accuracy; with macs or params after it, Optuna also minimises what the encoders cost at the
+    retraining's size, and the Pareto front is retrained."""
+    space: Annotated[str | None, Arg(metavar="FILE.py:function")] = None
+    """Your own outer space, called as `outer_space` in tune/space.py is (docs/sweep.md)."""
 
     search: SearchConfig
-    retrain: RetrainConfig
-    fixed: tuple[str, ...]
-    num_samples: int
-    seeds: int
-    metric: str
-    retrain_top: int
-    retrain_seeds: int
-    strategy: Strategy = "gradient"
-    random_baseline: int = 0
-    check_seeds: int = 0
-    space: str | None = None
-    scheduler: Scheduler = "none"
-    grace_epochs: int = 0
-    reduction_factor: int = 0
-    objectives: tuple[str, ...] = (ACCURACY,)
+    """Settings of the search. The sweep varies those that its method names; one that is given
+    here stays as given."""
+    retrain: Annotated[RetrainConfig, Arg(prefix="retrain.")]
+    """Settings of the retraining."""
+    fixed: Annotated[tuple[str, ...], Arg(hidden=True)] = ()
+    """Outer settings that the sweep leaves alone (those given on the command line)."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        require(
+            self.num_samples * self.seeds <= MOST,
+            f"num_samples times seeds must be at most {MOST}, but got {self.num_samples} times "
+            f"{self.seeds}",
+        )
+        objectives = " ".join(self.objectives)
+        require(
+            self.objectives[:1] == (ACCURACY,)
+            and len(set(self.objectives)) == len(self.objectives),
+            f"objectives must begin with accuracy and name each once, but got {objectives!r}",
+        )
+        searching = {
+            "--scheduler": self.scheduler != "none",
+            "--objectives": len(self.objectives) > 1,
+            "--random-baseline": self.random_baseline,
+            "--check-seeds": self.check_seeds,
+            "--space": self.space,
+        }
+        flag = next((name for name, value in searching.items() if value), None)
+        require(
+            self.strategy == "gradient" or flag is None,
+            f"--search random takes no {flag}: it draws --num-samples encoders and searches "
+            "nothing; leave it away, or use --search gradient",
+        )
+        if self.scheduler != "none":
+            self._check_scheduler()
+
+    def _check_scheduler(self) -> None:
+        epochs = self.search.total_epochs
+        require(
+            len(self.objectives) == 1,
+            f"--objectives {' '.join(self.objectives)} with --scheduler {self.scheduler}: a search "
+            "that is stopped early has no encoder, and so no cost; give one of them",
+        )
+        require(epochs > 1, "--scheduler asha: a search of one epoch cannot be stopped early")
+        require(
+            self.grace_epochs < epochs,
+            f"grace_epochs must be less than a search's {epochs} epochs, but got "
+            f"{self.grace_epochs}",
+        )
+        require(
+            self.search.eval_epochs == 1,
+            f"--scheduler asha with --eval-epochs {self.search.eval_epochs}: ASHA compares "
+            "searches by the accuracy of every epoch; leave it at 1",
+        )
+        require(
+            self.metric == "supernet_accuracy",
+            f"--scheduler asha with --metric {self.metric}: ASHA compares searches by their "
+            "supernet, epoch by epoch; add --metric supernet_accuracy",
+        )
+
+    @property
+    def first_rung(self) -> int:
+        """The epoch from which ASHA may stop a search."""
+        return self.grace_epochs or max(1, self.search.total_epochs // self.reduction_factor**2)
 
     @property
     def num_configs(self) -> int:
@@ -76,7 +146,7 @@ class Plan:
     def num_retrainings(self) -> int:
         """At most: a found encoder may be drawn too, and a search may find few."""
         found = min(self.retrain_top, self.num_searches)
-        return (found + self.num_random + 1) * self.retrain_seeds
+        return (found + self.num_random + 1) * len(self.retraining_seeds)
 
     @property
     def search_seeds(self) -> range:
@@ -90,7 +160,8 @@ class Plan:
 
     @property
     def retraining_seeds(self) -> range:
-        return range(self.retrain.seed, self.retrain.seed + self.retrain_seeds)
+        first = self.retrain.seed
+        return range(first, first + (self.retrain_seeds or self.seeds))
 
     def random_genotypes(self) -> "tuple[Genotype, ...]":
         """The encoders drawn at random; the search's seed decides.

@@ -30,7 +30,7 @@ from dasvit.run.plugins import load_plugins, plugins_end_here
 from dasvit.run.settings import config_to_dict
 from dasvit.search.config import SearchConfig
 from dasvit.training.config import RetrainConfig
-from tune.cluster import Demand
+from tune.demand import Demand
 from tune.searcher import CONFIGURATION, SEED
 from tune.space import to_search_config
 from tune.trial_folder import (

@@ -12,7 +12,7 @@ from support.sweep_process import SweepProcess
 
 from dasvit.report.record import save_result
 from dasvit.search.config import SearchConfig
-from tune.cluster import Demand
+from tune.demand import Demand
 from tune.experiment import asha
 from tune.options import parse_options
 from tune.plan import Plan
@@ -39,12 +39,12 @@ def sampled(search_config: SearchConfig) -> dict[str, Any]:
 
 def test_the_plan() -> None:
     options = parse_options(shlex.split(ASHA))
-    made = options.plan()
-    assert (made.scheduler, made.grace_epochs, made.reduction_factor) == ("asha", 1, 3)
+    made = options.plan
+    assert (made.scheduler, made.first_rung, made.reduction_factor) == ("asha", 1, 3)
     read = Plan.from_dict(json.loads(json.dumps(made.to_dict())))
-    assert (read.scheduler, read.grace_epochs, read.reduction_factor) == ("asha", 1, 3)
+    assert (read.scheduler, read.first_rung, read.reduction_factor) == ("asha", 1, 3)
     paper = parse_options(shlex.split(f"--preset cifar10 --data-dir . {ASHA}"))
-    assert paper.plan().grace_epochs == 10
+    assert paper.plan.first_rung == 10
 
 
 @pytest.mark.parametrize(

@@ -8,20 +8,8 @@ from typing import Any
 import pytest
 from ray.exceptions import AuthenticationError, GetTimeoutError
 
-from tune.cluster import (
-    CHECKOUT,
-    ENVIRONMENT,
-    Cluster,
-    _cpu_limits,
-    _runtime_env,
-    check_address,
-    check_gpus,
-    check_local_gpus,
-    check_storage,
-    connect,
-    demand,
-    own_cpus,
-)
+from tune.cluster import CHECKOUT, ENVIRONMENT, _runtime_env, check_address, check_storage, connect
+from tune.demand import Cluster, _cpu_limits, check_gpus, check_local_gpus, demand, own_cpus
 
 LAPTOP = Cluster(address="local", cpus=2, gpus=0, node_cpus=2, node_gpus=0, nodes=1)
 GPUS = Cluster(address="auto", cpus=64, gpus=8, node_cpus=32, node_gpus=4, nodes=3)

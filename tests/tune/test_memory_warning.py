@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dasvit.search.config import SearchConfig
-from tune.cluster import Demand
+from tune.demand import Demand
 from tune.options import parse_options
 from tune.phases import memory_warning
 

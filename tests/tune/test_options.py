@@ -10,52 +10,54 @@ from tune.space import first_draws, outer_space, to_search_config
 
 def test_defaults() -> None:
     options = parse_options([])
-    assert (options.preset, options.num_samples, options.seeds, options.retrain_top) == (
-        "digits", 16, 2, 3,
-    )  # fmt: skip
-    assert options.num_trials == 32
-    assert options.fixed == ()
+    plan = options.plan
+    assert (options.preset, plan.num_samples, plan.seeds, plan.retrain_top) == ("digits", 16, 2, 3)
+    assert plan.num_searches == 32
+    assert plan.fixed == ()
     assert options.folder_name == "digits"
-    assert (options.search_seeds, options.retraining_seeds) == (range(2), range(2))
+    assert (plan.search_seeds, plan.retraining_seeds) == (range(2), range(2))
 
 
 def test_the_preset_sets_all_defaults() -> None:
     options = parse_options(["--preset=cifar10", "--data-dir", "."])
-    assert options.search.space.dim == 768
-    assert options.retrain.epochs == 500
+    assert options.plan.search.space.dim == 768
+    assert options.plan.retrain.epochs == 500
     assert options.folder_name == "cifar10"
 
 
 def test_settings_by_their_names() -> None:
     argv = "--dim 24 --stage-layers 1 2 2 --token-where edge --seed 7 --retrain.epochs 9 --xi=0.5"
     options = parse_options([*argv.split(), "--retrain-seeds", "3", "--retrain.seed", "4"])
-    assert options.search.space.dim == 24
-    assert options.search.method.stage_layers == (1, 2, 2)
-    assert options.search.method.token_where == "edge"
-    assert options.search_seeds == range(7, 9)
-    assert options.retrain.epochs == 9
-    assert options.retraining_seeds == range(4, 7)
-    assert options.fixed == ("xi",)
+    assert options.plan.search.space.dim == 24
+    assert options.plan.search.method.stage_layers == (1, 2, 2)
+    assert options.plan.search.method.token_where == "edge"
+    assert options.plan.search_seeds == range(7, 9)
+    assert options.plan.retrain.epochs == 9
+    assert options.plan.retraining_seeds == range(4, 7)
+    assert options.plan.fixed == ("xi",)
 
 
 def test_data_settings_reach_both_phases(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     options = parse_options(["--preset", "cifar10", "--data-dir", "data", "--dataset", "cifar100"])
-    for data in (options.search.data, options.retrain.data):
+    for data in (options.plan.search.data, options.plan.retrain.data):
         assert (data.dataset, data.data_dir) == ("cifar100", str(tmp_path / "data"))
     apart = parse_options(
         ["--preset", "cifar10", "--data-dir", "d", "--retrain.data.dataset", "cifar100"]
     )
-    assert (apart.search.data.dataset, apart.retrain.data.dataset) == ("cifar10", "cifar100")
-    assert apart.retrain.data.data_dir == str(tmp_path / "d")
+    assert (apart.plan.search.data.dataset, apart.plan.retrain.data.dataset) == (
+        "cifar10",
+        "cifar100",
+    )
+    assert apart.plan.retrain.data.data_dir == str(tmp_path / "d")
 
 
 def test_both_phases_hold_the_same_images_out() -> None:
     """Else the search would choose by images of the retraining's test set."""
     options = parse_options(["--test-fraction", "0.05"])
-    assert options.search.data.test_fraction == options.retrain.data.test_fraction == 0.05
+    assert options.plan.search.data.test_fraction == options.plan.retrain.data.test_fraction == 0.05
     same = ["--test-fraction", "0.1", "--retrain.data.test-fraction", "0.1"]
-    assert parse_options(same).retrain.data.test_fraction == 0.1
+    assert parse_options(same).plan.retrain.data.test_fraction == 0.1
     with pytest.raises(ValueError, match="split the same images differently"):
         parse_options(["--retrain.data.test-fraction", "0.3"])
 
@@ -63,7 +65,7 @@ def test_both_phases_hold_the_same_images_out() -> None:
 def test_both_phases_see_images_of_one_size_unless_both_are_given() -> None:
     both = ["--image-size", "16", "--retrain.data.image-size", "32"]
     options = parse_options(both)
-    assert (options.search.data.image_size, options.retrain.data.image_size) == (16, 32)
+    assert (options.plan.search.data.image_size, options.plan.retrain.data.image_size) == (16, 32)
     with pytest.raises(ValueError, match=r"of 16 pixels .* of 8; give --retrain\.data\.image-size"):
         parse_options(both[:2])
     with pytest.raises(ValueError, match=r"of 8 pixels .* of 32; give --image-size too"):
@@ -72,14 +74,14 @@ def test_both_phases_see_images_of_one_size_unless_both_are_given() -> None:
 
 def test_a_retraining_has_the_plugins_of_the_search() -> None:
     options = parse_options(["--plugins", "json", "--retrain.plugins", "csv"])
-    assert options.retrain.plugins == ("json", "csv")
+    assert options.plan.retrain.plugins == ("json", "csv")
 
 
 def test_another_method_names_its_own_outer_settings() -> None:
     options = parse_options(["--method", "darts", "--stage-epochs", "4"])
-    assert type(options.search.method) is DARTS
-    assert options.search.method.stage_layers == (2,) and options.search.total_epochs == 4
-    assert set(outer_space(options.search)) == {"xi"}
+    assert type(options.plan.search.method) is DARTS
+    assert options.plan.search.method.stage_layers == (2,) and options.plan.search.total_epochs == 4
+    assert set(outer_space(options.plan.search)) == {"xi"}
     with pytest.raises(ValueError, match="token-ratio"):
         parse_options(["--method", "darts", "--token-ratio", "0.5"])
 
@@ -92,22 +94,22 @@ def test_one_bound_leaves_the_other_to_the_sweep(argv: str) -> None:
     options = parse_options(argv.split())
     name = "gamma_max" if "max" in argv else "gamma_min"
     value = float(argv.replace("=", " ").split()[1])
-    assert options.fixed == (name,)
-    assert options.search.setting(name) == value
-    space = outer_space(options.search, fixed=options.fixed)
+    assert options.plan.fixed == (name,)
+    assert options.plan.search.setting(name) == value
+    space = outer_space(options.plan.search, fixed=options.plan.fixed)
     for seed in range(50):
         state = np.random.RandomState(seed)
         sampled = {n: domain.sample(random_state=state) for n, domain in space.items()}
-        drawn = to_search_config(options.search, sampled, seed)  # refuses what cannot be
+        drawn = to_search_config(options.plan.search, sampled, seed)  # refuses what cannot be
         assert drawn.setting(name) == value
-    [own, *_] = first_draws(options.search, fixed=options.fixed)
+    [own, *_] = first_draws(options.plan.search, fixed=options.plan.fixed)
     assert all(space[name].is_valid(value) for name, value in own.items())
 
 
 def test_a_bound_that_fits_moves_nothing() -> None:
-    preset = parse_options([]).search.method
-    assert parse_options(["--gamma-max", "0.9"]).search.method.gamma_min == preset.gamma_min
-    assert parse_options(["--gamma-min", "0.1"]).search.method.gamma_max == preset.gamma_max
+    preset = parse_options([]).plan.search.method
+    assert parse_options(["--gamma-max", "0.9"]).plan.search.method.gamma_min == preset.gamma_min
+    assert parse_options(["--gamma-min", "0.1"]).plan.search.method.gamma_max == preset.gamma_max
 
 
 @pytest.mark.parametrize(

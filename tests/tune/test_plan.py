@@ -55,22 +55,22 @@ def test_every_model_is_retrained_once(plan: Plan, outcome) -> None:
 
 
 def test_the_command_line_makes_the_plan() -> None:
-    plan = parse_options(["--search", "random", "--num-samples", "5", "--seed", "3"]).plan()
+    plan = parse_options(["--search", "random", "--num-samples", "5", "--seed", "3"]).plan
     assert (plan.strategy, plan.num_random, plan.search.seed) == ("random", 5, 3)
-    plan = parse_options(["--random-baseline", "4", "--xi", "0"]).plan("/a.py:f")
+    plan = parse_options(["--random-baseline", "4", "--xi", "0", "--space", "a.py:f"]).plan
     assert (plan.strategy, plan.num_random, plan.fixed, plan.space) == (
-        "gradient", 4, ("xi",), "/a.py:f",
+        "gradient", 4, ("xi",), "a.py:f",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--random-baseline -1", "--random-baseline must be 0 to 100000, but got -1"),
+        ("--random-baseline -1", "random_baseline must lie in \\[0, 100000\\], but got -1"),
         ("--search random --random-baseline 2", "--search random takes no --random-baseline"),
         ("--search random --space a.py:f", "--search random takes no --space"),
         ("--search random --check-seeds 2", "--search random takes no --check-seeds"),
-        ("--check-seeds -1", "--check-seeds must be 0 to 100000, but got -1"),
+        ("--check-seeds -1", "check_seeds must lie in \\[0, 100000\\], but got -1"),
         ("--search grid", "search"),
         ("--num-samples 1 --seeds 2 --retrain-top 3", "--retrain-top 3: 1 configurations × 2 "),
     ],

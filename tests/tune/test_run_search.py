@@ -23,7 +23,7 @@ from dasvit.report.record import load_retrain_result
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.spaces.cell.sample import distinct_random_genotypes
 from dasvit.training.loop import evaluate
-from tune.cluster import Cluster
+from tune.demand import Cluster
 from tune.options import parse_options
 from tune.run_search import _command, main
 from tune.store import open_folder
@@ -294,7 +294,7 @@ def test_a_random_search_retrains_what_it_draws(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "2 random encoders and a plain ViT" in done.stdout
     root = tmp_path / "runs" / "tiny"
-    drawn = distinct_random_genotypes(parse_options(TINY).search.space, 2, seed=0)
+    drawn = distinct_random_genotypes(parse_options(TINY).plan.search.space, 2, seed=0)
     rows = list(csv.DictReader((root / "leaderboard.csv").read_text().splitlines()))
     assert [(row["origin"], row["model"]) for row in rows] == [
         *(("random", genotype.canonical_hash) for genotype in drawn),

@@ -21,7 +21,7 @@ from dasvit.search.config import SearchConfig
 from dasvit.spaces.cell.operations import registered_operations
 from dasvit.training.config import RetrainConfig
 from tune import trial
-from tune.cluster import Demand
+from tune.demand import Demand
 from tune.searcher import CONFIGURATION, SEED
 from tune.space import first_draws
 from tune.trial import TRIAL, Job, RetrainSetup, SearchSetup, root_cause

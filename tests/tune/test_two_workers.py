@@ -23,7 +23,8 @@ from pathlib import Path
 from dasvit.data.config import DataConfig
 from dasvit.training.config import RetrainConfig
 from dasvit.spaces.cell.genotype import Edge, Genotype
-from tune.cluster import Demand, connect
+from tune.cluster import connect
+from tune.demand import Demand
 folder = Path(sys.argv[1])
 config = RetrainConfig(
     data=DataConfig(dataset="digits", image_size=8, augment="none"), dim=12, depth=2, patch_size=4,

@@ -64,7 +64,9 @@ def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
             row[words] = found.score(score).percent if found else NOTHING
         row |= {"test top-1 %": NOTHING, "parameters": NOTHING}
         if model := outcome.models.get(name):
-            row["test top-1 %"] = _of_seeds(model.score("test_top1"), outcome.plan.retrain_seeds)
+            row["test top-1 %"] = _of_seeds(
+                model.score("test_top1"), len(outcome.plan.retraining_seeds)
+            )
             row["parameters"] = f"{model.num_params / 1e6:.2f} M"
         if outcome.costs:
             costs = outcome.costs.get(name)
