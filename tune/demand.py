@@ -48,7 +48,7 @@ class Demand:
     concurrent: int
     workers: int = 1
 
-    def with_workers(self, workers: int) -> Demand:
+    def with_workers(self, workers: int) -> "Demand":
         """Trials of several workers each, and as many fewer at a time."""
         concurrent = max(1, self.concurrent // workers)
         return replace(self, workers=workers, concurrent=concurrent)

@@ -73,7 +73,7 @@ class Proposer(Searcher):
         self._first = list(first[:num_samples])
         self._study = open_study(study_file, minimised=minimised)
         self._trials: list[int] = []  # numbers in the study, by proposal
-        for trial in self._study.trials:
+        for trial in self._study.get_trials(deepcopy=False):
             if CONFIGURATION in trial.user_attrs:
                 self._trials.append(trial.number)
             elif not trial.state.is_finished():  # its process was killed while it was made
@@ -98,7 +98,7 @@ class Proposer(Searcher):
         if number >= len(self._trials):
             given = number < len(self._first)
             self._trials.append(self._add(self._first[number]) if given else self._ask(number))
-        trial = self._study.trials[self._trials[number]]
+        trial = self._study.get_trials(deepcopy=False)[self._trials[number]]
         self._proposals.append(trial.params | trial.user_attrs.get(_OUTSIDE, {}))
         self._results.append({})
         return True
@@ -133,7 +133,7 @@ class Proposer(Searcher):
             user_attrs={CONFIGURATION: len(self._trials)} | ({} if inside else {_OUTSIDE: draw}),
         )
         self._study.add_trial(trial)
-        return len(self._study.trials) - 1
+        return len(self._study.get_trials(deepcopy=False)) - 1
 
     def _tell_next(self) -> bool:
         """Tell one result, if it is there. What was told stays told, even where a trial that failed
@@ -142,7 +142,7 @@ class Proposer(Searcher):
         results = self._results[number]
         if len(results) < len(self._seeds):
             return False
-        trial = self._study.trials[self._trials[number]]
+        trial = self._study.get_trials(deepcopy=False)[self._trials[number]]
         if not trial.state.is_finished():
             self._tell(optuna.trial.Trial(self._study, trial._trial_id), list(results.values()))
         self._told += 1
