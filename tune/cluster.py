@@ -1,15 +1,16 @@
 """Connecting to Ray, and what its cluster has room for."""
 
-import importlib.util
+import json
 import logging
 import math
 import os
 import secrets
+import signal
 import socket
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ __all__ = [
     "check_workers",
     "connect",
     "demand",
+    "own_cpus",
+    "prepare",
 ]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -32,14 +35,15 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 OBJECT_STORE_BYTES = 200_000_000
 """Only settings and metrics pass through the object store."""
 
+TOKEN = secrets.token_hex(32)
+"""What Ray asks for in a cluster of our own. No other process knows it, also no other sweep."""
+
 STORAGE_SECONDS = 10.0
 """What another node has to see a new file."""
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # How often Ray Train's controller looks at its worker, and with it takes reports (default 2 s).
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # The worker writes its own TensorBoard files and JSON lines; Tune's copies would double them.
+    # The trial writes its own TensorBoard files; of Tune's records `tune.experiment` chooses.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # A trial's score exists only at its end; the epochs' reports are for the live view.
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
@@ -53,12 +57,8 @@ ENVIRONMENT = {
 """Ray's settings, for this process and the workers."""
 
 LOCAL_ENVIRONMENT = {
-    # A trial is several processes: with two cores Ray would start two at a time, and warn.
-    "RAY_worker_maximum_startup_concurrency": "8",
-    # One process a trial less each: nobody takes this machine away, or reads its metrics.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_preload_python_modules": "tune.fewer_collections",
+    # Named for the systems where it is off by itself: without clusters, Ray listens on loopback.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 """More of them for a cluster of our own."""
 
@@ -105,22 +105,70 @@ class Demand:
         return "cuda" if self.gpus else "cpu"
 
 
+def prepare(address: str | None) -> None:
+    """Ray's settings in the environment. Ray reads some when it is imported: call it before.
+
+    Raises:
+        ValueError: there is no home, of which Ray makes paths.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        raise ValueError(
+            f"HOME is not set, and user {os.getuid()} has no home; set HOME to a folder"
+        ) from None
+    os.environ.update(ENVIRONMENT)
+    if _asked(address)[1] is None:
+        os.environ.update(LOCAL_ENVIRONMENT)
+
+
 def check_address(address: str | None) -> str | None:
     """The address to connect to, from `--address` or RAY_ADDRESS; None for a cluster of our own.
 
     Raises:
-        ValueError: an address of Ray Client, or one at which nobody answers.
+        ValueError: an address of Ray Client or of the job server, one at which nobody answers, or
+            "auto" where there is none.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    said, address = _asked(address)
     if address is not None and "://" in address:
         raise ValueError(
-            f"--address {address}: run the command on the cluster itself, with --address auto (by "
-            "`ray exec`, `ray submit` or `ray job submit`); Ray Client addresses are not supported"
+            f"{said}: addresses of Ray Client and of the job server are not supported; run the "
+            "command on the cluster itself, with --address auto (by `ray exec`, `ray submit` or "
+            "`ray job submit`), or with --address local on this machine alone"
         )
-    if address in (None, "local"):
-        return None
-    _check_reachable(address)
+    if address == "auto":
+        address = _current(said)
+    if address is not None:
+        _check_reachable(address, said)
     return address
+
+
+def _current(said: str) -> str:
+    """What "auto" means: the cluster of the job that runs this, or the one that `ray start` noted.
+
+    Ray itself also finds what it does not note, such as the private cluster of another sweep.
+    """
+    of_job = os.environ.get("RAY_ADDRESS", "auto")
+    if of_job not in ("", "auto", "local"):
+        return of_job
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    note = Path(folder) / "ray" / "ray_current_cluster"
+    try:
+        return note.read_text().strip()
+    except OSError:
+        raise ValueError(
+            f"{said}: no cluster that `ray start` began on this machine (there is no {note}); give "
+            "its address, HOST:PORT, or leave it away to compute on this machine alone"
+        ) from None
+
+
+def _asked(address: str | None) -> tuple[str, str | None]:
+    """How the address was given, for a message, and the address; None for one of our own."""
+    said = f"--address {address}"
+    if not address:
+        address = os.environ.get("RAY_ADDRESS") or None
+        said = f"RAY_ADDRESS={address}"
+    return said, None if address == "local" else address
 
 
 def check_local_gpus(gpus_per_trial: float | None) -> None:
@@ -229,54 +277,98 @@ def _sees(path: str) -> bool:
 
 
 @contextmanager
-def connect(address: str | None) -> Iterator[Cluster]:
+def connect(address: str | None, *, dashboard: bool = False) -> Iterator[Cluster]:
     """Ray for the length of a `with` block: an existing cluster's, or one of our own.
 
     Args:
         address: of a running cluster ("auto", "host:6379"), or None.
+        dashboard: of a cluster of our own. Ray Train needs it where a trial has several workers:
+            without it, a trial that is stopped leaves its CPUs and GPUs taken.
 
     Raises:
-        ValueError: no cluster at that address, or Ray's dashboard parts are not installed.
+        ValueError: no cluster at that address, or no room for Ray's sockets.
     """
-    if importlib.util.find_spec("aiohttp") is None:
-        # Without the dashboard, Ray Train cannot free what a stopped trial held: the next hangs.
-        raise ValueError(
-            'aiohttp is not installed, and Ray Train needs it: pip install "ray[default]"'
-        )
-    os.environ.update(ENVIRONMENT)
+    prepare(address or "local")
     _import_here_and_in_workers()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        if address is None:
+            _start(dashboard)
+        else:
+            _join(address)
+        signal.signal(signal.SIGTERM, handler)  # Ray has put one of its own in place
+        yield _look(address or "local")
+    finally:
+        import ray
+
+        ray.shutdown()
+
+
+def _start(dashboard: bool) -> None:
     import ray  # reads the environment when it is imported
+
+    # Whoever may use Ray's ports runs code here. Without a mode Ray asks for a token; set now,
+    # after the import, "token" would not reach all of its parts. A token in the environment needs
+    # no home to lie in.
+    os.environ.pop("RAY_AUTH_MODE", None)
+    os.environ["RAY_AUTH_TOKEN"] = TOKEN
+    try:
+        ray.init(
+            address="local",
+            num_cpus=own_cpus(),
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            object_store_memory=OBJECT_STORE_BYTES,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except OSError as error:
+        if "AF_UNIX" not in str(error):
+            raise
+        name = next((n for n in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(n)), "RAY_TMPDIR")
+        raise ValueError(
+            f"{name}={os.environ.get(name, '')}: too long a path for Ray's sockets, which end "
+            "after 107 bytes; set RAY_TMPDIR to a short one, such as /tmp"
+        ) from None
+
+
+def _join(address: str) -> None:
+    import ray
     from ray.exceptions import RayError
 
     try:
-        if address is None:
-            os.environ.update(LOCAL_ENVIRONMENT)
-            # Ray's ports are open to the network, and whoever may use them runs code here. Without
-            # a mode Ray asks for its token; set now, after the import, "token" would not reach all
-            # of its parts.
-            os.environ.pop("RAY_AUTH_MODE", None)
-            _private_token()
-            ray.init(
-                address="local",
-                include_dashboard=True,
-                dashboard_host="127.0.0.1",
-                object_store_memory=OBJECT_STORE_BYTES,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
-        else:
-            try:
-                ray.init(
-                    address=address,
-                    runtime_env=_runtime_env(),
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                )
-            except (ConnectionError, RuntimeError, ValueError, RayError) as error:
-                raise ValueError(f"--address {address}: {_why_not(error)}") from None
-        yield _look(address or "local")
-    finally:
-        ray.shutdown()
+        ray.init(
+            address=address,
+            runtime_env=_runtime_env(),
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        raise ValueError(f"--address {address}: {_why_not(error)}") from None
+
+
+def own_cpus() -> int:
+    """CPUs that this process may use, by its affinity and its control group's limit."""
+    known = hasattr(os, "sched_getaffinity")
+    cpus = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+    return max(1, min([cpus, *_cpu_limits()]))
+
+
+def _cpu_limits(system: Path = Path("/")) -> list[int]:
+    """Whole CPUs that the process's control group (version 2) and those above it allow."""
+    groups = system / "sys/fs/cgroup"
+    try:
+        lines = (system / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    own = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    group = groups / own.strip("/")
+    limits = []
+    for folder in (group, *group.parents):
+        if folder.is_relative_to(groups) and (file := folder / "cpu.max").is_file():
+            quota, period = file.read_text().split()
+            limits += [int(quota) // int(period)] if quota != "max" else []
+    return limits
 
 
 def _why_not(error: Exception) -> str:
@@ -287,41 +379,26 @@ def _why_not(error: Exception) -> str:
             f"{text}; install the cluster's versions here, or run the command on the cluster itself"
         )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else text
+    if isinstance(error, ValueError):  # of the settings, not of the way there
+        return f"Ray refuses this ({text})"
     return (
         f"cannot connect to a Ray cluster there ({reason}); is it up? Started with tokens, it "
         "needs RAY_AUTH_MODE=token and its token here (~/.ray/auth_token)"
     )
 
 
-def _check_reachable(address: str) -> None:
+def _check_reachable(address: str, said: str) -> None:
     # Ray itself tries for minutes.
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
-        return  # "auto", or what Ray refuses at once
+        return  # what Ray refuses at once
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         raise ValueError(
-            f"--address {address}: nobody answers there ({error}); is the cluster up? Use the "
+            f"{said}: nobody answers there ({error}); is the cluster up? Use the "
             "address that `ray start` printed, or auto on one of its nodes"
         ) from None
-
-
-def _private_token() -> None:
-    """Ray's token, made if there is none, readable for its owner alone: Ray itself would let all
-    users of this machine read it, and with it run code as this one."""
-    path = Path.home() / ".ray" / "auth_token"
-    with suppress(OSError):  # a home that cannot be written: Ray says so
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = path.with_name(f"auth_token.{os.getpid()}")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            with os.fdopen(os.open(fresh, flags, 0o600), "w") as file:
-                file.write(secrets.token_hex(32))
-            with suppress(FileExistsError):  # another process was first
-                os.link(fresh, path)
-            fresh.unlink()
-        path.chmod(0o600)
 
 
 def _import_here_and_in_workers() -> None:
@@ -332,8 +409,16 @@ def _import_here_and_in_workers() -> None:
 
 
 def _runtime_env() -> dict[str, Any]:
-    # What git ignores (runs, data) Ray leaves out by itself.
-    return {"working_dir": str(CHECKOUT), "excludes": [".git"], "env_vars": dict(ENVIRONMENT)}
+    """The checkout and Ray's settings, for the workers. A job that Ray started (`ray job submit`)
+    has an environment already, and Ray refuses to set any part of it twice."""
+    ours: dict[str, Any] = {"env_vars": dict(ENVIRONMENT)}
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    for name in job.get("env_vars", {}):
+        ours["env_vars"].pop(name, None)
+    if "working_dir" not in job:
+        # What git ignores (runs, data) Ray leaves out by itself.
+        ours |= {"working_dir": str(CHECKOUT), "excludes": [".git"]}
+    return ours
 
 
 def _look(address: str) -> Cluster:

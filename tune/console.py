@@ -7,11 +7,11 @@ from collections.abc import Collection
 from dasvit.presets import PAPER_PRESET
 from dasvit.report.progress import counted, duration
 from tune.cluster import Cluster, Demand
-from tune.folder import ResultFolder
 from tune.plan import Plan
 from tune.report.outcome import Outcome
 from tune.report.tables import leaderboard
 from tune.space import against_baseline
+from tune.store import ResultFolder
 
 __all__ = ["print_end", "print_machine", "print_plan", "print_results"]
 

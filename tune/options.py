@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,6 +19,9 @@ from tune.plan import Plan, Scheduler, Strategy
 __all__ = ["SweepOptions", "parse_options"]
 
 MAX_TRIALS = 100_000
+
+MAX_NAME = 200
+"""Characters: file systems end at 255, and --fresh adds the time to a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +68,14 @@ class SweepOptions:
     """Seeds a retraining: --retrain.seed and the numbers after it (default: as --seeds)."""
     scheduler: Scheduler = "none"
     """asha stops searches early whose supernet lags behind the others' at the same epoch. Needs
-    --seeds 1 and --metric supernet_accuracy; which ones it stops depends on timing."""
+    --metric supernet_accuracy; which ones it stops depends on timing."""
     grace_epochs: int | None = None
     """Epochs that ASHA leaves every search (default: all epochs over reduction_factor squared)."""
     reduction_factor: int | None = None
     """ASHA lets one search in so many go on at each of its rungs (default: 3)."""
     objectives: str = ACCURACY
     """accuracy; or with macs or params after it (accuracy,macs), Optuna also minimises what the
-    encoders cost at the retraining's size, and the Pareto front is retrained. Needs --seeds 1."""
+    encoders cost at the retraining's size, and the Pareto front is retrained."""
     space: str | None = None
     """Your own outer space, FILE.py:function, called as `outer_space` in tune/space.py is
     (docs/sweep.md)."""
@@ -85,6 +88,10 @@ class SweepOptions:
     """Continue, as the same command does anyway, and refuse to start where nothing is."""
     fresh: bool = False
     """Start anew: a sweep of that name is moved aside, never deleted."""
+
+    callback: str | None = None
+    """Tune callbacks of your own, FILE.py:function, which takes a phase's name (search, check,
+    retrain) and returns a list of them (docs/sweep.md)."""
 
     address: str | None = None
     """Ray cluster to use: auto, or HOST:PORT (default: RAY_ADDRESS, else one on this machine)."""
@@ -118,6 +125,10 @@ class SweepOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{_flag(name)} must be at least 1, but got {value}")
+        if len(self.folder_name) > MAX_NAME:
+            raise ValueError(
+                f"--name must have at most {MAX_NAME} characters, but has {len(self.folder_name)}"
+            )
         if self.retrain.batch_size % self.workers:
             raise ValueError(
                 f"--workers {self.workers} must divide --retrain.batch-size "
@@ -153,12 +164,6 @@ class SweepOptions:
             )
         self._check_scheduler()
         several = len(parse_objectives(self.objectives)) > 1
-        if several and self.seeds != 1:
-            raise ValueError(
-                f"--objectives {self.objectives} with --seeds {self.seeds}: Ray repeats no trial "
-                "of several objectives; use --seeds 1, and --check-seeds K to search the front "
-                "again on K more"
-            )
         if several and self.scheduler != "none":
             raise ValueError(
                 f"--objectives {self.objectives} with --scheduler {self.scheduler}: a search that "
@@ -184,11 +189,6 @@ class SweepOptions:
             return
         if epochs < 2:
             raise ValueError("--scheduler asha: a search of one epoch cannot be stopped early")
-        if self.seeds != 1:
-            raise ValueError(
-                f"--scheduler asha with --seeds {self.seeds}: partial scores of several seeds have "
-                "no mean; use --seeds 1, and --check-seeds K to search the best on K more"
-            )
         if self.search.eval_epochs != 1:
             raise ValueError(
                 f"--scheduler asha with --eval-epochs {self.search.eval_epochs}: ASHA "
@@ -276,9 +276,10 @@ def parse_options(argv: Sequence[str], prog: str = "python tune/run_search.py") 
     data = {n: getattr(search.data, n) for n in follow & given | follow & {"data_dir"}}
     retrain_data = _absolute(dataclasses.replace(options.retrain.data, **data))
     _check_held_out(search.data, retrain_data)
-    retrain = dataclasses.replace(options.retrain, data=retrain_data)
-    if "plugins" in given and "retrain.plugins" not in given:
-        retrain = dataclasses.replace(retrain, plugins=search.plugins)
+    _check_sizes(search.data, retrain_data, given)
+    # What a search finds may hold operations of its plugins.
+    plugins = tuple(dict.fromkeys((*search.plugins, *options.retrain.plugins)))
+    retrain = dataclasses.replace(options.retrain, data=retrain_data, plugins=plugins)
     fixed = tuple(name for name in search.method.outer if name in given)
     return dataclasses.replace(options, search=search, retrain=retrain, fixed=fixed)
 
@@ -295,6 +296,17 @@ def _check_held_out(search: DataConfig, retrain: DataConfig) -> None:
             f"--test-fraction {search.test_fraction:g} and --retrain.data.test-fraction "
             f"{retrain.test_fraction:g} split the same images differently: the search would choose "
             "by images of the test set; give both the same"
+        )
+
+
+def _check_sizes(search: DataConfig, retrain: DataConfig, given: Collection[str]) -> None:
+    """Refuse images of another size in one phase, unless both sizes are given."""
+    flags = {"image_size": "--image-size", "retrain.data.image_size": "--retrain.data.image-size"}
+    missing = [flag for name, flag in flags.items() if name not in given]
+    if len(missing) == 1 and search.image_size != retrain.image_size:
+        raise ValueError(
+            f"the search would see images of {search.image_size} pixels and the retraining of "
+            f"{retrain.image_size}; give {missing[0]} too"
         )
 
 

@@ -1,23 +1,22 @@
 """An outer space of one's own: `--space FILE.py:function`, loaded and checked before any trial."""
 
 import hashlib
-import importlib.util
-import inspect
 import itertools
 import math
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from ray.tune.search import sample
 
 from dasvit.run.files import first_line
 from dasvit.search.config import SearchConfig
+from tune.own_file import call_own, parts
 from tune.space import to_search_config
 
 __all__ = ["check_space", "identify_space", "load_space"]
 
-_FORM = "FILE.py:function"
+MAX_CHOICES = 100
+"""Values of one choice: each is tried once, with each of a choice that it is bound to."""
 
 
 def load_space(where: str, search: SearchConfig, *, fixed: Collection[str]) -> dict[str, Any]:
@@ -35,23 +34,8 @@ def load_space(where: str, search: SearchConfig, *, fixed: Collection[str]) -> d
         ValueError: one line: no such file or function, an error in it, or what `check_space`
             refuses.
     """
-    path, function = _parts(where)
-    spec = importlib.util.spec_from_file_location(f"outer_space_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        made = getattr(module, function, None)
-        if not callable(made):
-            raise ValueError(f"{path} has no function {function}")
-        inspect.signature(made).bind(search, fixed=fixed)
-        space = made(search, fixed=fixed)
-    except (Exception, SystemExit) as error:
-        reason = first_line(error)
-        raise ValueError(
-            f"--space {where}: {type(error).__name__}: {reason}; the function takes (search, *, "
-            "fixed) and returns a Tune domain by name"
-        ) from None
+    form = "the function takes (search, *, fixed) and returns a Tune domain by name"
+    space = call_own("--space", where, form, search, fixed=fixed)
     if not isinstance(space, dict):
         raise ValueError(
             f"--space {where}: returned {type(space).__name__}, not a dictionary of Tune domains"
@@ -69,19 +53,9 @@ def identify_space(where: str) -> str:
     Raises:
         ValueError: there is no such file.
     """
-    path, function = _parts(where)
+    path, function = parts("--space", where)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     return f"{path}:{function} sha256={digest}"
-
-
-def _parts(where: str) -> tuple[Path, str]:
-    file, colon, function = where.rpartition(":")
-    if not colon or not file.endswith(".py") or not function.isidentifier():
-        raise ValueError(f"--space {where}: must be {_FORM}")
-    path = Path(file).expanduser().resolve()
-    if not path.is_file():
-        raise ValueError(f"--space {where}: there is no file {path}")
-    return path, function
 
 
 def check_space(space: dict[str, Any], search: SearchConfig, *, where: str) -> None:
@@ -124,7 +98,13 @@ def check_space(space: dict[str, Any], search: SearchConfig, *, where: str) -> N
 def _ends(name: str, domain: Any, where: str) -> list[Any]:
     """The values of a choice, or both ends of a range (the upper one is where it stops)."""
     if isinstance(domain, sample.Categorical):
-        return list(domain.categories)
+        values = list(domain.categories)
+        if not 1 <= len(values) <= MAX_CHOICES:
+            raise ValueError(
+                f"--space {where}: {name} is a choice of {len(values)} values; give it 1 to "
+                f"{MAX_CHOICES}, or a range such as tune.uniform(low, high)"
+            )
+        return values
     if isinstance(domain, sample.Float | sample.Integer):
         low, high = domain.lower, domain.upper
         if math.isfinite(low) and math.isfinite(high):

@@ -2,12 +2,14 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from ray import tune
+from ray.tune import Callback
 
 from dasvit.data.datasets import load_data
 from dasvit.presets import get_preset
@@ -17,7 +19,6 @@ from dasvit.search.memory import device_memory, shortfall
 from dasvit.spaces.cell.operations import build_operation
 from dasvit.training.loop import check_retrain
 from dasvit.training.networks import VIT
-from tune.check_best import run_check_trials
 from tune.cluster import (
     Cluster,
     Demand,
@@ -30,21 +31,21 @@ from tune.cluster import (
     demand,
 )
 from tune.console import print_end, print_machine, print_plan, print_results
-from tune.folder import ResultFolder, open_folder, set_aside
+from tune.experiment import asha, fit
 from tune.options import SweepOptions
+from tune.own_callbacks import own_callbacks
 from tune.own_space import identify_space, load_space
 from tune.plan import Plan
-from tune.record import SweepRecord
-from tune.report.gather import gather
-from tune.report.outcome import Outcome
+from tune.progress import Progress
+from tune.report.outcome import Outcome, gather
 from tune.report.results import save_genotypes, write_results
-from tune.retrain_best import run_retrain_trials
-from tune.searcher import result_lag
-from tune.signals import sigterm_as_ctrl_c
+from tune.searcher import CONFIGURATION, SEED, Proposer, result_lag
 from tune.space import first_draws, outer_space
-from tune.sweep import asha, run_search_trials
+from tune.store import ResultFolder, SweepRecord, open_folder, set_aside
+from tune.trial import TRIAL, RetrainSetup, SearchSetup
+from tune.trial_folder import find_retrainings, find_searches
 
-__all__ = ["memory_warning", "run"]
+__all__ = ["memory_warning", "retrain", "run"]
 
 
 def run(options: SweepOptions, command: str) -> int:
@@ -57,6 +58,7 @@ def run(options: SweepOptions, command: str) -> int:
     if address is None:
         check_local_gpus(options.gpus_per_trial)
     space = _space(options)
+    own_callbacks(options.callback, "search")  # refused now rather than after the first phase
     plan = options.plan(identify_space(options.space) if options.space else None)
     _check(plan)
     if address is None and get_preset(options.preset).needs_gpu:
@@ -74,7 +76,7 @@ def run(options: SweepOptions, command: str) -> int:
             _need(options, plan, cluster)  # what cannot run moves nothing
         if aside := set_aside(*place):
             print(f"the sweep that was there is now {aside}\n", flush=True)
-    folder = open_folder(*place, plan.to_dict(), defaults=plan.defaults(), resume=options.resume)
+    folder = open_folder(*place, plan.to_dict(), resume=options.resume)
     with folder.lock():
         record = SweepRecord(folder, plan.to_dict(), command)
 
@@ -86,16 +88,13 @@ def run(options: SweepOptions, command: str) -> int:
             print(f"{folder.root} holds this sweep already, finished: nothing to run\n")
         else:
             print_plan(plan, options.preset, folder, space)
-            # Once more: Ray puts a handler of its own in place.
-            with connect(address) as cluster, sigterm_as_ctrl_c():
+            with connect(address, dashboard=options.workers > 1) as cluster:
                 _compute(_Run(options, plan, space, folder, record, state), cluster)
             record.save()
             outcome = state()
         if outcome.search or outcome.retrained:
             write_results(outcome, folder, preset=options.preset)
             print_results(outcome)
-        if outcome.complete:
-            folder.remove_ray_records()
         return print_end(plan, folder, outcome, command)
 
 
@@ -166,8 +165,14 @@ def _compute(run: _Run, cluster: Cluster) -> None:
     print_machine(cluster, need)
     if plan.num_searches and (warning := memory_warning(options, need)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
-    lag = run.record.begin(need, result_lag(need.concurrent, plan.seeds))
-    # Ray refuses to mix two runs in one folder; what counts lies in the trials' own.
+    machine = {
+        "device": need.device,
+        "cpus_per_trial": need.cpus,
+        "gpus_per_trial": need.gpus,
+        "concurrent_trials": need.concurrent,
+    }
+    lag = run.record.begin(machine, result_lag(need.concurrent, plan.seeds))
+    # Ray refuses to mix two runs of the command in one folder.
     ray_dir = run.folder.ray_root / datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")
     if run.state().not_searched:
         with run.record.phase("search"):
@@ -188,63 +193,105 @@ def _compute(run: _Run, cluster: Cluster) -> None:
 def memory_warning(options: SweepOptions, need: Demand) -> str | None:
     """A line about trials that will not fit into this machine's GPU; None where there is none.
 
-    What a sweep draws at most is planned: all tokens, second order.
+    What a sweep draws at most is planned.
     """
     if not need.gpus or not torch.cuda.is_available():
         return None
-    most: dict[str, Any] = {"token_ratio": 1.0, "xi": options.search.weight_lr}
-    varied = set(options.search.method.outer) - set(options.fixed)
-    drawn = {name: value for name, value in most.items() if name in varied}
     available = device_memory(torch.device("cuda", 0))
     assert available is not None
     share = int(available * min(1.0, need.gpus))
-    planned = options.search.replaced(**drawn)
+    search = options.search
+    most = search.method.heaviest(weight_lr=search.weight_lr, fixed=options.fixed)
+    planned = dataclasses.replace(search, method=most)
     return shortfall(planned, share, lambda line: print(f"{line} …", file=sys.stderr, flush=True))
 
 
 def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
-    plan = run.plan
-    again = min(plan.retrain_top, plan.num_configs) * plan.check_seeds
-    checks = f", then {again} searches on fresh seeds" if again else ""
+    """Every proposed configuration on every seed. Finished trials are proposed again, in the same
+    order, and pass their score to Optuna at once."""
+    plan, folder = run.plan, run.folder
+    given = first_draws(plan.search, run.space, fixed=plan.fixed)
+    minimised = plan.objectives[1:]
+    setup = SearchSetup(
+        search=plan.search,
+        trials_dir=folder.search_dir,
+        ray_dir=ray_dir,
+        demand=need,
+        costs_at=plan.retrain if minimised else None,
+    )
+    searcher = Proposer(
+        run.space,
+        metric=plan.metric,
+        minimised=minimised,
+        num_samples=plan.num_configs,
+        seeds=plan.search_seeds,
+        sampler_seed=plan.search.seed,
+        lag=lag,
+        study_file=folder.study_file,
+        first=given,
+    )
     scheduler = None
     if plan.scheduler == "asha":
         scheduler = asha(
             total_epochs=plan.search.total_epochs,
             grace_epochs=plan.grace_epochs,
             reduction_factor=plan.reduction_factor,
-            spared=len(first_draws(plan.search, run.space, fixed=plan.fixed)),
+            spared=len(given),
         )
-    run_search_trials(
-        plan.search,
-        fixed=frozenset(plan.fixed),
-        space=run.space,
-        num_samples=plan.num_configs,
-        seeds=plan.search_seeds,
+    again = min(plan.retrain_top, plan.num_configs) * plan.check_seeds
+    checks = f", then {again} searches on fresh seeds" if again else ""
+    finished, stopped, _ = find_searches(
+        folder.search_dir, range(plan.num_configs), plan.search_seeds
+    )
+    progress = Progress(
+        "search",
+        total=plan.num_searches,
+        concurrent=need.concurrent,
+        done_before=frozenset(trial.name for trial in (*finished, *stopped)),
+        name=lambda sampled: setup.job(sampled).folder.name,
+        failed=setup.record_failure,
+        stopped=None if scheduler is None else setup.record_stop,
         metric=plan.metric,
-        costs_at=plan.retrain if len(plan.objectives) > 1 else None,
-        objectives=plan.objectives,
-        lag=lag,
-        trials_dir=run.folder.search_dir,
-        ray_dir=ray_dir,
-        demand=need,
-        scheduler=scheduler,
         then=f"{checks}, then {plan.num_retrainings} retrainings",
+    )
+    fit(
+        setup,
+        ray_dir,
+        callbacks=[progress, *own_callbacks(run.options.callback, "search")],
+        param_space={},
+        searcher=searcher,
+        num_trials=plan.num_searches,
+        scheduler=scheduler,
     )
 
 
 def _check_best(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
-    plan = run.plan
+    """The best configurations searched again on fresh seeds: the best of many noisy scores is
+    optimistic, and scores of seeds that had no part in the choice are not."""
+    plan, folder = run.plan, run.folder
     best = outcome.best_configs(plan.retrain_top)
     print(f"\nchecking {len(best)} configurations on {plan.check_seeds} fresh seeds", flush=True)
-    run_check_trials(
-        plan.search,
-        configs=best,
-        seeds=plan.fresh_seeds,
-        metric=plan.metric,
-        trials_dir=run.folder.search_dir,
-        ray_dir=ray_dir,
-        demand=need,
+    setup = SearchSetup(
+        search=plan.search, trials_dir=folder.search_dir, ray_dir=ray_dir, demand=need
     )
+    trials = [
+        config.settings | {CONFIGURATION: config.config_index, SEED: seed}
+        for config in best
+        for seed in plan.fresh_seeds
+    ]
+    indices = [config.config_index for config in best]
+    finished, _, _ = find_searches(folder.search_dir, indices, plan.fresh_seeds)
+    progress = Progress(
+        "check",
+        total=len(trials),
+        concurrent=need.concurrent,
+        done_before=frozenset(trial.name for trial in finished),
+        name=lambda sampled: setup.job(sampled).folder.name,
+        failed=setup.record_failure,
+        metric=plan.metric,
+    )
+    callbacks = [progress, *own_callbacks(run.options.callback, "check")]
+    fit(setup, ray_dir, callbacks=callbacks, param_space={TRIAL: tune.grid_search(trials)})
 
 
 def _retrain(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
@@ -257,12 +304,35 @@ def _retrain(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
     print(f"\nretraining {names} and a plain ViT on the full training set", flush=True)
     for summary in best:
         print(f"  {summary.hash}  {summary.genotype}", flush=True)
-    run_retrain_trials(
-        plan.retrain,
-        models=plan.models([summary.hash for summary in best], outcome.random),
-        seeds=plan.retraining_seeds,
+    setup = RetrainSetup(
+        retrain=plan.retrain,
         genotypes_dir=folder.genotypes_dir,
         trials_dir=folder.retrain_dir,
         ray_dir=ray_dir,
         demand=need.with_workers(run.options.workers),
     )
+    models = plan.models([summary.hash for summary in best], outcome.random)
+    seeds = plan.retraining_seeds
+    retrain(setup, models, seeds, own_callbacks(run.options.callback, "retrain"))
+
+
+def retrain(
+    setup: RetrainSetup, models: Sequence[str], seeds: range, callbacks: Sequence[Callback] = ()
+) -> None:
+    """Each model on every seed, but what has finished. Needs a connected Ray.
+
+    Args:
+        models: canonical hashes, each with a file in `genotypes_dir`, and "vit".
+        callbacks: of Tune, beside the live view.
+    """
+    finished, _ = find_retrainings(setup.trials_dir, models, seeds)
+    progress = Progress(
+        "retraining",
+        total=len(models) * len(seeds),
+        concurrent=setup.demand.concurrent,
+        done_before=frozenset(trial.name for trial in finished),
+        name=lambda sampled: setup.job(sampled).folder.name,
+        failed=setup.record_failure,
+    )
+    space = {"model": tune.grid_search(list(models)), "seed": tune.grid_search(list(seeds))}
+    fit(setup, setup.ray_dir, callbacks=[progress, *callbacks], param_space=space)

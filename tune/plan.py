@@ -1,5 +1,6 @@
 """What a sweep computes, as a value that sweep.json keeps. No Ray."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,36 +109,16 @@ class Plan:
         return tuple(dict.fromkeys([*chosen[: self.retrain_top], *drawn, VIT]))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready. What is as always is left out, so that a folder of an earlier version with
-        the same meaning stays the same sweep's."""
-        values: dict[str, Any] = {
-            **_starts(self.search, self.retrain),
+        """JSON-ready."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        retrain = config_to_dict(self.retrain)
+        del retrain["model"]  # each retraining has one of its own
+        return values | {
+            "search": config_to_dict(self.search),
+            "retrain": retrain,
             "fixed": list(self.fixed),
-            "num_samples": self.num_samples,
-            "seeds": self.seeds,
-            "metric": self.metric,
-            "retrain_top": self.retrain_top,
-            "retrain_seeds": self.retrain_seeds,
+            "objectives": list(self.objectives),
         }
-        if self.strategy != "gradient":
-            values["strategy"] = self.strategy
-        if self.random_baseline:
-            values["random_baseline"] = self.random_baseline
-        if self.check_seeds:
-            values["check_seeds"] = self.check_seeds
-        if self.space is not None:
-            values["space"] = self.space
-        if self.scheduler != "none":
-            for name in ("scheduler", "grace_epochs", "reduction_factor"):
-                values[name] = getattr(self, name)
-        if len(self.objectives) > 1:
-            values["objectives"] = list(self.objectives)
-        return values
-
-    @staticmethod
-    def defaults() -> dict[str, Any]:
-        """What an earlier version meant by settings that it did not know."""
-        return _starts(SearchConfig(), RetrainConfig())
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Plan":
@@ -156,20 +137,13 @@ class Plan:
                     "search": config_from_dict(SearchConfig, values["search"]),
                     "retrain": config_from_dict(RetrainConfig, {**values["retrain"], "model": VIT}),
                     "fixed": tuple(values["fixed"]),
-                    "objectives": tuple(values.get("objectives", [ACCURACY])),
+                    "objectives": tuple(values["objectives"]),
                 }
             )
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"sweep.json: malformed settings ({type(error).__name__}: {error})"
             ) from None
-
-
-def _starts(search: SearchConfig, retrain: RetrainConfig) -> dict[str, Any]:
-    """Where all trials start, JSON-ready; each retraining has a model of its own."""
-    values = config_to_dict(retrain)
-    del values["model"]
-    return {"search": config_to_dict(search), "retrain": values}
 
 
 @functools.lru_cache(maxsize=8)

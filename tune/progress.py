@@ -119,11 +119,17 @@ class Progress(Callback):
             self._print("")
 
     def status(self, running: list[tuple[str, dict[str, Any]]]) -> str:
-        """The status line, from the running trials' names and last reports."""
-        parts = [f"{self._phase} {self._done}/{self._total}"]
+        """The status line, from the running trials' names and last reports; what matters most
+        comes first, as a narrow terminal cuts it."""
+        left = self._seconds_left(running)
+        parts = [] if left is None else [f"about {duration(left)} left"]
+        parts.append(f"{self._phase} {self._done}/{self._total}")
         for count, word in ((self._failed, "failed"), (self._stopped, "stopped early")):
             if count:
                 parts.append(f"{count} {word}")
+        if self._best is not None:
+            parts.append(f"best {self._best:.1%}")
+        parts.append(f"{duration(self._now() - self._started)} elapsed")
         if running:
             epochs = [
                 f"{name} epoch {last['epoch']}/{last['total_epochs']}"
@@ -132,13 +138,7 @@ class Progress(Callback):
                 for name, last in running
             ]
             parts.append("running " + ", ".join(epochs[:2]) + (", …" if len(epochs) > 2 else ""))
-        if self._best is not None:
-            parts.append(f"best {self._best:.1%}")
-        parts.append(f"{duration(self._now() - self._started)} elapsed")
-        left = self._seconds_left(running)
-        if left is not None:
-            parts.append(f"about {duration(left)} left{self._then}")
-        return " | ".join(parts)
+        return " | ".join(parts) + self._then
 
     def _seconds_left(self, running: list[tuple[str, dict[str, Any]]]) -> float | None:
         now = self._now()

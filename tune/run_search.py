@@ -1,6 +1,8 @@
 """The main job: `python tune/run_search.py`. Sweeps, derives, retrains and ranks; see --help."""
 
+import io
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +13,9 @@ if __name__ == "__main__":
 
 from dasvit.commands.console import of_the_system
 from dasvit.run.garbage import lasting_imports
+from tune.cluster import prepare
 from tune.options import parse_options
-from tune.signals import sigterm_as_ctrl_c
+from tune.signals import stoppable
 
 __all__ = ["main"]
 
@@ -22,13 +25,15 @@ def main(argv: Sequence[str]) -> int:
 
     Returns:
         The exit status: 0 if all trials finished, 1 if some failed, 2 for bad input, 130 if it was
-        interrupted.
+        interrupted; SIGTERM ends the process with 143.
     """
-    # `--fresh` would begin again.
-    again = shlex.join(["python", "tune/run_search.py", *(a for a in argv if a != "--fresh")])
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without × or … shows ?
+        sys.stdout.reconfigure(errors="replace")
+    again = _command(argv)
     try:
-        with sigterm_as_ctrl_c():
+        with stoppable(again):
             options = parse_options(argv)
+            prepare(options.address)
             with lasting_imports():
                 from tune.phases import run
             return run(options, again)
@@ -48,6 +53,14 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print(f"\nerror: interrupted; continue with: {again}", file=sys.stderr)
         return 130
+
+
+def _command(argv: Sequence[str]) -> str:
+    """What continues the sweep, from the folder where it runs; `--fresh` would begin again."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    script, here = Path(__file__).resolve(), Path.cwd()
+    script = script.relative_to(here) if script.is_relative_to(here) else script
+    return shlex.join([python, str(script), *(a for a in argv if a != "--fresh")])
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 """The searcher of a sweep: Optuna's TPE, every proposal on several seeds, repeatable.
 
-    Repeater(InOrder(OptunaSearch))
-
 TPE proposes from the results it has been told. Trials end in an order that depends on the
-machine's load, so InOrder tells results in the order of the proposals, a fixed number behind:
-the same command then proposes the same configurations. What was told is kept in a file, so that a
-sweep that was interrupted is continued by proposing it again, over the results that are there.
+machine's load, so results are told in the order of the proposals, a fixed number behind: the same
+command then proposes the same configurations. The proposals are the trials of a study in Optuna's
+own storage; a sweep that is continued, or extended, takes those that are there and goes on.
 """
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,167 +13,184 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from ray.tune.search import Repeater, Searcher
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
-from ray.tune.search.repeater import TRIAL_INDEX
 
-from dasvit.run.files import read_json, write_atomic
+from tune.study import open_study
 
-__all__ = ["CONFIG_INDEX", "TRIAL_INDEX", "InOrder", "make_searcher", "result_lag"]
+__all__ = ["CONFIGURATION", "SEED", "Proposer", "result_lag"]
 
-CONFIG_INDEX = "__config_index__"
-"""Key of a proposal's number, from 0."""
+CONFIGURATION = "configuration"
+"""Key of a proposal's number, from 0, in a trial's configuration and in the study."""
+SEED = "seed"
+"""Key of the seed in a trial's configuration."""
+_OUTSIDE = "outside"
+"""Key in the study of a given draw that lies outside the space."""
 
 
-Score = float | list[float] | None
-"""Of a proposal: its value, or one for each objective; None if all of its seeds failed."""
-
-
-class InOrder(Searcher):
+class Proposer(Searcher):
     """Proposal `k` is made from the results of proposals 0 to `k - 1 - lag`, no more, no fewer.
 
+    A proposal's score is the mean over its seeds. It is told as failed if no seed has a score, and
+    as pruned if the scheduler stopped one of them.
+
     Args:
-        searcher: what proposes.
-        lag: how many proposals may be on their way; `suggest` returns None (try again later)
-            where a result is still missing.
-        told: file of the scores told so far, in order (null: all seeds failed). Those of an
-            earlier run are told again as they were, even where a failed trial now has a score.
-        first: proposals that are made before any of `searcher`'s. Their scores are told as
-            results from elsewhere, and not at all where a value lies outside `space`.
         space: Tune domains by name.
+        metric: to maximise.
+        minimised: metrics to minimise beside it.
+        num_samples: proposals in all; half of them, 10 at most, are random before TPE starts.
+        seeds: of the trials of every proposal.
+        sampler_seed: of the sampler.
+        lag: how many proposals may be on their way; `suggest` returns None (try again later) where
+            a result is still missing.
+        study_file: of the study.
+        first: the first proposals; those beyond `num_samples` are left out. One with a value
+            outside the space is told to TPE as failed: it cannot learn from it.
     """
 
     def __init__(
         self,
-        searcher: OptunaSearch,
+        space: Mapping[str, Any],
         *,
+        metric: str,
+        num_samples: int,
+        seeds: Sequence[int],
+        sampler_seed: int,
         lag: int,
-        told: Path,
+        study_file: Path,
         first: Sequence[dict[str, Any]] = (),
-        space: Mapping[str, Any] | None = None,
+        minimised: Sequence[str] = (),
     ) -> None:
-        super().__init__(metric=searcher.metric, mode=searcher.mode)
-        self._names = _listed(searcher.metric)
-        self.searcher = searcher
-        self.lag = lag
-        self.first, self.space = list(first), dict(space or {})
-        self._file = told
-        self._scores: list[Score] = read_json(told, "scores told") if told.exists() else []
-        self._order: list[str] = []
+        super().__init__(metric=metric, mode="max")
+        self._domains = dict(space)
+        self._space: dict[str, BaseDistribution] = OptunaSearch.convert_search_space(dict(space))
+        self._metrics = (metric, *minimised)
+        self._seeds, self._sampler_seed, self._lag = tuple(seeds), sampler_seed, lag
+        self._num_samples = num_samples
+        self._startup = max(1, min(10, num_samples // 2))
+        self._first = list(first[:num_samples])
+        self._study = open_study(study_file, minimised=minimised)
+        self._trials: list[int] = []  # numbers in the study, by proposal
+        for trial in self._study.trials:
+            if CONFIGURATION in trial.user_attrs:
+                self._trials.append(trial.number)
+            elif not trial.state.is_finished():  # its process was killed while it was made
+                self._study.tell(trial.number, state=TrialState.FAIL)
+        self._proposals: list[dict[str, Any]] = []
         self._told = 0
-        self._waiting: dict[str, Score] = {}
+        self._places: dict[str, tuple[int, int]] = {}
+        self._results: list[dict[int, dict[str, Any]]] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        while self._told < len(self._order) - self.lag:
+        number, place = divmod(len(self._places), len(self._seeds))
+        if place == 0 and not self._propose(number):
+            return None
+        self._places[trial_id] = number, place
+        return self._proposals[number] | {CONFIGURATION: number, SEED: self._seeds[place]}
+
+    def _propose(self, number: int) -> bool:
+        """Make a proposal, if the results that it needs are there."""
+        while self._told < number - self._lag:
             if not self._tell_next():
-                return None
-        number = len(self._order)
-        given = number < len(self.first)
-        config = self.first[number] if given else self.searcher.suggest(trial_id)
-        if isinstance(config, dict):
-            config = {**config, CONFIG_INDEX: number, TRIAL_INDEX: 0}
-            self._order.append(trial_id)
-        return config
+                return False
+        if number >= len(self._trials):
+            given = number < len(self._first)
+            self._trials.append(self._add(self._first[number]) if given else self._ask(number))
+        trial = self._study.trials[self._trials[number]]
+        self._proposals.append(trial.params | trial.user_attrs.get(_OUTSIDE, {}))
+        self._results.append({})
+        return True
+
+    def _ask(self, number: int) -> int:
+        # One sampler per proposal: what it draws does not depend on what was asked before.
+        self._study.sampler = self._sampler(number)
+        trial = self._study.ask(self._space)
+        trial.set_user_attr(CONFIGURATION, number)
+        return trial.number
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        with warnings.catch_warnings():
+            # multivariate is "experimental" in Optuna; it models the settings jointly.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(
+                seed=self._sampler_seed + number,
+                multivariate=True,
+                n_startup_trials=self._startup,
+            )
+
+    def _add(self, draw: dict[str, Any]) -> int:
+        """A draw that is given, as a trial that runs. Its values are the trial's parameters where
+        they are a point of the space."""
+        inside = draw.keys() == self._space.keys() and all(
+            domain.is_valid(draw[name]) for name, domain in self._domains.items()
+        )
+        trial = optuna.create_trial(
+            state=TrialState.RUNNING,
+            params=draw if inside else {},
+            distributions=self._space if inside else {},
+            user_attrs={CONFIGURATION: len(self._trials)} | ({} if inside else {_OUTSIDE: draw}),
+        )
+        self._study.add_trial(trial)
+        return len(self._study.trials) - 1
 
     def _tell_next(self) -> bool:
-        """Tell one result, if it is there."""
-        trial_id = self._order[self._told]
-        if self._told == len(self._scores):
-            if trial_id not in self._waiting:
-                return False
-            self._scores.append(self._waiting[trial_id])
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._file, json.dumps(self._scores) + "\n")
-        score = self._scores[self._told]
-        if self._told < len(self.first):
-            self._tell_given(self.first[self._told], score)
-        else:
-            result = None if score is None else dict(zip(self._names, _listed(score), strict=True))
-            self.searcher.on_trial_complete(trial_id, result, error=score is None)
+        """Tell one result, if it is there. What was told stays told, even where a trial that failed
+        has a score by now: other proposals were made without it."""
+        number = self._told
+        results = self._results[number]
+        if len(results) < len(self._seeds):
+            return False
+        trial = self._study.trials[self._trials[number]]
+        if not trial.state.is_finished():
+            self._tell(optuna.trial.Trial(self._study, trial._trial_id), list(results.values()))
         self._told += 1
         return True
 
-    def _tell_given(self, draw: dict[str, Any], score: Score) -> None:
-        if isinstance(score, list):
-            return  # Ray's OptunaSearch takes no several values for a point from elsewhere
-        inside = draw.keys() == self.space.keys() and all(
-            domain.is_valid(draw[name]) for name, domain in self.space.items()
-        )
-        if inside and score is not None:
-            self.searcher.add_evaluated_point(draw, score)
+    def _tell(self, trial: optuna.Trial, results: list[dict[str, Any]]) -> None:
+        values = self._means(results)
+        stopped = [result for result in results if "finished" not in result and "epoch" in result]
+        if values is not None:
+            trial.set_user_attr("scores", values)
+        if _OUTSIDE in trial.user_attrs:
+            state, values = TrialState.FAIL, None
+        elif stopped:
+            for result in stopped:
+                trial.report(result["supernet_accuracy"], result["epoch"])
+            state, values = TrialState.PRUNED, None
+        else:
+            state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        self._study.tell(trial, values, state)
+
+    def _means(self, results: Sequence[dict[str, Any]]) -> list[float] | None:
+        scored = [result for result in results if all(name in result for name in self._metrics)]
+        if not scored:
+            return None
+        count = len(scored)
+        return [math.fsum(result[name] for result in scored) / count for name in self._metrics]
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        found = result if result and not error else {}
-        values = [float(found.get(name, math.nan)) for name in self._names]
-        missing = any(math.isnan(value) for value in values)
-        self._waiting[trial_id] = None if missing else values if len(values) > 1 else values[0]
+        number, place = self._places[trial_id]
+        self._results[number][place] = {} if error or result is None else result
+        if len(self._places) == self._num_samples * len(self._seeds):
+            # Nothing more is proposed: the study gets its last results.
+            while self._told < self._num_samples and self._tell_next():
+                pass
 
-    def get_state(self) -> dict[str, Any]:
-        """Nothing: Ray asks when it saves an experiment, but the file of scores is what a sweep is
-        continued from."""
-        return {}
+    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
+        return True
 
+    def save(self, checkpoint_path: str) -> None:
+        """Ray saves its searcher with the experiment. A sweep is continued from the study."""
+        Path(checkpoint_path).touch()
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-class _Repeats(Repeater):
-    """Repeater, without NumPy's warning about the mean of a proposal whose seeds all failed."""
-
-    def on_trial_complete(self, *args: Any, **kwargs: Any) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-            super().on_trial_complete(*args, **kwargs)
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
 
 
 def result_lag(max_concurrent_trials: int, num_seeds: int) -> int:
     """The smallest lag with which `max_concurrent_trials` of about equal length seldom wait."""
     return 0 if max_concurrent_trials == 1 else math.ceil(max_concurrent_trials / num_seeds)
-
-
-def make_searcher(
-    space: dict[str, Any],
-    *,
-    metric: str,
-    num_samples: int,
-    num_seeds: int,
-    seed: int,
-    lag: int,
-    told: Path,
-    first: Sequence[dict[str, Any]] = (),
-    costs: Sequence[str] = (),
-) -> Searcher:
-    """TPE over `space`, each proposal repeated `num_seeds` times.
-
-    Args:
-        space: Tune domains.
-        metric: to maximise; the mean over the seeds is what TPE is told.
-        num_samples: proposals in all; half of them, 10 at most, are random before TPE starts.
-        num_seeds: trials a proposal; `TRIAL_INDEX` in a trial's configuration numbers them.
-        seed: of the sampler.
-        lag, told: see `InOrder`.
-        costs: metrics to minimise beside `metric`; then `num_seeds` must be 1, since Ray's Repeater
-            takes no several objectives.
-        first: the first proposals; those beyond `num_samples` are left out.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        # multivariate is "experimental" in Optuna; it models the settings jointly.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, n_startup_trials=max(1, min(10, num_samples // 2))
-        )
-    search = OptunaSearch(
-        space=OptunaSearch.convert_search_space(space),
-        metric=[metric, *costs] if costs else metric,
-        mode=["max", *("min" for _ in costs)] if costs else "max",
-        sampler=sampler,
-    )
-    ordered = InOrder(search, lag=lag, told=told, first=first[:num_samples], space=space)
-    if costs:
-        assert num_seeds == 1
-        return ordered
-    return _Repeats(ordered, repeat=num_seeds)

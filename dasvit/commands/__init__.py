@@ -1,1 +1,1 @@
-"""The subcommands of `python -m dasvit`, one a module: its arguments and `run`."""
+"""The subcommands of `python -m dasvit`, one per module: its arguments and `run`."""

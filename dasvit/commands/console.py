@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["fail", "interruptible", "of_the_system", "program"]
+__all__ = ["fail", "interruptible", "of_the_system", "program", "told"]
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
@@ -33,6 +33,11 @@ def interruptible(command: str, out: Path) -> Iterator[None]:
         raise
     except OSError as error:
         fail(f"{of_the_system(error)}; mend that, then {_way_on(command, out)}", 1)
+
+
+def told(line: str) -> None:
+    """Say on stderr what is being done."""
+    print(f"{line} …", file=sys.stderr, flush=True)
 
 
 def program() -> str:

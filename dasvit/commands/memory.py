@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from dasvit.commands.arguments import Arg
+from dasvit.commands.console import told
 from dasvit.run.settings import require
 from dasvit.search.config import SearchConfig
 
@@ -101,8 +102,8 @@ def run(args: Args) -> None:
     if args.check:
         _check(args)
         return
-    rows = memory_table(config, _told)
-    fits = what_fits(config, budget, _told) if budget else []
+    rows = memory_table(config, told)
+    fits = what_fits(config, budget, told) if budget else []
     if args.json:
         values = [
             row | {"stages": [dataclasses.asdict(plan) for plan in row["stages"]]} for row in rows
@@ -118,7 +119,7 @@ def run(args: Args) -> None:
                 what += ", a half of the data set"
             print(f"within {args.budget}{' with ' if flags else ''}{flags}: {what}")
     if args.plot:
-        _told("drawing memory against batch size")
+        told("drawing memory against batch size")
         figure = memory_figure(
             figure_1(config),
             budget=budget / GIB if budget else 24.0,
@@ -137,7 +138,7 @@ def _check(args: Args) -> None:
     config, device = args.search, resolve_device(args.device)
     rows: list[tuple[int, int, int | None]] = []
     for stage in range(len(config.stages)):
-        _told(f"stage {stage + 1} on {device}")
+        told(f"stage {stage + 1} on {device}")
         measured = measure_stage(config, stage, device)
         rows.append((stage, plan_stage(config, stage).peak, measured))
     if args.json:
@@ -152,7 +153,3 @@ def _check(args: Args) -> None:
         found = f"{measured / GIB:.3f}" if measured else "out of memory"
         error = f"{100 * (planned / measured - 1):+.1f} %" if measured else "–"
         print(f"| {stage + 1} | {planned / GIB:.3f} | {found} | {error} |")
-
-
-def _told(line: str) -> None:
-    print(f"{line} …", file=sys.stderr, flush=True)

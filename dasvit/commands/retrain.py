@@ -41,21 +41,18 @@ class Args:
 
 def run(args: Args) -> None:
     """Train, alone or as one of the processes that torchrun started."""
-    from dasvit.report.events import tee
+    from dasvit.report.events import model_name, tee
     from dasvit.report.progress import ProgressReport
     from dasvit.report.tensorboard import TensorBoardReport
     from dasvit.run.distributed import current_processes, launched_by_torchrun
     from dasvit.run.environment import resolve_device
+    from dasvit.run.settings import config_to_dict
     from dasvit.training.loop import check_retrain, retrain
     from dasvit.training.model_folder import load_retrain_config
 
     config = load_retrain_config(args.resume) if args.resume else args.retrain
-    path = Path(config.model)
-    name = config.model
-    if name.endswith(".json"):
-        name = path.parent.name if path.stem == "genotype" else path.stem
+    name = model_name(config.model)
     out = Path(args.resume or args.out or f"runs/retrain-{args.preset}-{name}-seed{config.seed}")
-    settings = {"model": config.model, "seed": config.seed, "lr": config.lr}
     with launched_by_torchrun(resolve_device(args.device)) as device:
         check_retrain(config)  # several processes refuse with one line
         first = current_processes().first
@@ -63,7 +60,7 @@ def run(args: Args) -> None:
             finished = args.resume and (out / "result.json").exists()
             doing = "finished already:" if finished else f"training {config.model} on {device},"
             print(f"{doing} results in {out}", flush=True)
-        report = tee(TensorBoardReport(out, settings), ProgressReport())
+        report = tee(TensorBoardReport(out, config_to_dict(config)), ProgressReport())
         with interruptible("retrain", out):
             retrain(
                 config,

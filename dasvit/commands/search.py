@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from dasvit.commands.arguments import Arg
-from dasvit.commands.console import interruptible, program
+from dasvit.commands.console import interruptible, program, told
 from dasvit.presets import DEFAULT_PRESET, PRESETS, get_preset
 from dasvit.run.plugins import plugins_for
 from dasvit.search.config import SearchConfig
@@ -54,6 +54,7 @@ def run(args: Args) -> None:
     from dasvit.report.style import save_figure
     from dasvit.report.tensorboard import TensorBoardReport
     from dasvit.run.environment import resolve_device
+    from dasvit.run.settings import config_to_dict
     from dasvit.search.loop import check_search, load_search_config, search
     from dasvit.search.memory import device_memory, shortfall
     from dasvit.spaces.cell.genotype import Genotype
@@ -63,13 +64,13 @@ def run(args: Args) -> None:
     check_search(config)
     device = resolve_device(args.device)
     available = device_memory(device)
-    if available and (warning := shortfall(config, available, _told)):
+    if available and (warning := shortfall(config, available, told)):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
     resume = args.resume is not None
     finished = resume and (out / "result.json").exists()
     doing = "finished already:" if finished else f"searching {config.data.dataset} on {device},"
     print(f"{doing} results in {out}", flush=True)
-    report = tee(TensorBoardReport(out, config.outer_settings), ProgressReport())
+    report = tee(TensorBoardReport(out, config_to_dict(config)), ProgressReport())
     with interruptible("search", out):
         search(config, out, report=report, resume=resume, device=args.device)
     genotype = Genotype.load(out / "genotype.json")
@@ -77,10 +78,6 @@ def run(args: Args) -> None:
     print(f"genotype: {out / 'genotype.json'}; drawn in {png.name} and {svg.name}")
     plugins = plugins_for(config.plugins, genotype.families)
     print(f"next: {_retrain_command(args, config, out / 'genotype.json', plugins)}")
-
-
-def _told(line: str) -> None:
-    print(f"{line} …", file=sys.stderr, flush=True)
 
 
 def _retrain_command(

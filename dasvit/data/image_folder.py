@@ -248,7 +248,7 @@ def _verified(found: FoundImages, size: int) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["kind"] == _RECORD:
-            # A disk that stumbled once is not held against an image.
+            # Once more: a disk can fail once on a whole image.
             return record | {"bad": read_images(lambda image: True, record["bad"])[1]}
     except (OSError, ValueError, KeyError, TypeError):
         pass  # none yet, or none that can be used

@@ -47,7 +47,8 @@ class Unreadable:
 
 
 def find_images(paths: Iterable[str | Path]) -> list[Path]:
-    """Image files: those named, and all under the folders named, in order of their names.
+    """Image files: those named, and all under the folders named but hidden ones, in order of their
+    names.
 
     Raises:
         ValueError: a path that is not there, or a folder without images.
@@ -58,7 +59,9 @@ def find_images(paths: Iterable[str | Path]) -> list[Path]:
             inside = sorted(
                 p
                 for p in path.rglob("*")
-                if p.suffix.lower() in IMG_EXTENSIONS and (p.is_file() or p.is_symlink())
+                if p.suffix.lower() in IMG_EXTENSIONS
+                and (p.is_file() or p.is_symlink())
+                and not any(part.startswith(".") for part in p.relative_to(path).parts)
             )
             if not inside:
                 raise ValueError(f"{path} holds no images; looked for {', '.join(IMG_EXTENSIONS)}")

@@ -1,4 +1,4 @@
-"""What a run reports: one small event an epoch, a stage, an end. Values only.
+"""What a run reports: one small event per epoch, per stage and per run. Values only.
 
 The loops call one `Report`, any callable that takes an event: a TensorBoard writer, Ray, a
 progress line, or a test's `list.append`. Accuracies are ratios in [0, 1], times are seconds.
@@ -7,6 +7,7 @@ progress line, or a test's `list.append`. Accuracies are ratios in [0, 1], times
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dasvit.spaces.base import EdgeOps
@@ -22,6 +23,7 @@ __all__ = [
     "StageEnd",
     "edge_name",
     "mean_entropy",
+    "model_name",
     "operation_share",
     "scalars",
     "tee",
@@ -45,7 +47,7 @@ class SearchEpoch:
         penalty: what the method adds to the validation loss, at the end of the epoch.
         val_accuracy: the supernet's, on the whole validation half (ratio); nan in epochs without
             evaluation.
-        weights: softmax(alpha), a row an edge.
+        weights: weights of the candidates, one row per edge.
         edge_ops: the candidates of each row.
         figures: the method's own numbers, by the tag that TensorBoard shows.
         weight_lr: learning rate of the weights in the last step.
@@ -166,6 +168,15 @@ def tee(*reports: Report) -> Report:
 def edge_name(source: int, node: int) -> str:
     """`e_{k-1}->o_0`, as in TensorBoard tags and figures."""
     return f"{source_name(source)}->o_{node}"
+
+
+def model_name(model: str) -> str:
+    """`RetrainConfig.model` as people call it: a genotype's file by its own name, or by its
+    folder's where it is `genotype.json`."""
+    path = Path(model)
+    if path.suffix != ".json":
+        return model
+    return path.parent.name if path.stem == "genotype" else path.stem
 
 
 def operation_share(weights: Sequence[Sequence[float]], edge_ops: EdgeOps, name: str) -> float:

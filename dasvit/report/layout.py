@@ -1,19 +1,14 @@
 """Where the parts of an encoder's drawing go. Values only.
 
-A layered drawing, left to right. Columns alternate: inputs, the boxes of the first nodes, those
-nodes, the boxes of the next nodes, and so on, then the sum and the output. A value that is read
-further right runs through the columns between as a "lane" with a place of its own, so no line
-touches a box; lines bend in the gaps between columns only.
+Columns from left to right: inputs, the boxes of the first nodes, those nodes, the boxes of the next
+nodes, and so on, then the sum and the output. A node's column is its longest path from the inputs.
+A value that is read further right runs through the columns between as a "lane" with a place of its
+own, so no line touches a box; lines bend in the gaps between columns only.
 """
 
 import math
-import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
-
-import numpy as np
-from scipy.optimize import linprog
 
 from dasvit.spaces.cell.genotype import NUM_INPUTS, Genotype, source_name
 
@@ -29,11 +24,8 @@ SIZES = {
     "lane": (0.0, 0.0, 0.0),  # as wide as its column
 }
 PADDING = 0.15  # between neighbours in a column
-STARTS = 30  # random orders of the columns that are tried
-SOLVED = 8  # of those with the fewest crossings
 
 Link = tuple[int, int]  # from one item to another, in the next column
-Columns = tuple[tuple[int, ...], ...]  # items from top to bottom
 
 
 @dataclass(slots=True)
@@ -69,19 +61,16 @@ def encoder_layout(genotype: Genotype, *, box_width: float) -> tuple[list[Item],
         horizontal, on the circle's left.
     """
     items, links = _build(genotype, box_width)
-    generator = random.Random(0)
-    orders = {_order(items, links, generator) for _ in range(STARTS)}
-    ranked = sorted((_crossings(items, links, order), order) for order in orders)
-    fewest = [order for count, order in ranked if count == ranked[0][0]][:SOLVED]
-    _, heights, columns = min((*_heights(items, links, order), order) for order in fewest)
+    _heights(items, links)
     x = 0.0
-    for c, column in enumerate(columns):
-        width = max(items[i].width for i in column)
-        rises = [abs(heights[u] - heights[v]) for u, v in links if items[v].column == c]
+    for c in range(1 + max(item.column for item in items)):
+        column = [item for item in items if item.column == c]
+        width = max(item.width for item in column)
+        rises = [abs(items[u].y - items[v].y) for u, v in links if items[v].column == c]
         x += min(0.38 + 0.3 * max(rises), 1.3) if c else 0.0  # steep lines need a wider gap
-        for i in column:
-            items[i].x, items[i].y = x + width / 2, heights[i]
-            items[i].width = width if items[i].kind == "lane" else items[i].width
+        for item in column:
+            item.x = x + width / 2
+            item.width = width if item.kind == "lane" else item.width
         x += width
     angles = dict.fromkeys(links, 0.0)
     for v, item in enumerate(items):
@@ -131,60 +120,30 @@ def _build(genotype: Genotype, box_width: float) -> tuple[list[Item], list[Link]
     return items, links
 
 
-def _order(items: Sequence[Item], links: Sequence[Link], generator: random.Random) -> Columns:
-    """The columns with few crossings: from a random order, each item is moved near the middle of
-    its neighbours."""
-    columns: list[list[int]] = [[] for _ in range(1 + max(item.column for item in items))]
-    for i in generator.sample(range(len(items)), len(items)):
-        columns[items[i].column].append(i)
-    columns[0].sort()  # a drawing and its mirror image have the same crossings
-    near: list[list[int]] = [[] for _ in items]
+def _heights(items: Sequence[Item], links: Collection[Link]) -> None:
+    """Each item as near as its column lets it to the middle of what enters it, and the other way
+    round, so that few lines cross."""
+    beside: list[tuple[list[Item], list[Item]]] = [([], []) for _ in items]
     for u, v in links:
-        near[u].append(v)
-        near[v].append(u)
-    inner = range(1, len(columns) - 1)
-    to_the_right = [(c, c - 1) for c in (*inner, len(columns) - 1)]
-    for c, beside in (to_the_right + [(c, c + 1) for c in reversed(inner)]) * 4:
-        rank = {item: r for r, item in enumerate(columns[beside])}
-        columns[c].sort(key=lambda i: np.mean([rank[n] for n in near[i] if n in rank] or 0.0))
-    return tuple(map(tuple, columns))
+        beside[v][0].append(items[u])
+        beside[u][1].append(items[v])
+    last = max(item.column for item in items)
+    for side, columns in ((0, range(last + 1)), (1, range(last, -1, -1)), (0, range(last + 1))):
+        for c in columns:
+            column = [
+                (_middle(near[side]) if near[side] else item.y, item)
+                for item, near in zip(items, beside, strict=True)
+                if item.column == c
+            ]
+            column.sort(key=lambda pair: (-pair[0], -pair[1].y))
+            top = math.inf
+            for wanted, item in column:
+                item.y = min(wanted, top - SIZES[item.kind][1])
+                top = item.bottom - PADDING
+            lower = sum(wanted - item.y for wanted, item in column) / len(column)
+            for _, item in column:
+                item.y += lower
 
 
-def _crossings(items: Sequence[Item], links: Collection[Link], columns: Columns) -> int:
-    rank = {item: r for column in columns for r, item in enumerate(column)}
-    return sum(
-        items[a].column == items[c].column and (rank[a] - rank[c]) * (rank[b] - rank[d]) < 0
-        for (a, b), (c, d) in combinations(links, 2)
-    )
-
-
-def _heights(
-    items: Sequence[Item], links: Collection[Link], columns: Columns
-) -> tuple[float, list[float]]:
-    """How much a drawing with these columns bends, and the heights of its items.
-
-    A linear program: the sum of all bends, of how far circles lie from the middle of what enters
-    them, and (a little) of all heights is least, under the least distances within the columns.
-    """
-    unit = np.eye(len(items))
-    # The weighted absolute values that are added up, each of a linear form of the heights.
-    straight = {"lane": 4.0, "output": 4.0}
-    forms = [(straight.get(items[v].kind, 1.0), unit[u] - unit[v]) for u, v in links]
-    for v, item in enumerate(items):
-        forms.append((0.03, unit[v]))
-        if item.kind in ("node", "sum"):
-            forms.append((1.5, unit[v] - unit[[u for u, w in links if w == v]].mean(axis=0)))
-    costs, rows = (np.array(part) for part in zip(*forms, strict=True))
-    apart = [pair for column in columns for pair in pairwise(column)]
-    order = np.array([unit[below] - unit[above] for above, below in apart])
-    distances = [SIZES[items[a].kind][2] + SIZES[items[b].kind][1] + PADDING for a, b in apart]
-    bound = np.eye(len(rows))
-    least = linprog(
-        np.r_[np.zeros(len(items)), costs],
-        A_ub=np.block(
-            [[rows, -bound], [-rows, -bound], [order, np.zeros((len(apart), len(rows)))]]
-        ),
-        b_ub=np.r_[np.zeros(2 * len(rows)), -np.array(distances)],
-        bounds=(None, None),
-    )
-    return round(float(least.fun), 4), np.round(least.x[: len(items)], 3).tolist()
+def _middle(items: Sequence[Item]) -> float:
+    return sum(item.y for item in items) / len(items)

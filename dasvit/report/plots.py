@@ -27,7 +27,7 @@ def heatmap_figure(
     """The operation weights of every edge (Figure 3).
 
     Args:
-        weights: softmax(alpha), one row per edge.
+        weights: of the candidates, one row per edge.
         edge_ops: the candidates of each row.
         edges: `(source, node)` of each row.
         operations: the columns, in order; by default every operation that an edge holds.
@@ -59,7 +59,7 @@ def heatmap_figure(
     axes.set_xticks(np.arange(len(columns)) + 0.5, names, **slanted)
     labels = [rf"${source_name(s)} \rightarrow o_{{{j}}}$" for s, j in edges]
     axes.set_yticks(np.arange(len(shown)) + 0.5, labels, size=11)
-    bar = figure.colorbar(cells, ax=axes, fraction=0.05, pad=0.02, label=r"softmax($\alpha$)")
+    bar = figure.colorbar(cells, ax=axes, fraction=0.05, pad=0.02, label="weight")
     bar.outline.set_visible(False)
     return figure
 

@@ -1,4 +1,4 @@
-"""The run's own record: one JSON line an epoch, and the result as JSON."""
+"""The run's own record: one JSON line per epoch, and the result as JSON."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ __all__ = [
 
 
 class JsonLinesReport:
-    """Appends every epoch event to a file, one JSON object a line (nan as null).
+    """Appends every epoch event to a file, one JSON object per line (nan as null).
 
     Args:
         path: the file; rows at or after `start_epoch` (an interrupted epoch's) are dropped.

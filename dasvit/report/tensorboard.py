@@ -1,10 +1,10 @@
-"""A `Report` that writes TensorBoard event files: scalars, figures, text, hyper-parameters."""
+"""A `Report` that writes TensorBoard event files: curves, figures, text, the HParams tab."""
 
 import math
-import re
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,43 +12,53 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams as hparams_summaries
+from torch.utils.tensorboard.summary import custom_scalars, hparams
 
 from dasvit.report.encoder import encoder_figure
 from dasvit.report.events import (
     Event,
     RetrainEpoch,
-    RetrainResult,
     SearchEpoch,
     SearchResult,
     StageEnd,
-    edge_name,
+    model_name,
+    operation_share,
     scalars,
 )
 from dasvit.report.plots import heatmap_figure
+from dasvit.run.files import write_atomic
 from dasvit.spaces.cell.genotype import Genotype, edge_list
 
-__all__ = ["TensorBoardReport"]
+__all__ = ["DISCRETISED", "TensorBoardReport", "epoch_scalars", "write_run"]
+
+DISCRETISED, TESTED = "accuracy/discretised", "accuracy/test"
+_SEARCH_METRICS = (DISCRETISED, "accuracy/val")
+_RETRAIN_METRICS = (TESTED,)
+_LAYOUT = {"weights": {"mean over the edges": ["Multiline", ["weights/.*"]]}}
 
 
 class TensorBoardReport:
     """Writes every event of one search or one retraining to one run folder.
 
-    ================ ============================================================ ==============
-    event            tags                                                         step
-    ================ ============================================================ ==============
-    SearchEpoch      `events.scalars`, `weights/<edge>/<operation>`               epoch
-    StageEnd         images `operation_weights`, `encoder`; text `genotype`       stage
-    SearchResult     image `result/encoder`; text `result/genotype`; `hparam/…`   epochs done
-    RetrainEpoch     `events.scalars`                                             epoch
-    RetrainResult    `hparam/…`                                                   epochs done
-    ================ ============================================================ ==============
+    ================ ======================================================== ==============
+    event            tags                                                     step
+    ================ ======================================================== ==============
+    the first        text `settings`                                          0
+    SearchEpoch      `events.scalars`, `weights/<operation>`                  epoch
+    StageEnd         images `operation_weights`, `encoder`; text `genotype`   stage
+    SearchResult     `accuracy/discretised`; the HParams tab                  epochs done
+    RetrainEpoch     `events.scalars`                                         epoch
+    RetrainResult    `accuracy/test`; the HParams tab                         epochs done
+    ================ ======================================================== ==============
 
-    `hparam/…` are the numbers of `events.scalars`, shown beside the settings in the HParams
-    tab. That tab takes its columns from the first run it finds, so compare searches with
-    searches and retrainings with retrainings: keep them under separate folders. The Custom
-    Scalars tab has one chart per edge with the weights of all its operations. Numbers that are
-    nan are left out.
+    The HParams tab has the outer settings of a search with its two accuracies, or model and seed
+    of a retraining with its test accuracy. It takes its columns from the first run it finds, so
+    compare searches with searches and retrainings with retrainings: keep them under separate
+    folders. A metric there is the last point of a curve, hence the two accuracies of one point.
+
+    The Custom Scalars tab has the weights of all operations in one chart. What it shows is always
+    among the other scalars too, a card per tag: so these are means over the edges, and the single
+    edges are in the heat map of each stage. Numbers that are nan are left out.
 
     The file is opened with the first event: until then the folder may turn out to be another
     run's. What an interrupted run wrote for this event's epoch and later ones is hidden, so a
@@ -56,32 +66,30 @@ class TensorBoardReport:
 
     Args:
         log_dir: folder of the run.
-        hparams: settings of the run; nested ones become `data.dataset` and the like.
+        settings: all settings of the run; nested ones become `data.dataset` and the like.
     """
 
-    def __init__(self, log_dir: str | Path, hparams: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, log_dir: str | Path, settings: Mapping[str, Any]) -> None:
         self._log_dir = Path(log_dir)
-        self._hparams = dict(hparams or {})
+        self._settings = dict(settings)
         self._writer: SummaryWriter | None = None
         self._epochs_done = 0
         self._operations: tuple[str, ...] | None = None
-        self._charts_written = False
 
     def __call__(self, event: Event) -> None:
         writer = self._writer = self._writer or self._open(event)
         if isinstance(event, SearchEpoch | RetrainEpoch):
             self._epochs_done = event.epoch + 1
-            _add_scalars(writer, scalars(event), event.epoch)
-        if isinstance(event, SearchEpoch):
-            self._edge_weights(writer, event)
+            _add_scalars(writer, epoch_scalars(event), event.epoch)
         elif isinstance(event, StageEnd):
             self._stage_end(writer, event)
         elif isinstance(event, SearchResult):
-            _add_figure(writer, "result/encoder", encoder_figure(event.genotype), self._epochs_done)
-            _add_genotype(writer, "result/genotype", event.genotype, self._epochs_done)
-            self._result(writer, event, {**self._hparams, **event.settings})
-        elif isinstance(event, RetrainResult):
-            self._result(writer, event, {"model": event.model, **self._hparams})
+            _add_scalars(writer, {DISCRETISED: event.discretised_accuracy}, self._epochs_done)
+            _add_summaries(writer, _hparams(event.settings, _SEARCH_METRICS))
+        else:
+            _add_scalars(writer, {TESTED: event.test_top1}, self._epochs_done)
+            own = {"model": model_name(event.model), "seed": self._settings["seed"]}
+            _add_summaries(writer, _hparams(own, _RETRAIN_METRICS))
         writer.flush()
 
     def close(self) -> None:
@@ -97,19 +105,16 @@ class TensorBoardReport:
             time.sleep(int(now) + 1.01 - now)
         if isinstance(event, SearchEpoch | RetrainEpoch):
             self._epochs_done = event.epoch
-        else:  # a run that stopped between its last epoch and its end: all epochs are kept
-            self._epochs_done = event.epoch + 1 if isinstance(event, StageEnd) else sys.maxsize
-        return SummaryWriter(str(self._log_dir), purge_step=self._epochs_done)
-
-    def _edge_weights(self, writer: SummaryWriter, event: SearchEpoch) -> None:
-        edges = [edge_name(source, node) for source, node in edge_list(event.num_nodes)]
-        for edge, weights, names in zip(edges, event.weights, event.edge_ops, strict=True):
-            tagged = {f"weights/{edge}/{n}": w for n, w in zip(names, weights, strict=True)}
-            _add_scalars(writer, tagged, event.epoch)
-        if not self._charts_written:
-            charts = {e: ["Multiline", [re.escape(f"weights/{e}/") + ".*"]] for e in edges}
-            writer.add_custom_scalars({"weights": charts})
-            self._charts_written = True
+        elif isinstance(event, StageEnd):
+            self._epochs_done = event.epoch + 1
+        else:  # a retraining that stopped between its last epoch and its test
+            self._epochs_done = self._settings.get("epochs", sys.maxsize)
+        writer = SummaryWriter(str(self._log_dir), purge_step=self._epochs_done)
+        if self._epochs_done == 0:
+            writer.add_text("settings", _table(self._settings), 0)
+        if isinstance(event, SearchEpoch | StageEnd):
+            _add_summaries(writer, [custom_scalars(_LAYOUT)])
+        return writer
 
     def _stage_end(self, writer: SummaryWriter, event: StageEnd) -> None:
         if self._operations is None:  # the later stages' heat maps keep the first one's columns
@@ -123,26 +128,68 @@ class TensorBoardReport:
         _add_figure(writer, "encoder", encoder_figure(event.genotype, title), event.stage)
         _add_genotype(writer, "genotype", event.genotype, event.stage)
 
-    def _result(
-        self,
-        writer: SummaryWriter,
-        event: SearchResult | RetrainResult,
-        settings: Mapping[str, Any],
-    ) -> None:
-        numbers = {f"hparam/{name}": value for name, value in scalars(event).items()}
-        numbers = {tag: value for tag, value in numbers.items() if not math.isnan(value)}
-        _add_scalars(writer, numbers, self._epochs_done)
-        # Not `add_hparams`: it would open a run of its own in a folder below this one.
-        file_writer = writer._get_file_writer()
-        assert file_writer is not None
-        for summary in hparams_summaries(_flat(settings), numbers):
-            file_writer.add_summary(summary)
+
+def epoch_scalars(
+    event: SearchEpoch | RetrainEpoch, operations: Sequence[str] | None = None
+) -> dict[str, float]:
+    """An epoch's scalars by tag, with the mean weight of each operation over the edges.
+
+    Args:
+        event: the epoch.
+        operations: whose weights; those that the epoch still has, if None.
+    """
+    values = scalars(event)
+    if isinstance(event, SearchEpoch):
+        names = operations or dict.fromkeys(name for row in event.edge_ops for name in row)
+        for name in names:
+            values[f"weights/{name}"] = operation_share(event.weights, event.edge_ops, name)
+    return values
 
 
-def _add_scalars(writer: SummaryWriter, values: Mapping[str, float], step: int) -> None:
+def write_run(
+    path: Path, rows: Sequence[Mapping[str, float]], settings: Mapping[str, Any], *, ended: float
+) -> None:
+    """Write curves that are known in full, and what else `TensorBoardReport` has of a search in
+    numbers, as one event file.
+
+    Args:
+        path: of the file. It hides the points of files in its folder whose names come before.
+        rows: values by tag, a row per step.
+        settings: what the HParams tab shows.
+        ended: Unix time of the last step.
+    """
+    now = ended - sum(row.get("time/epoch_seconds", 0.0) for row in rows)
+    with tempfile.TemporaryDirectory() as folder:
+        writer = SummaryWriter(folder, purge_step=0)
+        _add_summaries(writer, [custom_scalars(_LAYOUT), *_hparams(settings, _SEARCH_METRICS)])
+        for step, row in enumerate(rows):
+            now += row.get("time/epoch_seconds", 0.0)
+            _add_scalars(writer, row, step, now)
+        writer.close()
+        (written,) = Path(folder).iterdir()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, written.read_bytes())
+
+
+def _add_scalars(
+    writer: SummaryWriter, values: Mapping[str, float], step: int, now: float | None = None
+) -> None:
     for tag, value in values.items():
         if not math.isnan(value):
-            writer.add_scalar(tag, value, step)
+            writer.add_scalar(tag, value, step, now)
+
+
+def _hparams(settings: Mapping[str, Any], metrics: Iterable[str]) -> tuple[Any, ...]:
+    values = {k: v if isinstance(v, bool | int | float) else str(v) for k, v in settings.items()}
+    return hparams(values, dict.fromkeys(metrics))
+
+
+def _add_summaries(writer: SummaryWriter, summaries: Iterable[Any]) -> None:
+    # Not `add_hparams`: it would open a run of its own in a folder below this one.
+    file_writer = writer._get_file_writer()
+    assert file_writer is not None
+    for summary in summaries:
+        file_writer.add_summary(summary)
 
 
 def _add_figure(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> None:
@@ -158,14 +205,16 @@ def _add_genotype(writer: SummaryWriter, tag: str, genotype: Genotype, step: int
     writer.add_text(tag, "\n".join("    " + line for line in lines), step)  # as code
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Settings as the HParams plug-in takes them: one level, numbers and text."""
-    flat: dict[str, bool | int | float | str] = {}
+def _table(settings: Mapping[str, Any]) -> str:
+    """Settings as a table of Markdown, a line each."""
+    lines = (f"| `{name}` | {value and f'`{value}`'} |" for name, value in _flat(settings))
+    return "\n".join(("| setting | value |", "| --- | --- |", *lines))
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        elif isinstance(value, list | tuple):
-            flat[prefix + name] = ", ".join(map(str, value))
+            yield from _flat(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value if isinstance(value, bool | int | float) else str(value)
-    return flat
+            listed = isinstance(value, list | tuple)
+            yield prefix + name, ", ".join(map(str, value)) if listed else str(value)

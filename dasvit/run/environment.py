@@ -1,9 +1,11 @@
 """What a result was made with: versions, commit, machine."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,14 @@ import torch
 
 import dasvit
 
-__all__ = ["check_compiler", "check_cuda_graph", "environment", "resolve_device"]
+__all__ = [
+    "check_compiler",
+    "check_cuda_graph",
+    "environment",
+    "peak_memory",
+    "reset_peak_memory",
+    "resolve_device",
+]
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "ray", "optuna", "scikit-learn")
 
@@ -109,3 +118,19 @@ def environment() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "packages": versions,
     }
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget what this process held before, for `peak_memory`. Away from Linux a process's memory
+    counts from its start."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes held at once: on a GPU by PyTorch's tensors, else by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

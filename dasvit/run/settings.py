@@ -57,7 +57,7 @@ class Range:
 
 def check_settings(config: Any) -> None:
     """Check every field of a dataclass of settings against its type: numbers are finite and in
-    their `Range`, choices are among those of their `Literal`.
+    their `Range`, choices are among those of their `Literal`, tuples hold what they should.
 
     Raises:
         SettingError: naming the first field that is not.
@@ -69,12 +69,25 @@ def check_settings(config: Any) -> None:
             *most, last = map(str, get_args(kind))
             choices = f"{', '.join(most)} or {last}" if most else last
             require(value in get_args(kind), f"{f.name} must be {choices}, but got {value!r}")
-        several = get_origin(kind) is tuple
-        if several:
-            kind, bounds = _unwrapped(get_args(kind)[0])
-        for part in value if several else (value,):
-            if kind in (int, float):
-                _check_number(f.name, part, kind, bounds)
+        if get_origin(kind) is tuple:
+            _check_tuple(f.name, value, get_args(kind))
+        elif kind in (int, float):
+            _check_number(f.name, value, kind, bounds)
+
+
+def _check_tuple(name: str, values: Any, kinds: tuple[Any, ...]) -> None:
+    several = isinstance(values, tuple | list)
+    require(several, f"{name} must be several values in a tuple, but got {values!r}")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(values)
+    wanted = f"{name} must have {len(kinds)} values, but got {values!r}"
+    require(len(values) == len(kinds), wanted)
+    for value, hint in zip(values, kinds, strict=True):
+        kind, bounds = _unwrapped(hint)
+        if kind in (int, float):
+            _check_number(name, value, kind, bounds)
+        else:
+            require(isinstance(value, kind), f"{name} must hold {kind.__name__}, but got {value!r}")
 
 
 def _unwrapped(hint: Any) -> tuple[Any, Range | None]:

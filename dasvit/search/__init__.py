@@ -1,23 +1,37 @@
 """The search: Algorithm 1, for any space and any method.
 
-The package has the name of its one function, and is called like it: `dasvit.search(config, out)` is
-`dasvit.search.loop.search`. So the name means the same whether or not a module of the package has
-been imported, which binds `dasvit.search` to the package.
+The package can be called: `dasvit.search(config, out)` is `dasvit.search.loop.search(config, out)`.
+Python gives the name `dasvit.search` to the package as soon as one of its modules is imported, so
+the function cannot have it.
 """
 
+import inspect
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 
+def _function() -> Callable[..., Any]:
+    from dasvit.search.loop import search
+
+    return search
+
+
 class _Search(ModuleType):
-    """This package, which can be called: see "Customizing module attribute access" in the Python
-    reference."""
+    # A package that is called like its function, with its signature and its help.
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        from dasvit.search.loop import search
+        return _function()(*args, **options)
 
-        return search(*args, **options)
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(_function())
+
+    @property
+    def __doc__(self) -> str:  # type: ignore[override]
+        return f"{_DOC}\nsearch{self.__signature__}\n    {_function().__doc__}"
 
 
+_DOC = __doc__
 sys.modules[__name__].__class__ = _Search

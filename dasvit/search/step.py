@@ -37,12 +37,13 @@ class BilevelStep:
             spared=[] if config.decay_norms else norms_and_biases(model.supernet),
             capturable=config.cuda_graph,
         )
-        self.arch_optimizer = torch.optim.Adam(
+        self.arch_optimizer = make_optimizer(
             model.arch_parameters(),
+            "adam",
             lr=method.alpha_lr,
             betas=method.alpha_betas,
             weight_decay=method.alpha_weight_decay,
-            fused=True if config.cuda_graph else None,
+            fused=config.cuda_graph or None,  # which rounds in another way
             capturable=config.cuda_graph,
         )
         on_gpu = self.device.type == "cuda"  # a plan has none

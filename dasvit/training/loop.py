@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import resource
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -22,7 +21,12 @@ from dasvit.report.events import Report, RetrainEpoch, RetrainResult, tee
 from dasvit.report.record import JsonLinesReport, load_retrain_result, save_result
 from dasvit.run.checkpoint import CheckpointWriter, is_due, restore
 from dasvit.run.distributed import Processes, current_processes
-from dasvit.run.environment import check_compiler, resolve_device
+from dasvit.run.environment import (
+    check_compiler,
+    peak_memory,
+    reset_peak_memory,
+    resolve_device,
+)
 from dasvit.run.files import check_free_space, remove_unfinished
 from dasvit.run.folder import check_folder, note_skipped, open_folder
 from dasvit.run.plugins import load_plugins
@@ -243,12 +247,12 @@ def retrain(
     result.json.
 
     In every process of a process group (`torch.distributed`) at once it trains one network with all
-    of them: each takes its rows of every batch, the first writes the files and reports.
+    of them: each takes its rows of every batch and reports its epochs, the first writes the files.
 
     Args:
         config: what to train and how.
         out_dir: made if missing.
-        report: called with `RetrainEpoch` and `RetrainResult`.
+        report: called with `RetrainEpoch`, and in the first process with `RetrainResult`.
         resume: continue from the checkpoint in `out_dir`; without one, start; if the run is
             finished, return its result.
         device: "cpu", "cuda", "cuda:1", or "auto".
@@ -275,6 +279,7 @@ def retrain(
     check_folder(out_dir, RETRAIN_KIND, settings, defaults=defaults, resume=resume)
     if resume and (out_dir / "result.json").exists():
         return load_retrain_result(out_dir / "result.json")
+    reset_peak_memory(where)
     checkpoint = out_dir / "checkpoint.pt"
     if processes.first:
         remove_unfinished(checkpoint)  # before the room on the disk is looked at
@@ -314,17 +319,13 @@ def retrain(
     with writer as checkpoints:
         while training.epochs_done < config.epochs:
             record = training.epoch()
+            report(record)
             if checkpoints is None:
                 continue
-            report(record)
             checkpoints.check()
             if is_due(training.epochs_done, config.checkpoint_epochs, config.epochs):
                 checkpoints.save({"config": settings, "data": data.facts, **training.state()})
         tested = topk_accuracy(training.result, data.test, processes)
-    if where.type == "cuda":
-        peak_memory = torch.cuda.max_memory_allocated(where)
-    else:
-        peak_memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result = RetrainResult(
         model=config.model,
         test_top1=tested[0],
@@ -332,7 +333,7 @@ def retrain(
         train_accuracy=training.train_accuracy,
         num_params=sum(p.numel() for p in model.parameters()),
         seconds=training.seconds,
-        peak_memory_bytes=peak_memory,
+        peak_memory_bytes=peak_memory(where),
         num_processes=processes.count,
     )
     if processes.first:

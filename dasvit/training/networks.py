@@ -174,6 +174,6 @@ def model_on_meta(
             ) from None
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, num_classes):
         raise ValueError(
-            f"model {config.model!r} does not give one number a class; it is no classifier"
+            f"model {config.model!r} does not give one number per class; it is no classifier"
         )
     return model

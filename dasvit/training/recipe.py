@@ -57,7 +57,7 @@ def make_optimizer(
     spared: Iterable[nn.Parameter] = (),
     **options: Any,
 ) -> torch.optim.Optimizer:
-    """One of timm's optimisers by its name; PyTorch's own in their fused form.
+    """One of timm's optimisers by its name; PyTorch's own in their fused form by default.
 
     Args:
         spared: those of `params` that the weight decay leaves alone.
@@ -69,7 +69,7 @@ def make_optimizer(
     for p in params:
         groups[id(p) in no_decay]["params"].append(p)
     if name in ("adamw", "adam", "sgd"):
-        options["fused"] = True
+        options.setdefault("fused", True)
     return timm.optim.create_optimizer_v2(
         [group for group in groups if group["params"]],
         opt=name,

@@ -72,7 +72,6 @@ def test_counters_that_disagree_are_named(
         (["--device", "tpu"], "device must be auto, cpu or cuda[:N], but got 'tpu'"),
         (["--dim", "60000", "--vit-heads", "10"], "parameters, more than one device can train"),
         (["--model", "vgg16"], "model 'vgg16' does not run on images of 8 × 8"),
-        (["--model", "resnet50", "--batch-size", "1"], "does not train on images of 8 × 8"),
     ],
     ids=str,
 )

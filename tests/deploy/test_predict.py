@@ -18,7 +18,14 @@ from dasvit.data.config import DataConfig
 from dasvit.data.datasets import load_data
 from dasvit.data.image_folder import find_class_images
 from dasvit.deploy.export import export
-from dasvit.deploy.predict import Prediction, Unreadable, predict, read_image, to_csv
+from dasvit.deploy.predict import (
+    Prediction,
+    Unreadable,
+    find_images,
+    predict,
+    read_image,
+    to_csv,
+)
 from dasvit.training.model_folder import ModelFacts, load
 
 CPU = torch.device("cpu")
@@ -50,6 +57,13 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         return int(str(code)), *capsys.readouterr()
 
     return run
+
+
+def test_hidden_files_are_no_images(tmp_path: Path) -> None:
+    for name in ("b.png", ".hidden/c.png", "a/._d.png", "a/e.JPG", "f.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_images([tmp_path]) == [tmp_path / "a/e.JPG", tmp_path / "b.png"]
 
 
 def test_from_digits_to_classes(

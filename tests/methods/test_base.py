@@ -144,7 +144,8 @@ def test_the_command_line_finds_a_method_in_a_plugin(
     """And its settings by their names."""
     forget_plugins()
     own = ("--plugins", "support.plugin_method", "--method", "betadarts", "--beta", "7")
-    succeed(*SEARCH, *own, "--out", "found")
+    out = succeed(*SEARCH, *own, "--out", "found")
+    assert out.endswith(" --model found/genotype.json\n")  # whose operations need no plugin
     method = load_search_config(workdir / "found").method
     assert (method.name, method.beta, method.stage_layers) == ("betadarts", 7.0, (1, 1))
     assert Genotype.load(workdir / "found" / "genotype.json").operations

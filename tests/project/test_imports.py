@@ -1,8 +1,10 @@
 """The package stands without Ray and Optuna, help without PyTorch, and every export exists."""
 
 import importlib
+import inspect
 import os
 import pkgutil
+import pydoc
 import resource
 import subprocess
 import sys
@@ -94,6 +96,12 @@ def test_search_is_a_function_and_a_package(monkeypatch: pytest.MonkeyPatch) -> 
     dasvit.search("config", "out", resume=True)
     assert calls == [(("config", "out"), {"resume": True})] * 2
     assert dasvit.search.loop is importlib.import_module("dasvit.search.loop")
+
+
+def test_help_of_search_is_its_functions() -> None:
+    assert inspect.signature(dasvit.search) == inspect.signature(dasvit.search.loop.search)
+    shown = pydoc.plain(pydoc.render_doc(dasvit.search))
+    assert "search(config: " in shown and "Run Algorithm 1" in shown
 
 
 def test_timm_knows_the_networks_after_one_import() -> None:

@@ -38,7 +38,7 @@ def test_heatmap_has_one_row_per_edge_and_one_column_per_operation() -> None:
     assert len(values) == 20
     assert values[0.5, 0.5] == "0.10" and values[3.5, 4.5] == "0.58"
     assert axes.yaxis_inverted()  # the first edge on top
-    assert (bar.get_ylabel(), figure.get_suptitle()) == (r"softmax($\alpha$)", "stage 0")
+    assert (bar.get_ylabel(), figure.get_suptitle()) == ("weight", "stage 0")
 
 
 def test_pruned_cells_are_hatched() -> None:

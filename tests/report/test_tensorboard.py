@@ -1,7 +1,6 @@
 """TensorBoard event files, read back: tags, steps, values, the HParams tab, resuming."""
 
 import dataclasses
-import math
 import re
 import sys
 from collections.abc import Iterable
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.events import SEARCH_EPOCH
+from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH
 from support.events import SEARCH_RESULT as RESULT
 from support.runs import few_images, retrain_config, search_config
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -24,14 +23,14 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 
 import dasvit.search.loop
 import dasvit.training.loop
-from dasvit.report.events import Event, RetrainEpoch, RetrainResult, SearchEpoch, StageEnd, scalars
+from dasvit.report.events import Event, SearchEpoch, StageEnd, scalars
 from dasvit.report.tensorboard import TensorBoardReport
+from dasvit.run.settings import config_to_dict
 from dasvit.search.loop import search
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES
 from dasvit.training.loop import retrain
 
 GENOTYPE = NAMED_GENOTYPES["dasvit_cifar10"]
-EDGES = ("e_{k-2}->o_0", "e_{k-1}->o_0", "e_{k-2}->o_1", "e_{k-1}->o_1", "o_0->o_1")
 EDGE_OPS = (("zero", "identity", "msa_h2"),) * 5
 WEIGHTS = ((0.5, 0.3, 0.2), (0.25, 0.25, 0.5), (0.1, 0.2, 0.7), (0.4, 0.4, 0.2), (0.6, 0.1, 0.3))
 PRUNED = {
@@ -57,7 +56,7 @@ def stage_end(stage: int, **changes: Any) -> StageEnd:
     return StageEnd(epoch=2 * stage + 1, stage=stage, **own | changes)
 
 
-def write(folder: Path, events: Iterable[Event], settings: Any = None) -> EventAccumulator:
+def write(folder: Path, events: Iterable[Event], **settings: Any) -> EventAccumulator:
     """The events, written as by one process, and what is in the folder then."""
     report = TensorBoardReport(folder, settings)
     for event in events:
@@ -104,107 +103,110 @@ def hparams_tab(log_dir: Path) -> dict[str, tuple[dict[str, Any], dict[str, floa
 def test_search_epochs_write_all_scalars_and_weights(tmp_path: Path) -> None:
     events = [search_epoch(0), search_epoch(1, val_loss=1.5), search_epoch(2, **PRUNED)]
     found = write(tmp_path, events)
-    weights = {f"weights/{edge}/{name}" for edge in EDGES for name in EDGE_OPS[0]}
+    weights = {f"weights/{name}" for name in EDGE_OPS[0]}
     assert set(found.Tags()["scalars"]) == weights | set(scalars(events[0]))
     for name, value in scalars(events[1]).items():
         assert (1, value) in points(found, name), name
     assert points(found, "loss/train") == [(0, 2.0), (1, 1.9), (2, 1.8)]
     assert points(found, "loss/val") == [(1, 1.5)]  # nan in the others
-    assert points(found, "weights/o_0->o_1/zero") == [(0, 0.6), (1, 0.6), (2, 0.5)]
-    assert points(found, "weights/e_{k-2}->o_0/msa_h2") == [(0, 0.2), (1, 0.2)]  # then pruned
-    # The Custom Scalars tab: one chart per edge, with all its operations.
+    # Means over the five edges; after the pruning three have it, with half of the weight.
+    assert points(found, "weights/zero") == [(0, 0.37), (1, 0.37), (2, 0.4)]
+    # The Custom Scalars tab: one chart of all operations.
     (event,) = found.Tensors("custom_scalars__config__")
     (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
-    assert [chart.title for chart in category.chart] == list(EDGES)
-    (pattern,) = category.chart[0].multiline.tag
-    assert re.match(pattern, "weights/e_{k-2}->o_0/msa_h2")
-    assert not re.match(pattern, "weights/e_{k-2}->o_1/msa_h2")
+    (chart,) = category.chart
+    shown = {t for t in found.Tags()["scalars"] for p in chart.multiline.tag if re.match(p, t)}
+    assert shown == weights
 
 
-def test_stages_and_result_write_figures_and_genotype(tmp_path: Path) -> None:
-    events = [search_epoch(0), stage_end(0), stage_end(1, **PRUNED), RESULT]
-    found = write(tmp_path, events)
-    for tag, steps in (("operation_weights", [0, 1]), ("encoder", [0, 1]), ("result/encoder", [1])):
+def test_stages_write_figures_and_genotypes(tmp_path: Path) -> None:
+    found = write(tmp_path, [search_epoch(0), stage_end(0), stage_end(1, **PRUNED), RESULT])
+    assert set(found.Tags()["images"]) == {"operation_weights", "encoder"}
+    for tag in found.Tags()["images"]:
         images = found.Images(tag)
-        assert [image.step for image in images] == steps
+        assert [image.step for image in images] == [0, 1]
         for image in images:
             assert image.encoded_image_string.startswith(b"\x89PNG")
             assert image.width > 300 and image.height > 100
     # Later heat maps keep the columns of the first, so the images are of one size.
     assert len({image.width for image in found.Images("operation_weights")}) == 1
-    for tag, step in (("genotype", 0), ("result/genotype", 1)):
-        at, first = text(found, tag)[0]
-        assert at == step
-        assert "o_1 = mlp_r0.5(e_{k-2}) + msa_h8(o_0)" in first
-        assert GENOTYPE.canonical_hash in first
-    assert points(found, "hparam/gap") == [(1, 0.25)]
+    (at, first), _ = text(found, "genotype")
+    assert at == 0
+    assert "o_1 = mlp_r0.5(e_{k-2}) + msa_h8(o_0)" in first
+    assert GENOTYPE.canonical_hash in first
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
 
 
-def test_the_hparams_tab_shows_settings_and_scores_of_every_run(
+def test_the_hparams_tab_shows_what_tells_the_runs_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few_images(monkeypatch, dasvit.search.loop, dasvit.training.loop, train=64, test=20)
-    results, settings = {}, {}
+    expected = {}
     for xi in (0.0, 0.25):
         config = search_config(xi=xi, stage_layers=(1,), stage_ops=(8,), stage_epochs=1)
-        name = f"search/xi_{xi}"
-        report = TensorBoardReport(tmp_path / name, {"xi": 9.0})
-        results[name] = search(config, tmp_path / name, report=report)
-        # The result's settings are the ones that were used.
-        settings[name] = results[name].settings
-        assert settings[name]["xi"] == xi
+        run = f"xi_{xi}"
+        report = TensorBoardReport(tmp_path / "search" / run, config_to_dict(config))
+        found = search(config, tmp_path / "search" / run, report=report)
+        scores = {
+            "accuracy/discretised": found.discretised_accuracy,
+            "accuracy/val": found.supernet_accuracy,
+        }
+        expected[run] = (config.outer_settings, pytest.approx(scores))
+    assert hparams_tab(tmp_path / "search") == expected
+    expected = {}
     for seed in (0, 1):
         config = retrain_config(seed=seed, epochs=1, warmup_epochs=0)
-        name = f"retrain/seed_{seed}"
-        settings[name] = {"model": config.model, "seed": seed, "lr": config.lr}
-        report = TensorBoardReport(tmp_path / name, settings[name])
-        results[name] = retrain(config, tmp_path / name, report=report)
-    tab = {}
-    for kind in ("search", "retrain"):  # the tab takes its columns from the first run it finds
-        tab |= {f"{kind}/{name}": row for name, row in hparams_tab(tmp_path / kind).items()}
-    assert {name: shown for name, (shown, _) in tab.items()} == settings
-    for name, result in results.items():
-        scores = {f"hparam/{key}": pytest.approx(value) for key, value in scalars(result).items()}
-        assert tab[name][1] == scores
+        run = f"seed_{seed}"
+        report = TensorBoardReport(tmp_path / "retrain" / run, config_to_dict(config))
+        tested = retrain(config, tmp_path / "retrain" / run, report=report).test_top1
+        expected[run] = (
+            {"model": "vit", "seed": seed},
+            pytest.approx({"accuracy/test": tested}),
+        )
+        assert len(list((tmp_path / "retrain" / run).glob("events*"))) == 1  # no run below
+    assert hparams_tab(tmp_path / "retrain") == expected
 
 
-def test_settings_are_made_flat_and_nan_is_left_out(tmp_path: Path) -> None:
-    epoch = RetrainEpoch(
-        epoch=1, total_epochs=2, train_loss=1.0, train_accuracy=0.5, lr=1e-3, seconds=2.0
-    )
-    own = {"test_top1": 0.75, "test_top5": math.nan, "train_accuracy": 0.875, "num_params": 50}
+def test_all_settings_are_one_card(tmp_path: Path) -> None:
     settings = {
         "layers": [2, 4],
-        "data": {"dataset": "digits", "download": False},
-        "nothing": None,
+        "data": {"dataset": "digits", "url": None},
+        "plugins": [],
+        "seed": 3,
+        "epochs": 2,
     }
-    found = write(tmp_path / "one", [epoch, RetrainResult(model="m", seconds=4.0, **own)], settings)
-    assert len(list((tmp_path / "one").iterdir())) == 1  # one event file, no run below
-    assert points(found, "lr/weights") == [(1, 1e-3)] and not found.Tags()["images"]
-    assert points(found, "hparam/test_top1") == [(2, 0.75)]
-    shown, scores = hparams_tab(tmp_path)["one"]
-    assert shown == {
-        "model": "m",
-        "layers": "2, 4",
-        "data.dataset": "digits",
-        "data.download": False,
-        "nothing": "None",
-    }
-    assert "hparam/test_top1" in scores and "hparam/test_top5" not in scores
+    model = dataclasses.replace(RETRAIN_RESULT, model="genotypes/0a1b.json")
+    found = write(tmp_path, [RETRAIN_EPOCH], **settings)
+    found = write(tmp_path, [model], **settings)  # resumed after its last epoch
+    ((step, table),) = text(found, "settings")
+    assert step == 0
+    assert table.splitlines() == [
+        "| setting | value |",
+        "| --- | --- |",
+        "| `layers` | `2, 4` |",
+        "| `data.dataset` | `digits` |",
+        "| `data.url` | `None` |",
+        "| `plugins` |  |",
+        "| `seed` | `3` |",
+        "| `epochs` | `2` |",
+    ]
+    assert points(found, "lr/weights") == [(0, RETRAIN_EPOCH.lr)] and not found.Tags()["images"]
+    assert points(found, "accuracy/test") == [(2, RETRAIN_RESULT.test_top1)]
+    assert hparams_tab(tmp_path)["."][0] == {"model": "0a1b", "seed": 3}
 
 
 def test_a_resumed_run_replaces_what_the_interrupted_one_wrote(tmp_path: Path) -> None:
     write(tmp_path, [*map(search_epoch, range(4)), stage_end(0), RESULT])
     found = write(tmp_path, [*(search_epoch(e, train_loss=7.0 + e) for e in (2, 3)), RESULT])
     assert points(found, "loss/train") == [(0, 2.0), (1, 1.9), (2, 9.0), (3, 10.0)]
-    assert points(found, "hparam/gap") == [(4, 0.25)]
-    assert [image.step for image in found.Images("result/encoder")] == [4]
+    assert points(found, "accuracy/discretised") == [(4, 0.5)]
     assert [image.step for image in found.Images("encoder")] == [0]
     # Resumed after its last epoch: all epochs are kept, the result is replaced.
     found = write(tmp_path, [stage_end(1), RESULT])
-    assert len(points(found, "loss/train")) == 4 and points(found, "hparam/gap") == [(4, 0.25)]
+    assert len(points(found, "loss/train")) == 4 and points(found, "accuracy/discretised") == [
+        (4, 0.5)
+    ]
     # Begun anew: everything is hidden.
     assert points(write(tmp_path, [search_epoch(0)]), "loss/train") == [(0, 2.0)]
     # The files are read in the order of their names, which begin with the second.
@@ -213,7 +215,7 @@ def test_a_resumed_run_replaces_what_the_interrupted_one_wrote(tmp_path: Path) -
 
 
 def test_events_are_on_disk_before_close(tmp_path: Path) -> None:
-    report = TensorBoardReport(tmp_path)
+    report = TensorBoardReport(tmp_path, {})
     assert not list(tmp_path.iterdir())  # until the first event, it may be another run's folder
     report(search_epoch(0))
     assert points(read(tmp_path), "loss/train") == [(0, 2.0)]

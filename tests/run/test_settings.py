@@ -39,6 +39,8 @@ class Settings:
     decay: Annotated[float, Range("[0, 1)")] = 0.0
     shape: Literal["round", "square", "flat"] = "round"
     layers: tuple[int, ...] = (1, 2)
+    betas: tuple[float, Annotated[float, Range("[0, 1)")]] = (0.5, 0.9)
+    names: tuple[str, ...] = ("a",)
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -53,6 +55,11 @@ class Settings:
         ("epochs", 8.0, "must be a whole number, but got 8.0"),
         ("epochs", True, "must be a whole number, but got True"),
         ("epochs", "8", "must be a whole number, but got '8'"),
+        ("betas", (0.5,), r"must have 2 values, but got \(0.5,\)"),
+        ("betas", (7.0, 1.0), r"must lie in \[0, 1\), but got 1.0"),
+        ("betas", 0.5, "must be several values in a tuple, but got 0.5"),
+        ("names", "zero", "must be several values in a tuple, but got 'zero'"),
+        ("names", ("zero", 1), "must hold str, but got 1"),
         ("count", None, "must be a whole number, but got None"),
         ("share", 0.0, r"must lie in \(0, 1\], but got 0.0; 1 takes all"),
         ("share", 1.5, r"must lie in \(0, 1\], but got 1.5; 1 takes all"),
@@ -99,7 +106,7 @@ def test_dictionary_round_trip() -> None:
         ({"part": {"size": 0}}, "size must lie in"),
         ({"part": 3}, "part must be an object: 3"),
         ({"share": 2}, "share must lie in"),
-        ({"layers": None}, "malformed settings for Settings"),
+        ({"layers": None}, "layers must be several values in a tuple, but got None"),
     ],
 )
 def test_bad_dictionaries(values: dict[str, Any], message: str) -> None:

@@ -76,6 +76,11 @@ class SweepProcess:
         self._look()
         os.killpg(self.process.pid, signal.SIGINT)
 
+    def terminate(self) -> None:
+        """SIGTERM to all of the group."""
+        self._look()
+        os.killpg(self.process.pid, signal.SIGTERM)
+
     def kill(self) -> int:
         """SIGKILL to the main process alone."""
         self._look()

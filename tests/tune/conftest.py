@@ -42,7 +42,7 @@ def search_config() -> SearchConfig:
 @pytest.fixture
 def search_trial() -> Callable[..., Any]:
     """A finished search trial, made up."""
-    from tune.trials import SearchTrial, search_dirname
+    from tune.trial_folder import SearchTrial, search_dirname
 
     def make(
         config_index: int,
@@ -75,7 +75,7 @@ def search_trial() -> Callable[..., Any]:
 @pytest.fixture
 def retrain_trial() -> Callable[..., Any]:
     """A finished retraining, made up."""
-    from tune.trials import RetrainTrial, retrain_dirname
+    from tune.trial_folder import RetrainTrial, retrain_dirname
 
     def make(model: str, seed: int, top1: float) -> RetrainTrial:
         return RetrainTrial(
@@ -158,7 +158,7 @@ def plan() -> Any:
 @pytest.fixture
 def folder(tmp_path: Path, outcome: Any) -> Any:
     """A result folder with the retrainings' files in it."""
-    from tune.folder import ResultFolder
+    from tune.store import ResultFolder
 
     folder = ResultFolder(tmp_path / "mine")
     for trial in outcome.retrained:

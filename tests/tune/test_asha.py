@@ -12,55 +12,37 @@ from support.sweep_process import SweepProcess
 
 from dasvit.report.record import save_result
 from dasvit.search.config import SearchConfig
-from tune import trainable
 from tune.cluster import Demand
-from tune.job import Job
+from tune.experiment import asha
 from tune.options import parse_options
 from tune.plan import Plan
-from tune.report.gather import gather_searches
-from tune.searcher import CONFIG_INDEX, TRIAL_INDEX
+from tune.searcher import CONFIGURATION, SEED
 from tune.space import first_draws
-from tune.sweep import asha
-from tune.trainable import SearchSetup, stop_recorder
-from tune.trials import STOP_FILE
+from tune.trial import SearchSetup
+from tune.trial_folder import STOP_FILE, find_searches
 
-ASHA = "--scheduler asha --seeds 1 --metric supernet_accuracy"
-DRAW = {CONFIG_INDEX: 3, TRIAL_INDEX: 0}
+ASHA = "--scheduler asha --metric supernet_accuracy"
 
 
 @pytest.fixture
 def setup(search_config: SearchConfig, tmp_path: Path) -> SearchSetup:
+    need = Demand(cpus=1, gpus=0.0, concurrent=1)
     return SearchSetup(
-        search=search_config,
-        trials_dir=tmp_path,
-        ray_dir=tmp_path / "ray",
-        demand=Demand(cpus=1, gpus=0.0, concurrent=1),
-        scheduled=True,
+        search=search_config, trials_dir=tmp_path, ray_dir=tmp_path / "ray", demand=need
     )
 
 
 @pytest.fixture
-def drawn(search_config: SearchConfig) -> dict[str, Any]:
-    return {**first_draws(search_config)[0], **DRAW}
+def sampled(search_config: SearchConfig) -> dict[str, Any]:
+    return first_draws(search_config)[0] | {CONFIGURATION: 3, SEED: 0}
 
 
-@pytest.fixture
-def stopped_job(setup: SearchSetup, drawn: dict[str, Any]) -> Job:
-    """Stopped after its first epoch, at 40 %."""
-    job = setup.job(drawn)
-    stop_recorder(setup)(drawn, {"epoch": 1, "supernet_accuracy": 0.4})
-    rows = [{"epoch": 0, "total_epochs": 2, "val_accuracy": 0.4}]
-    job.trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return job
-
-
-def test_the_plan(plan: Plan) -> None:
+def test_the_plan() -> None:
     options = parse_options(shlex.split(ASHA))
     made = options.plan()
     assert (made.scheduler, made.grace_epochs, made.reduction_factor) == ("asha", 1, 3)
     read = Plan.from_dict(json.loads(json.dumps(made.to_dict())))
     assert (read.scheduler, read.grace_epochs, read.reduction_factor) == ("asha", 1, 3)
-    assert "scheduler" not in plan.to_dict()  # a file of before is the same sweep
     paper = parse_options(shlex.split(f"--preset cifar10 --data-dir . {ASHA}"))
     assert paper.plan().grace_epochs == 10
 
@@ -68,8 +50,7 @@ def test_the_plan(plan: Plan) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--scheduler asha", "--seeds 1"),
-        ("--scheduler asha --seeds 1", "--metric supernet_accuracy"),
+        ("--scheduler asha", "--metric supernet_accuracy"),
         ("--grace-epochs 2", "--grace-epochs is ASHA's: add --scheduler asha"),
         ("--reduction-factor 4", "--reduction-factor is ASHA's: add --scheduler asha"),
         (f"{ASHA} --eval-epochs 2", "accuracy of every epoch"),
@@ -92,7 +73,7 @@ def test_asha_stops_the_one_that_lags() -> None:
     class Trial:
         def __init__(self, name: str, index: int) -> None:
             self.trial_id = name
-            self.config = {CONFIG_INDEX: index}
+            self.config = {CONFIGURATION: index}
 
     scheduler: Any = asha(total_epochs=6, grace_epochs=1, reduction_factor=2, spared=2)
     good, bad, baseline = Trial("good", 3), Trial("bad", 2), Trial("baseline", 1)
@@ -115,7 +96,7 @@ def test_asha_ends_nobody_who_has_had_all_epochs() -> None:
     """With 9 epochs from 1 by 3 there is a rung at the last."""
     scheduler: Any = asha(total_epochs=9, grace_epochs=1, reduction_factor=3)
     for number in range(4):
-        trial = SimpleNamespace(trial_id=str(number), config={CONFIG_INDEX: number})
+        trial = SimpleNamespace(trial_id=str(number), config={CONFIGURATION: number})
         scheduler.on_trial_add(None, trial)
         for epoch in range(1, 10):
             score = 0.9 if epoch < 9 else 0.9 - 0.1 * number
@@ -123,35 +104,25 @@ def test_asha_ends_nobody_who_has_had_all_epochs() -> None:
             assert scheduler.on_trial_result(None, trial, result) == "CONTINUE"
 
 
-def test_a_stopped_search_is_neither_failed_nor_finished(stopped_job: Job, tmp_path: Path) -> None:
-    finished, (stop,), failed = gather_searches(tmp_path, range(4), range(1))
+def test_a_stopped_search_is_neither_failed_nor_finished(
+    setup: SearchSetup, sampled: dict[str, Any], tmp_path: Path
+) -> None:
+    setup.record_stop(sampled, {"epoch": 1, "supernet_accuracy": 0.4})
+    finished, (stop,), failed = find_searches(tmp_path, range(4), range(1))
     assert finished == []
     assert [f.name for f in failed] == [f"config_00{i}_seed_0" for i in range(3)]
-    assert (stop.name, stop.epochs, stop.score) == (stopped_job.name, 1, 0.4)
-    assert stop.settings["token_ratio"] == stopped_job.config.method.token_ratio
+    assert (stop.name, stop.epochs, stop.score) == ("config_003_seed_0", 1, 0.4)
+    assert stop.settings["token_ratio"] == sampled["token_ratio"]
 
 
 def test_a_result_outweighs_a_stop(
-    setup: SearchSetup, drawn: dict[str, Any], tmp_path: Path
+    setup: SearchSetup, sampled: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The worker may have ended while the scheduler decided."""
-    job = setup.job(drawn)
-    stop_recorder(setup)(drawn, {"epoch": 1, "supernet_accuracy": 0.4})
-    save_result(job.folder / "result.json", SEARCH_RESULT)
-    assert job.stopped() is None
-    finished, stopped, _ = gather_searches(tmp_path, range(4), range(1))
-    assert ([trial.name for trial in finished], stopped) == ([job.name], [])
-
-
-def test_a_stopped_search_is_told_again_and_not_run(
-    stopped_job: Job, setup: SearchSetup, drawn: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reports: list[dict[str, Any]] = []
-    monkeypatch.setattr(trainable.tune, "report", reports.append)
-    monkeypatch.setattr(trainable, "_train", lambda job: pytest.fail("it was run"))
-    trainable._trial(drawn, setup)
-    assert [(r["epoch"], r["supernet_accuracy"]) for r in reports] == [(1, 0.4), (1, 0.4)]
-    assert not any("finished" in report for report in reports)
+    """The trial may have ended while the scheduler decided."""
+    setup.record_stop(sampled, {"epoch": 1, "supernet_accuracy": 0.4})
+    save_result(setup.job(sampled).folder / "result.json", SEARCH_RESULT)
+    finished, stopped, _ = find_searches(tmp_path, range(4), range(1))
+    assert ([trial.name for trial in finished], stopped) == (["config_003_seed_0"], [])
 
 
 SWEEP = [

@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -8,14 +9,18 @@ import pytest
 from ray.exceptions import AuthenticationError, GetTimeoutError
 
 from tune.cluster import (
+    CHECKOUT,
     ENVIRONMENT,
     Cluster,
+    _cpu_limits,
+    _runtime_env,
     check_address,
     check_gpus,
     check_local_gpus,
     check_storage,
     connect,
     demand,
+    own_cpus,
 )
 
 LAPTOP = Cluster(address="local", cpus=2, gpus=0, node_cpus=2, node_gpus=0, nodes=1)
@@ -71,16 +76,95 @@ def test_a_cluster_that_grows_is_trusted() -> None:
 def test_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert check_address(None) is None
-    assert check_address("auto") == "auto"
     with socket.create_server(("127.0.0.1", 0)) as server:
         there = f"127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", there)
         assert check_address(None) == there
         assert check_address("local") is None
-    with pytest.raises(ValueError, match=f"--address {there}: nobody answers there"):
+    with pytest.raises(ValueError, match=f"^RAY_ADDRESS={there}: nobody answers there"):
         check_address(None)
-    with pytest.raises(ValueError, match="Ray Client"):
+    with pytest.raises(ValueError, match=r"^--address ray://10\.0\.0\.1:10001: .* Ray Client"):
         check_address("ray://10.0.0.1:10001")
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(ValueError, match=r"^RAY_ADDRESS=http://127\.0\.0\.1:8265: .*job server"):
+        check_address(None)
+
+
+def test_auto_is_what_ray_start_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not another sweep's cluster, which Ray would find among the processes."""
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ValueError, match=r"^RAY_ADDRESS=auto: no cluster that `ray start` began"):
+        check_address(None)
+    (tmp_path / "ray").mkdir()
+    note = tmp_path / "ray" / "ray_current_cluster"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        there = f"127.0.0.1:{server.getsockname()[1]}"
+        note.write_text(f"{there}\n")
+        assert check_address(None) == check_address("auto") == there
+        note.unlink()
+        monkeypatch.setenv("RAY_ADDRESS", there)  # as a job has it
+        assert check_address("auto") == there
+    with pytest.raises(ValueError, match=r"^--address auto: nobody answers there"):
+        check_address("auto")
+
+
+def test_an_address_in_brackets() -> None:
+    if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
+        pytest.skip("this machine has no IPv6")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        there = f"[::1]:{server.getsockname()[1]}"
+        assert check_address(there) == there
+    with pytest.raises(ValueError, match=r"nobody answers there.*refused"):
+        check_address(there)
+
+
+def test_a_job_has_its_environment_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray refuses to set any part of it twice."""
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert _runtime_env() == {
+        "working_dir": str(CHECKOUT), "excludes": [".git"], "env_vars": ENVIRONMENT,
+    }  # fmt: skip
+    for job, working_dir in (
+        ({"working_dir": "gcs://a.zip", "env_vars": {"RAY_USAGE_STATS_ENABLED": "1"}}, False),
+        ({}, True),
+    ):
+        monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": job}))
+        ours = _runtime_env()
+        assert ("working_dir" in ours) == ("excludes" in ours) == working_dir
+        assert ours["env_vars"].keys() == ENVIRONMENT.keys() - job.get("env_vars", {}).keys()
+
+
+def test_cpus_of_this_process() -> None:
+    """Of its affinity, not the machine's."""
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, [min(before)])
+        assert own_cpus() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_cpus_of_a_control_group(tmp_path: Path) -> None:
+    assert _cpu_limits(tmp_path) == []
+    group = tmp_path / "sys/fs/cgroup/batch/job"
+    group.mkdir(parents=True)
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("4:cpu:/old\n0::/batch/job\n")
+    (group / "cpu.max").write_text("max 100000\n")
+    (group.parent / "cpu.max").write_text("350000 100000\n")
+    assert _cpu_limits(tmp_path) == [3]
+
+
+def test_no_room_for_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(**_: object) -> None:
+        raise OSError("AF_UNIX path length cannot exceed 107 bytes")
+
+    monkeypatch.setattr("ray.init", start)
+    monkeypatch.setattr(os, "environ", os.environ | {"TMPDIR": "/long"})
+    os.environ.pop("RAY_TMPDIR", None)
+    with pytest.raises(ValueError, match=r"^TMPDIR=/long: .*set RAY_TMPDIR"), connect(None):
+        pass
 
 
 def test_gpus_are_checked_before_ray_starts() -> None:
@@ -97,13 +181,13 @@ def test_a_cluster_of_our_own_asks_for_the_token(
     """Ray turns tokens on where no mode is set; an opt-out that was meant for another is undone."""
     import ray
 
-    seen: list[str | None] = []
+    seen: list[tuple[str | None, int]] = []
 
     class StartedError(Exception):
         pass
 
     def start(**options: object) -> None:
-        seen.append(os.environ.get("RAY_AUTH_MODE"))
+        seen.append((os.environ.get("RAY_AUTH_MODE"), len(os.environ["RAY_AUTH_TOKEN"])))
         raise StartedError
 
     monkeypatch.setattr(ray, "init", start)
@@ -113,34 +197,7 @@ def test_a_cluster_of_our_own_asks_for_the_token(
         os.environ["RAY_AUTH_MODE"] = inherited
     with pytest.raises(StartedError), connect(None):
         pass
-    assert seen == [None]
-
-
-@pytest.mark.parametrize("there", [False, True])
-def test_the_token_is_for_its_owner(
-    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import ray
-
-    class StartedError(Exception):
-        pass
-
-    def start(**options: object) -> None:
-        raise StartedError
-
-    monkeypatch.setattr(ray, "init", start)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    token = tmp_path / ".ray" / "auth_token"
-    if there:
-        token.parent.mkdir()
-        token.write_text("mine")
-        token.chmod(0o644)
-    with pytest.raises(StartedError), connect(None):
-        pass
-    assert token.stat().st_mode & 0o777 == 0o600
-    assert token.read_text() == "mine" if there else len(token.read_text()) == 64
-    assert [path.name for path in token.parent.iterdir()] == ["auth_token"]
+    assert seen == [(None, 64)]
 
 
 def test_the_papers_setting_is_not_begun_on_cpus() -> None:
@@ -163,6 +220,7 @@ def test_the_papers_setting_is_not_begun_on_cpus() -> None:
         ),
         (ConnectionError("no\nmore of this"), ["(no)", "RAY_AUTH_MODE=token", "auth_token"]),
         (AuthenticationError("no token was found"), ["no token was found", "auth_token"]),
+        (ValueError("Failed to merge"), ["--address auto: Ray refuses this (Failed to merge)"]),
     ],
 )
 def test_why_there_is_no_connection(

@@ -1,11 +1,12 @@
 """cluster/local.yaml and cluster/kuberay.yaml: valid, of one version, with a token, not exposed."""
 
 import re
-from importlib.metadata import version
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 pytest.importorskip("ray")
 yaml = pytest.importorskip("yaml")
@@ -109,11 +110,25 @@ def test_the_job_asks_for_the_token(job: dict[str, Any]) -> None:
 
 
 def test_one_version_of_ray_everywhere(job: dict[str, Any], groups: list[dict[str, Any]]) -> None:
-    pinned = re.search(r"ray\[.*?\]==([\d.]+)", (ROOT / "pyproject.toml").read_text())
-    assert pinned is not None
-    assert pinned[1] == version("ray") == job["rayClusterSpec"]["rayVersion"]
+    """That of cluster/Dockerfile, and pip keeps it: pyproject.toml accepts it."""
     (base,) = re.findall(r"^FROM (\S+)$", (FILES / "Dockerfile").read_text(), re.MULTILINE)
-    assert base == load("gpu.yaml")["docker"]["worker_image"]
+    parts = re.fullmatch(r"rayproject/ray:([\d.]+)-(py\d+)-cu\d+", base)
+    assert parts is not None
+    ray, python = parts.groups()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (accepted,) = (
+        requirement
+        for requirement in map(Requirement, project["optional-dependencies"]["tune"])
+        if requirement.name == "ray"
+    )
+    assert ray in accepted.specifier
+    gpu = load("gpu.yaml")["docker"]
+    assert gpu["worker_image"] == base
+    assert gpu["head_image"] == f"rayproject/ray:{ray}-{python}-cpu"
+    assert job["rayClusterSpec"]["rayVersion"] == ray
+    (setup,) = load("local.yaml")["setup_commands"]
+    assert f'"ray[default]=={ray}"' in setup
+    assert f"python{python[2]}.{python[3:]} " in setup
     images = {c["image"] for g in groups for c in g["template"]["spec"]["containers"]}
     assert images == {"IMAGE-REPLACE"}
 

@@ -60,6 +60,21 @@ def test_both_phases_hold_the_same_images_out() -> None:
         parse_options(["--retrain.data.test-fraction", "0.3"])
 
 
+def test_both_phases_see_images_of_one_size_unless_both_are_given() -> None:
+    both = ["--image-size", "16", "--retrain.data.image-size", "32"]
+    options = parse_options(both)
+    assert (options.search.data.image_size, options.retrain.data.image_size) == (16, 32)
+    with pytest.raises(ValueError, match=r"of 16 pixels .* of 8; give --retrain\.data\.image-size"):
+        parse_options(both[:2])
+    with pytest.raises(ValueError, match=r"of 8 pixels .* of 32; give --image-size too"):
+        parse_options(both[2:])
+
+
+def test_a_retraining_has_the_plugins_of_the_search() -> None:
+    options = parse_options(["--plugins", "json", "--retrain.plugins", "csv"])
+    assert options.retrain.plugins == ("json", "csv")
+
+
 def test_another_method_names_its_own_outer_settings() -> None:
     options = parse_options(["--method", "darts", "--stage-epochs", "4"])
     assert type(options.search.method) is DARTS
@@ -109,6 +124,7 @@ def test_a_bound_that_fits_moves_nothing() -> None:
         ("--gamma-max 0.1 --gamma-min 0.1", "gamma_min=0.1, gamma_max=0.1"),
         ("--xi -1", "^xi must be at least 0, but got -1"),
         ("--seeds 0", "^--seeds must be at least 1, but got 0"),
+        (f"--name {'a' * 300}", "^--name must have at most 200 characters, but has 300"),
         ("--num-samples 0", "^--num-samples must be at least 1"),
         ("--num-samples 1000000000", "--num-samples times --seeds must be at most 100000"),
         ("--retrain-seeds 1000000000", "--retrain-seeds must be at most 100000"),

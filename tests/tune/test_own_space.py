@@ -67,6 +67,8 @@ def test_other_contents_are_another_space(own) -> None:
         ),
         ("return {'gamma_fraction': tune.uniform(0, 1)}", r"must lie in \(0, 1\]"),
         ("return {}", "nothing is left to vary"),
+        ("return {'xi': tune.choice([])}", "xi is a choice of 0 values; give it 1 to 100"),
+        ("return {'xi': tune.choice(range(10**6))}", "xi is a choice of 1000000 values"),
         ("return ['xi']", "returned list, not a dictionary"),
         ("return {'xi': 1 / 0}", "ZeroDivisionError"),
         ("return {", "SyntaxError"),

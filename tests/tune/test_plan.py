@@ -20,10 +20,6 @@ def test_a_plan_survives_the_file(plan: Plan) -> None:
         )
 
 
-def test_a_file_of_before_is_the_same_sweep(plan: Plan) -> None:
-    assert not {"strategy", "random_baseline", "space"} & set(plan.to_dict())
-
-
 def test_malformed_settings_are_one_line(plan: Plan) -> None:
     values = plan.to_dict()
     with pytest.raises(ValueError, match=r"malformed settings.*KeyError: 'search'"):
@@ -46,7 +42,7 @@ def test_counts(plan: Plan) -> None:
 def test_fresh_seeds_come_after_those_of_the_search(plan: Plan) -> None:
     checking = dataclasses.replace(plan, check_seeds=3)
     assert (checking.search_seeds, checking.fresh_seeds) == (range(2), range(2, 5))
-    assert len(plan.fresh_seeds) == 0 and "check_seeds" not in plan.to_dict()
+    assert len(plan.fresh_seeds) == 0
 
 
 def test_every_model_is_retrained_once(plan: Plan, outcome) -> None:

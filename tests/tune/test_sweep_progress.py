@@ -65,8 +65,8 @@ def test_lines_of_a_log(clock: Clock) -> None:
     progress.on_step_end(0, [one, two])
     # One is a quarter through after 20 s, so a trial takes 80 s: 60 + 60 + 2 × 80 by two.
     assert out.getvalue() == (
-        "search 0/4 | running one epoch 1/4, two starting | 20 s elapsed | "
-        "about 2 min 20 s left, then 8 retrainings\n"
+        "about 2 min 20 s left | search 0/4 | 20 s elapsed | "
+        "running one epoch 1/4, two starting, then 8 retrainings\n"
     )
     clock.seconds = 50
     one.last_result = {"finished": 1, "score": 0.5}
@@ -80,8 +80,8 @@ def test_lines_of_a_log(clock: Clock) -> None:
     progress.on_step_end(0, [])
     # Two are left, of 50 s each, at once.
     assert out.getvalue().endswith(
-        "search 2/4 | 1 failed | best 50.0% | 1 min 00 s elapsed | "
-        "about 50 s left, then 8 retrainings\n"
+        "about 50 s left | search 2/4 | 1 failed | best 50.0% | 1 min 00 s elapsed"
+        ", then 8 retrainings\n"
     )
 
 
@@ -92,22 +92,23 @@ def test_finished_before_counts_but_is_not_told(clock: Clock) -> None:
     progress.on_trial_start(0, [], one)
     progress.on_trial_complete(0, [], one)
     assert out.getvalue() == ""
-    assert progress.status([]) == "search 1/4 | best 90.0% | 0 s elapsed"
+    assert progress.status([]) == "search 1/4 | best 90.0% | 0 s elapsed, then 8 retrainings"
 
 
 def test_a_terminal_has_one_line(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("COLUMNS", "80")
     out = Terminal()
     progress = make(out, clock)
-    trial = FakeTrial({"name": "one"}, {"epoch": 2, "total_epochs": 4})
+    trial = FakeTrial({"name": "one" * 20}, {"epoch": 2, "total_epochs": 4})
     progress.on_trial_start(0, [], trial)
     for clock.seconds in (1.0, 2.0):
         progress.on_step_end(0, [trial])
     assert "\n" not in out.getvalue()
-    assert max(len(part) for part in out.getvalue().split("\r")) < 60
+    *_, line = out.getvalue().split("\r")
+    assert line.startswith("about ") and " left | search 0/4 | " in line and len(line) == 79
     trial.last_result = {"finished": 1, "score": 0.5}
     progress.on_trial_complete(0, [], trial)
-    assert out.getvalue().endswith("\r" + "search 1/4  one  finished in 2 s, score 50.0%\n")
+    assert out.getvalue().endswith(f"\rsearch 1/4  {'one' * 20}  finished in 2 s, score 50.0%\n")
 
 
 def test_the_last_trial_bounds_the_end(clock: Clock) -> None:

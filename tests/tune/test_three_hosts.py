@@ -95,11 +95,11 @@ def filled_in(hosts: Sequence[Host], key: Path) -> dict[str, Any]:
     for placeholder, value in (
         ("HEAD-REPLACE", head.address),
         ("WORKER-REPLACE", ", ".join(host.address for host in workers)),
-        ("USER-REPLACE", "root"),
     ):
-        assert placeholder in text
+        assert text.count(placeholder) == 1
         text = text.replace(placeholder, value)
     config = yaml.safe_load(text)
+    config["auth"]["ssh_user"] = "root"
     config["auth"]["ssh_private_key"] = str(key)  # ssh's "~" is the user's, whatever HOME says
     config["setup_commands"] = [f"ln -sfn {sys.prefix} ~/dasvit-env"]
     for role, cpus in (("head", 0), ("worker", 1)):

@@ -32,13 +32,15 @@ config = RetrainConfig(
 Genotype(((Edge(0, "msa_h2"), Edge(1, "mlp_r3")), (Edge(1, "identity"), Edge(2, "brittle")))).save(
     folder / "genotypes" / "brittle.json"
 )
-with connect(None):
-    from tune.retrain_best import run_retrain_trials
-    run_retrain_trials(
-        config, models=["brittle"], seeds=range(1), genotypes_dir=folder / "genotypes",
+with connect(None, dashboard=True):
+    from tune.phases import retrain
+    from tune.trial import RetrainSetup
+    setup = RetrainSetup(
+        retrain=config, genotypes_dir=folder / "genotypes",
         trials_dir=folder / "retrain", ray_dir=folder / "ray",
         demand=Demand(cpus=1, gpus=0.0, concurrent=1, workers=2),
     )
+    retrain(setup, ["brittle"], range(1))
 """
 
 

@@ -21,10 +21,10 @@ def rebuild(root: Path) -> Path:
     from dasvit.commands.arguments import preset_from_argv
     from dasvit.presets import DEFAULT_PRESET
     from dasvit.run.plugins import load_plugins
-    from tune.folder import ResultFolder
     from tune.plan import Plan
-    from tune.report.gather import gather, wall_of
+    from tune.report.outcome import gather
     from tune.report.results import write_results
+    from tune.store import ResultFolder, wall_of
 
     folder = ResultFolder(root.expanduser().resolve())
     values = folder.read() if folder.root.is_dir() else None

@@ -10,7 +10,7 @@ from scipy import stats
 
 from dasvit.report.statistics import Spread, spread
 from dasvit.spaces.cell.genotype import Genotype, edge_list
-from tune.trials import RetrainTrial, SearchTrial
+from tune.trial_folder import RetrainTrial, SearchTrial
 
 __all__ = [
     "SCORES",

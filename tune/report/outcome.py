@@ -1,11 +1,13 @@
-"""A sweep as far as it has come: its trials, what ranks them, and the model to keep. Pure."""
+"""A sweep as far as it has come: its trials, what ranks them, and the model to keep."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.training.networks import VIT
+from tune.objectives import cost, vit_cost
 from tune.plan import Plan
 from tune.report.aggregate import (
     ConfigSummary,
@@ -17,9 +19,18 @@ from tune.report.aggregate import (
     summarize_models,
     vote,
 )
-from tune.trials import Failure, RetrainTrial, SearchTrial, StoppedTrial, config_index
+from tune.store import ResultFolder
+from tune.trial_folder import (
+    Failure,
+    RetrainTrial,
+    SearchTrial,
+    StoppedTrial,
+    config_index,
+    find_retrainings,
+    find_searches,
+)
 
-__all__ = ["VIT", "Outcome", "best_retraining", "pareto_front", "spread_out"]
+__all__ = ["VIT", "Outcome", "best_retraining", "gather", "pareto_front", "spread_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,3 +202,49 @@ def spread_out(names: Sequence[str], count: int) -> list[str]:
         return [names[-1]]
     places = [round(i * (len(names) - 1) / (count - 1)) for i in range(count)]
     return [names[place] for place in places]
+
+
+def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float]) -> Outcome:
+    """The state of a sweep.
+
+    Args:
+        plan: what it computes.
+        folder: where its trials' folders are.
+        name: of the sweep.
+        wall: see `Outcome`.
+
+    Raises:
+        ValueError: a malformed result file.
+    """
+    indices = range(plan.num_configs)
+    searched, stopped, left = find_searches(folder.search_dir, indices, plan.search_seeds)
+    outcome = Outcome(
+        name=name,
+        plan=plan,
+        search=tuple(searched),
+        not_searched=tuple(left),
+        stopped=tuple(stopped),
+        costs=_costs(plan, searched),
+        random=plan.random_genotypes(),
+        wall=wall,
+    )
+    best = [config.config_index for config in outcome.best_configs(plan.retrain_top)]
+    checked, _, not_checked = find_searches(folder.search_dir, best, plan.fresh_seeds)
+    chosen = [summary.hash for summary in outcome.chosen(plan.retrain_top)]
+    models = plan.models(chosen, outcome.random)
+    retrained, not_retrained = find_retrainings(folder.retrain_dir, models, plan.retraining_seeds)
+    return dataclasses.replace(
+        outcome,
+        checked=tuple(checked),
+        not_checked=tuple(not_checked),
+        retrained=tuple(retrained),
+        not_retrained=tuple(not_retrained),
+    )
+
+
+def _costs(plan: Plan, searched: Iterable[SearchTrial]) -> dict[str, dict[str, int]]:
+    if len(plan.objectives) == 1:
+        return {}
+    genotypes = (*(trial.genotype for trial in searched), *plan.random_genotypes())
+    found = {g.canonical_hash: cost(g, plan.retrain) for g in genotypes}
+    return found | {VIT: vit_cost(plan.retrain)}

@@ -19,12 +19,12 @@ from dasvit.report.plots import operation_shares, share_figure
 from dasvit.report.progress import counted
 from dasvit.report.record import read_trace
 from dasvit.report.style import STYLE, new_figure
-from tune.folder import ResultFolder
 from tune.report import tables
 from tune.report.outcome import VIT, Outcome, pareto_front
 from tune.report.reproduce import retrain_command, search_command
-from tune.report.study import LEAST_CONFIGS, importances
 from tune.report.worth import gain_over_random, score_correlation
+from tune.store import ResultFolder
+from tune.study import LEAST_CONFIGS, importances
 
 __all__ = ["leaderboard_text", "page_text", "scatter_figure"]
 
@@ -65,7 +65,7 @@ def page_text(outcome: Outcome, folder: ResultFolder, *, preset: str) -> str:
     return ENVIRONMENT.get_template("report.html.jinja").render(
         _facts(outcome),
         pictures=pictures,
-        importances=importances(outcome),
+        importances=importances(folder.study_file),
         least_configs=LEAST_CONFIGS,
         commands=_commands(outcome, preset),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from dasvit.presets import get_preset
 from tune.plan import Plan
-from tune.trials import SearchTrial
+from tune.trial_folder import SearchTrial
 
 __all__ = ["retrain_command", "search_command"]
 

@@ -12,12 +12,12 @@ from dasvit.report.statistics import Spread
 from dasvit.report.style import save_figure
 from dasvit.run.files import replace_folder, write_atomic
 from dasvit.spaces.cell.genotype import Genotype
-from tune.folder import ResultFolder
+from tune.report.means import write_means
 from tune.report.outcome import VIT, Outcome, best_retraining
 from tune.report.page import leaderboard_text, page_text
-from tune.report.study import JOURNAL_FILE, write_study
 from tune.report.tables import scores
-from tune.trials import SearchTrial, retrain_dirname
+from tune.store import ResultFolder
+from tune.trial_folder import SearchTrial, retrain_dirname
 
 __all__ = ["save_genotypes", "write_results"]
 
@@ -45,7 +45,7 @@ def save_genotypes(outcome: Outcome, folder: ResultFolder) -> None:
 
 
 def write_results(outcome: Outcome, folder: ResultFolder, *, preset: str) -> None:
-    """Write leaderboard.md, leaderboard.csv, genotypes.json, genotypes/, optuna.journal, best/ and
+    """Write leaderboard.md, leaderboard.csv, genotypes.json, genotypes/, mean/, best/ and
     report.html.
 
     Args:
@@ -54,8 +54,7 @@ def write_results(outcome: Outcome, folder: ResultFolder, *, preset: str) -> Non
         preset: that the plan began from, for the commands that the report shows.
     """
     save_genotypes(outcome, folder)
-    if outcome.configs:
-        write_study(folder.root / JOURNAL_FILE, outcome)
+    write_means(outcome, folder)
     _copy_best(outcome, folder)
     for name, text in {
         "leaderboard.md": leaderboard_text(outcome),

@@ -17,7 +17,7 @@ from dasvit.report.progress import counted, duration
 from dasvit.report.statistics import Spread
 from tune.report.aggregate import SCORES, GenotypeSummary, rank_configs
 from tune.report.outcome import VIT, Outcome
-from tune.trials import RetrainTrial, SearchTrial
+from tune.trial_folder import RetrainTrial, SearchTrial
 
 __all__ = [
     "COST_WORDS",

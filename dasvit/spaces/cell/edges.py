@@ -118,7 +118,7 @@ class SearchCell(nn.Module):
         last: Float[Tensor, "batch tokens dim"],
         weights: Float[Tensor, "edges ops"],
     ) -> Float[Tensor, "batch tokens dim"]:
-        """`e_k` from `e_{k-2}` and `e_{k-1}`, under operation weights (one row an edge)."""
+        """`e_k` from `e_{k-2}` and `e_{k-1}`, under operation weights (one row per edge)."""
         states = [before_last, last]
         rows = weights.unbind(0)
         for (source, node), edge, row in zip(

@@ -310,7 +310,7 @@ def check_shape_preserving(name: str, dim: int) -> None:
         shape = tuple(out.shape)
     except ValueError:
         raise
-    except Exception as error:  # whatever an operation of somebody else's raises
+    except Exception as error:  # a user's operation may raise anything
         raise ValueError(
             f"operation {name!r} does not run at dim={dim} ({type(error).__name__}: "
             f"{str(error).partition(chr(10))[0]})"

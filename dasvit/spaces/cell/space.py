@@ -64,7 +64,7 @@ class CellSpace:
         )
         require(
             any(name != "zero" for name in self.operations),
-            "operations must hold one besides zero: an encoder of nothing but zero has no output",
+            "operations must hold one besides zero: an encoder of zeros alone has no output",
         )
         require(
             not self.recompute or (self.fused and self.dropout == 0),

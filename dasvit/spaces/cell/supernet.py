@@ -23,7 +23,7 @@ class SuperNet(nn.Module):
     It holds no architecture parameters: every pass is given the weights of the candidates.
 
     Args:
-        edge_ops: the candidates of each edge, in the order of `edge_list`; equally many an edge.
+        edge_ops: the candidates of each edge, in the order of `edge_list`; equally many per edge.
         num_layers: encoder layers.
         dim: embedding dimension C.
         num_nodes: intermediate nodes of the encoder.

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tune.report.outcome import best_retraining, pareto_front, spread_out
-from tune.trials import Failure
+from tune.trial_folder import Failure
 
 
 def test_the_best_model_is_chosen_without_the_test_set(outcome) -> None:

@@ -9,9 +9,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import create_trial
 
 from tune.report.page import page_text, scatter_figure
-from tune.trials import Failure
+from tune.study import open_study
+from tune.trial_folder import Failure
 
 VOID = {"meta", "link", "img", "br"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -41,13 +44,16 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def sweep(outcome, folder, make_chain, search_trial):
-    """With traces, a failure, a random encoder and eight configurations."""
+    """With traces, a study, a failure, a random encoder and eight configurations."""
     found = [trial.genotype for trial in outcome.search]
-    trials = []
+    trials, study = [], open_study(folder.study_file)
+    domains = {name: FloatDistribution(0.0, 100.0) for name in ("token_ratio", "skip_weight")}
     for i in range(8):
         settings = {"token_ratio": 0.3 + 0.08 * i, "skip_weight": 0.01 * 3**i, "xi": 0.0, "seed": 0}
         score = 0.4 + 0.05 * i
         trials.append(search_trial(i, 0, found[2 * (i % 2)], score, 0.8, settings=settings))
+        params = {name: settings[name] for name in domains}
+        study.add_trial(create_trial(params=params, distributions=dict(domains), value=score))
         path = folder.search_dir / trials[-1].name
         path.mkdir(parents=True)
         rows = [
@@ -89,7 +95,7 @@ def test_what_the_page_holds(page: str, sweep) -> None:
     for summary in sweep.ranking:
         assert page.count(summary.hash) >= 3
     assert "loss is &lt;nan&gt; &amp; gone" in page  # escaped, once
-    # The score rises with both settings, xi does not vary: two importances that share the whole.
+    # The score rises with both settings: two importances that share the whole.
     names = "token_ratio|skip_weight|xi"
     shown = re.findall(rf"<tr>\s*<td>({names})</td>\s*<td><span.*?</span>([\d.]+)", page)
     assert {name for name, _ in shown} == {"token_ratio", "skip_weight"}

@@ -73,7 +73,7 @@ def test_bad_input_is_one_line(
         Path(name).mkdir()
     Path("empty/sweep.json").write_text((run_dir / "sweep.json").read_text())
     Path("other/sweep.json").write_text("{}")
-    Path("torn/sweep.json").write_text('{"schema": "dasvit/sweep/1", "settings": {}, "runs": []}')
+    Path("torn/sweep.json").write_text('{"schema": "dasvit/sweep/2", "settings": {}, "runs": []}')
     assert main(argv) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1

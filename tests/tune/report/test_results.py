@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from dasvit.spaces.cell.genotype import Genotype
-from tune.folder import ResultFolder
 from tune.report import tables
 from tune.report.outcome import Outcome
 from tune.report.results import save_genotypes, write_results
-from tune.trials import Failure, StoppedTrial
+from tune.store import ResultFolder
+from tune.trial_folder import Failure, StoppedTrial
 
 
 @pytest.fixture

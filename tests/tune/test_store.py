@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from tune.folder import ResultFolder, open_folder, set_aside
+from dasvit.methods import get_method, method_names
 from tune.plan import Plan
+from tune.store import GROWS, ResultFolder, SweepRecord, open_folder, set_aside
 
+MACHINE = {"device": "cpu", "concurrent_trials": 2}
 SETTINGS = {"search": {"dim": 8, "operations": ("a", "b")}, "seeds": 2}
 
 
@@ -37,16 +39,23 @@ def test_every_difference_is_named(tmp_path: Path) -> None:
         assert words in str(refused.value)
 
 
-def test_a_sweep_of_a_version_with_fewer_settings(tmp_path: Path, plan: Plan) -> None:
-    """What it did not know was as by default."""
-    before = plan.to_dict()
-    del before["search"]["eval_epochs"], before["search"]["data"]["num_workers"]
-    del before["retrain"]["compile"]
-    open_folder(str(tmp_path), "mine", before).write({"settings": before})
-    open_folder(str(tmp_path), "mine", plan.to_dict(), defaults=plan.defaults(), resume=True)
-    other = replace(plan, search=replace(plan.search, eval_epochs=2)).to_dict()
-    with pytest.raises(ValueError, match=r"settings \(eval_epochs: 1 there, 2 now\)"):
-        open_folder(str(tmp_path), "mine", other, defaults=plan.defaults())
+@pytest.mark.parametrize("name", GROWS)
+def test_more_of_the_same_extends_a_sweep(tmp_path: Path, plan: Plan, name: str) -> None:
+    open_folder(str(tmp_path), "mine", plan.to_dict()).write({"settings": plan.to_dict()})
+    more = replace(plan, **{name: getattr(plan, name) + 1}).to_dict()
+    assert open_folder(str(tmp_path), "mine", more).read() is not None
+    less = replace(plan, **{name: getattr(plan, name) - 1}).to_dict()
+    with pytest.raises(ValueError, match=rf"other settings \({name}: . there, .+ now\)"):
+        open_folder(str(tmp_path), "mine", less)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_sweep_of_any_method_goes_on(tmp_path: Path, plan: Plan, method: str) -> None:
+    search = replace(plan.search, method=get_method(method).like(plan.search.method))
+    settings = replace(plan, search=search).to_dict()
+    open_folder(str(tmp_path), "mine", settings).write({"settings": settings})
+    read = open_folder(str(tmp_path), "mine", settings, resume=True).read()
+    assert read is not None and Plan.from_dict(read["settings"]).search == search
 
 
 def test_resume_insists(tmp_path: Path) -> None:
@@ -132,9 +141,28 @@ def test_a_run_that_computes_nothing_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ray_records_go(tmp_path: Path) -> None:
+def test_runs_add_up_and_the_first_lag_stays(tmp_path: Path) -> None:
     folder = ResultFolder(tmp_path)
-    (folder.ray_root / "x").mkdir(parents=True)
-    folder.remove_ray_records()
-    folder.remove_ray_records()
+    first = SweepRecord(folder, {"seeds": 2}, "the command")
+    assert first.wall() == {}
+    assert first.begin(MACHINE, lag=1) == 1
+    with pytest.raises(KeyboardInterrupt), first.phase("search"):
+        raise KeyboardInterrupt
+    second = SweepRecord(folder, {"seeds": 2}, "the command")
+    assert second.begin(MACHINE, lag=4) == 1
+    with second.phase("retraining"):
+        pass
+    values = folder.read()
+    assert values is not None and values["settings"] == {"seeds": 2}
+    assert [run["command"] for run in values["runs"]] == ["the command"] * 2
+    assert "search" in values["runs"][0]["wall_seconds"]
+    assert values["runs"][0]["environment"]["packages"]["torch"]
+    wall = second.wall()
+    assert wall["concurrent"] == 2
+    parts = wall["search"] + wall["retraining"] + wall["other"]
+    assert parts == pytest.approx(wall["total"])
+
+
+def test_a_run_that_computes_nothing_writes_nothing(tmp_path: Path) -> None:
+    SweepRecord(ResultFolder(tmp_path), {}, "the command").save()
     assert list(tmp_path.iterdir()) == []

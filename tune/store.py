@@ -1,23 +1,30 @@
-"""The result folder of a sweep: what lies where, who may write, and whose it is."""
+"""The result folder of a sweep: what lies where, who may write, whose it is, and its record of
+every run of the command. No Ray."""
 
 import fcntl
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dasvit.run.environment import environment
 from dasvit.run.files import read_json, write_atomic
-from dasvit.run.settings import differences, with_defaults
+from dasvit.run.settings import differences
 
-__all__ = ["SCHEMA", "ResultFolder", "open_folder", "set_aside"]
+__all__ = ["PHASES", "SCHEMA", "ResultFolder", "SweepRecord", "open_folder", "set_aside", "wall_of"]
 
-SCHEMA = "dasvit/sweep/1"
+SCHEMA = "dasvit/sweep/2"
+
+PHASES = ("search", "check", "retraining")
+
+GROWS = ("num_samples", "seeds", "retrain_top", "retrain_seeds", "random_baseline")
+"""Settings that the same command may give anew, larger: the sweep goes on from what there is."""
 
 SHOWN_DIFFERENCES = 12
 
@@ -50,8 +57,13 @@ class ResultFolder:
 
     @property
     def ray_root(self) -> Path:
-        """Ray's own records: of use while a run lasts."""
+        """Ray's own record of every run of the command, which Ray's tools open."""
         return self.root / "ray"
+
+    @property
+    def study_file(self) -> Path:
+        """The proposals, in Optuna's own storage."""
+        return self.root / "optuna.journal"
 
     def read(self) -> dict[str, Any] | None:
         """The contents of sweep.json, or None before the first run.
@@ -94,16 +106,12 @@ class ResultFolder:
                     path.unlink()
                     self.root.rmdir()
 
-    def remove_ray_records(self) -> None:
-        shutil.rmtree(self.ray_root, ignore_errors=True)
-
 
 def open_folder(
     storage_path: str,
     name: str,
     settings: dict[str, Any],
     *,
-    defaults: dict[str, Any] | None = None,
     resume: bool = False,
 ) -> ResultFolder:
     """The folder of a sweep: empty, or the same sweep's from before. Nothing in it is changed.
@@ -111,8 +119,8 @@ def open_folder(
     Args:
         storage_path: made if missing; must be shared by all nodes of a cluster.
         name: of the folder inside.
-        settings: what the sweep computes, JSON-ready; a folder with others is refused.
-        defaults: stand for settings that the version which began the sweep did not know.
+        settings: what the sweep computes, JSON-ready; a folder with others is refused, but for
+            more of what `GROWS` names.
         resume: insist that the sweep is there.
 
     Raises:
@@ -133,8 +141,7 @@ def open_folder(
                 f"{', …' if len(others) > 3 else ''}); choose another --name"
             )
     if saved is not None:
-        before = with_defaults(saved.get("settings", {}), defaults or {})
-        _check_same(before, settings, folder.root)
+        _check_same(saved.get("settings", {}), settings, folder.root)
     _check_writable(folder.root)
     return folder
 
@@ -177,14 +184,20 @@ def _folder(storage_path: str, name: str) -> ResultFolder:
 
 
 def _check_same(saved: dict[str, Any], settings: dict[str, Any], root: Path) -> None:
-    others = differences(saved, json.loads(json.dumps(settings)))
+    wanted = json.loads(json.dumps(settings))
+    # More of what is there already is the same sweep, extended.
+    for name in GROWS:
+        if name in saved and isinstance(saved[name], int) and saved[name] <= wanted.get(name, 0):
+            saved = saved | {name: wanted[name]}
+    others = differences(saved, wanted)
     if others:
         shown = "; ".join(others[:SHOWN_DIFFERENCES])
         if (more := len(others) - SHOWN_DIFFERENCES) > 0:
             shown += f"; and {more} more"
         raise ValueError(
             f"{root} holds a sweep with other settings ({shown}); repeat its command to continue "
-            "it, choose another --name, or set it aside by --fresh"
+            "it, with larger numbers of samples or seeds to extend it, choose another --name, or "
+            "set it aside by --fresh"
         )
 
 
@@ -202,3 +215,71 @@ def _check_writable(root: Path) -> None:
         raise ValueError(
             f"--storage-path: cannot write to {root} ({error.strerror}); choose another folder"
         ) from None
+
+
+class SweepRecord:
+    """The sweep's file, read at the start of a run and written as the run proceeds.
+
+    Args:
+        folder: of the sweep.
+        settings: what it computes; `open_folder` has compared them with the file's.
+        command: as the user can repeat it.
+    """
+
+    def __init__(self, folder: ResultFolder, settings: dict[str, Any], command: str) -> None:
+        self._folder = folder
+        # The same sweep, or one that has become larger.
+        start: dict[str, Any] = {"lag": None, "runs": []}
+        self._values = start | (folder.read() or {}) | {"settings": settings}
+        self._run: dict[str, Any] = {
+            "command": command,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._started = time.monotonic()
+        self._seconds: dict[str, float] = {}
+
+    def begin(self, machine: dict[str, Any], lag: int) -> int:
+        """A run that computes starts.
+
+        Args:
+            machine: what a trial takes, and how many run at a time.
+            lag: see `tune.searcher`; the first run's counts.
+        """
+        if self._values["lag"] is None:
+            self._values["lag"] = lag
+        self._run |= {"environment": environment(), **machine}
+        self._values["runs"].append(self._run)
+        self.save()
+        return self._values["lag"]
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase, also one that is interrupted."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds[name] = time.monotonic() - started
+            self.save()
+
+    def save(self) -> None:
+        """Write the file; a run that computed nothing leaves it as it is."""
+        if self._run in self._values["runs"]:
+            total = time.monotonic() - self._started
+            other = total - sum(self._seconds.values())
+            self._run["wall_seconds"] = {**self._seconds, "other": other, "total": total}
+            self._folder.write({k: v for k, v in self._values.items() if k != "schema"})
+
+    def wall(self) -> dict[str, float]:
+        """See `wall_of`."""
+        return wall_of(self._values["runs"])
+
+
+def wall_of(runs: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of all runs together, and the last one's trials at a time."""
+    runs = [run for run in runs if "wall_seconds" in run]
+    if not runs:
+        return {}
+    parts = (*PHASES, "other", "total")
+    sums = {part: sum(run["wall_seconds"].get(part, 0.0) for run in runs) for part in parts}
+    return {**sums, "concurrent": runs[-1]["concurrent_trials"]}

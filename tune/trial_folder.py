@@ -1,15 +1,17 @@
-"""What the trials left behind, as plain values. The workers' own files are the record, not
-Tune's: they survive restarts of any part. No Ray here."""
+"""A trial's folder: its name, and what it holds when the trial has finished, failed or was stopped.
+
+These files are the record, not Ray's: they survive restarts of any part. No Ray here.
+"""
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dasvit.report.events import RetrainResult, SearchResult
 from dasvit.report.record import load_retrain_result, load_search_result
 from dasvit.run.files import read_json
-from dasvit.spaces.cell.genotype import Genotype
-from dasvit.training.config import RetrainConfig
 
 __all__ = [
     "Failure",
@@ -17,50 +19,36 @@ __all__ = [
     "SearchTrial",
     "StoppedTrial",
     "config_index",
-    "load_retrain_trial",
-    "load_search_trial",
+    "find_retrainings",
+    "find_searches",
+    "load_result",
     "read_failure",
     "read_stop",
     "retrain_dirname",
     "search_dirname",
 ]
 
+RESULT_FILE = "result.json"
 ERROR_FILE = "error.json"
 STOP_FILE = "stopped.json"
 TIMES_FILE = "times.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SearchTrial:
+class SearchTrial(SearchResult):
     """A finished search: one proposed configuration on one seed.
 
     Attributes:
         name: of its folder.
         config_index: number of the proposal.
         seed: of the search.
-        settings: the outer settings, by name.
-        genotype: the derived encoder.
-        supernet_accuracy, discretised_accuracy: on the validation half (ratio).
-        skip_share, zero_share: mean weight of `identity` and `zero` at the end.
-        seconds: of its epochs.
         wall_seconds: from the start of its Ray trial to its end; None if not measured.
     """
 
     name: str
     config_index: int
     seed: int
-    settings: dict[str, Any]
-    genotype: Genotype
-    supernet_accuracy: float
-    discretised_accuracy: float
-    skip_share: float
-    zero_share: float
-    seconds: float
     wall_seconds: float | None = None
-
-    @property
-    def gap(self) -> float:
-        return self.supernet_accuracy - self.discretised_accuracy
 
     def score(self, metric: str) -> float:
         """The value that ranks: `discretised_accuracy` or `supernet_accuracy`."""
@@ -68,29 +56,18 @@ class SearchTrial:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RetrainTrial:
+class RetrainTrial(RetrainResult):
     """A finished retraining.
 
     Attributes:
         name: of its folder.
         model: canonical hash of the genotype, or "vit".
         seed: of the retraining.
-        test_top1, test_top5, train_accuracy: ratios.
-        num_params: parameters.
-        peak_memory_bytes, num_processes: as in `RetrainResult`.
-        seconds, wall_seconds: as in `SearchTrial`.
+        wall_seconds: as in `SearchTrial`.
     """
 
     name: str
-    model: str
     seed: int
-    test_top1: float
-    test_top5: float
-    train_accuracy: float
-    num_params: int
-    seconds: float
-    peak_memory_bytes: int | None = None
-    num_processes: int = 1
     wall_seconds: float | None = None
 
 
@@ -135,46 +112,16 @@ def retrain_dirname(model: str, seed: int) -> str:
     return f"{model}_seed_{seed}"
 
 
-def load_search_trial(root: Path, config_index: int, seed: int) -> SearchTrial | None:
-    """The search trial in `root`'s folder for it, or None if it has not finished.
+def load_result(folder: Path, *, search: bool) -> SearchResult | RetrainResult | None:
+    """The result of a search or a retraining, if it has finished.
 
     Raises:
         ValueError: a malformed result file.
     """
-    folder = root / search_dirname(config_index, seed)
-    if not (folder / "result.json").exists():
+    path = folder / RESULT_FILE
+    if not path.exists():
         return None
-    result = load_search_result(folder / "result.json")
-    return SearchTrial(
-        name=folder.name,
-        config_index=config_index,
-        seed=seed,
-        settings=result.settings,
-        genotype=result.genotype,
-        supernet_accuracy=result.supernet_accuracy,
-        discretised_accuracy=result.discretised_accuracy,
-        skip_share=result.skip_share,
-        zero_share=result.zero_share,
-        seconds=result.seconds,
-        wall_seconds=_wall_seconds(folder),
-    )
-
-
-def load_retrain_trial(root: Path, model: str, seed: int) -> RetrainTrial | None:
-    """The retraining in `root`'s folder for it, or None if it has not finished.
-
-    Raises:
-        ValueError: a malformed result file.
-    """
-    folder = root / retrain_dirname(model, seed)
-    if not (folder / "result.json").exists():
-        return None
-    result = load_retrain_result(folder / "result.json")
-    values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
-    return RetrainTrial(
-        **values | {"name": folder.name, "model": model, "seed": seed},
-        wall_seconds=_wall_seconds(folder),
-    )
+    return load_search_result(path) if search else load_retrain_result(path)
 
 
 def read_failure(folder: Path) -> Failure:
@@ -195,18 +142,47 @@ def read_stop(folder: Path) -> StoppedTrial | None:
     )
 
 
-def model_file(genotypes: Path, model: str) -> str:
-    """`RetrainConfig.model` of a retraining: the genotype's file, or "vit"."""
-    return model if model == "vit" else str(genotypes / f"{model}.json")
+def find_searches(
+    trials_dir: Path, indices: Iterable[int], seeds: range
+) -> tuple[list[SearchTrial], list[StoppedTrial], list[Failure]]:
+    """The searches of some configurations on some seeds: those that finished, those that a
+    scheduler ended early, and the others."""
+    finished, stopped, left = [], [], []
+    for index in indices:
+        for seed in seeds:
+            folder = trials_dir / search_dirname(index, seed)
+            if result := load_result(folder, search=True):
+                values = _values(result, folder)
+                finished.append(SearchTrial(**values, config_index=index, seed=seed))
+            elif stop := read_stop(folder):
+                stopped.append(stop)
+            else:
+                left.append(read_failure(folder))
+    return finished, stopped, left
 
 
-def retrain_settings(retrain: RetrainConfig, model: str, seed: int) -> RetrainConfig:
-    return dataclasses.replace(retrain, model=model, seed=seed)
+def find_retrainings(
+    trials_dir: Path, models: Sequence[str], seeds: range
+) -> tuple[list[RetrainTrial], list[Failure]]:
+    """The retrainings of some models, finished or not."""
+    finished, left = [], []
+    for model in models:
+        for seed in seeds:
+            folder = trials_dir / retrain_dirname(model, seed)
+            if result := load_result(folder, search=False):
+                # Its own name of the model is a file's path.
+                values = _values(result, folder) | {"model": model, "seed": seed}
+                finished.append(RetrainTrial(**values))
+            else:
+                left.append(read_failure(folder))
+    return finished, left
 
 
-def _wall_seconds(folder: Path) -> float | None:
-    path = folder / TIMES_FILE
-    return _value(path, "wall_seconds", "trial times") if path.exists() else None
+def _values(result: SearchResult | RetrainResult, folder: Path) -> dict[str, Any]:
+    times = folder / TIMES_FILE
+    wall = _value(times, "wall_seconds", "trial times") if times.exists() else None
+    values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    return values | {"name": folder.name, "wall_seconds": wall}
 
 
 def _value(path: Path, name: str, what: str) -> Any:

@@ -1,0 +1,89 @@
+"""What ends, and what is said, when a signal comes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+PROGRAM = """
+import subprocess, sys, time
+from tune.signals import stoppable
+with stoppable("the command"):
+    # Else it would hold our streams open.
+    closed = dict.fromkeys(["stdin", "stdout", "stderr"], subprocess.DEVNULL)
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True, **closed)
+    print(child.pid, flush=True)
+    try:
+        time.sleep(600)
+    finally:
+        {way_out}
+"""
+HANGS = "import ctypes; ctypes.CDLL(None).sleep(600)"
+"""In code that lets no Python handler run."""
+
+
+@pytest.fixture
+def started(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The program with this way out, and its child, which another group holds."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(way_out=request.param)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    yield process, child
+    process.kill()
+    process.communicate()
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("started", ["pass", HANGS], indirect=True)
+def test_sigterm_ends_all(started: tuple[subprocess.Popen[str], int]) -> None:
+    process, child = started
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGTERM)
+    _, error = process.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    assert process.returncode == 143
+    assert error == "\nstopped by SIGTERM; continue with: the command\n"
+    assert not alive(child)
+
+
+@pytest.mark.parametrize("started", [HANGS], indirect=True)
+def test_a_second_ctrl_c_ends_all(started: tuple[subprocess.Popen[str], int]) -> None:
+    process, child = started
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "\n"
+    assert process.stderr.readline() == "stopping; Ctrl-C once more ends it without a report\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == "\nstopped; continue with: the command\n"
+    assert not alive(child)
+
+
+@pytest.mark.parametrize("started", ["pass"], indirect=True)
+def test_the_first_ctrl_c_is_pythons(started: tuple[subprocess.Popen[str], int]) -> None:
+    process, child = started
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert error.startswith("\nstopping; ") and error.endswith("KeyboardInterrupt\n")
+    os.kill(child, signal.SIGKILL)
