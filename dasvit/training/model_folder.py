@@ -20,7 +20,6 @@ from timm.models import save_for_hf
 from torch import nn
 
 import dasvit
-import dasvit.training.networks  # registers our networks with timm
 from dasvit.methods import get_method, method_names
 from dasvit.report.events import RetrainResult
 from dasvit.run.environment import resolve_device
@@ -30,6 +29,7 @@ from dasvit.run.plugins import load_plugins, plugins_for
 from dasvit.run.settings import config_from_dict
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.training.config import RetrainConfig
+from dasvit.training.networks import check_sees  # and registers our networks with timm
 
 __all__ = [
     "FILES",
@@ -202,6 +202,9 @@ def load(folder: str | Path, device: str | torch.device = "cpu") -> Trained:
         raise ValueError(
             f"{path / CONFIG} describes no network ({first_line(e)}){missing}"
         ) from None
+    if "genotype" in facts.model_args:
+        pool = facts.model_args.get("global_pool", "token")
+        check_sees(Genotype.from_dict(facts.model_args["genotype"]), str(path), pool=pool)
     try:
         model.load_state_dict(safetensors.torch.load_file(path / WEIGHTS))
     except FileNotFoundError:

@@ -14,10 +14,11 @@ from torch.overrides import TorchFunctionMode
 import dasvit.training.autoformer  # noqa: F401, registers its model with timm
 from dasvit.run.files import first_line
 from dasvit.spaces.cell.derived_network import resolve_genotype
-from dasvit.spaces.cell.genotype import NAMED_GENOTYPES
+from dasvit.spaces.cell.genotype import NAMED_GENOTYPES, Genotype
+from dasvit.spaces.cell.operations import is_blind
 from dasvit.training.config import RetrainConfig
 
-__all__ = ["VIT", "architecture", "build_network", "model_on_meta"]
+__all__ = ["VIT", "architecture", "build_network", "check_sees", "model_on_meta"]
 
 VIT = "vit"
 """The baseline's name: a plain ViT of the same depth, width and patches."""
@@ -26,6 +27,23 @@ DERIVED = "dasvit"
 
 # What networks of other authors raise where a size does not fit them.
 _MISFIT = (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError)
+
+
+def check_sees(genotype: Genotype, where: str, *, pool: str = "token") -> None:
+    """Refuse an encoder that gives every image the same answer.
+
+    Args:
+        where: it comes from, for the message.
+        pool: timm's name of what the head reads.
+
+    Raises:
+        ValueError: none of its operations mixes tokens, and the head reads CLS alone.
+    """
+    if pool == "token" and is_blind(genotype.operations):
+        raise ValueError(
+            f"{where}: none of its operations ({', '.join(dict.fromkeys(genotype.operations))}) "
+            "mixes tokens, so that the CLS token, which the head reads, does not see the image"
+        )
 
 
 def architecture(
@@ -60,6 +78,7 @@ def architecture(
                 f"{name}: all edges are zero, so that nothing reaches the output; it cannot be "
                 "trained"
             )
+        check_sees(genotype, name)
         return DERIVED, scaled | {"genotype": genotype.to_dict()}
     if not timm.is_model(name):
         raise ValueError(

@@ -79,6 +79,7 @@ def test_conformance(name: str) -> None:
 
 
 def test_registered_once() -> None:
-    register_operation("conv", TokenConv, symbol="k", value_type=int)  # the same again
+    # The same again.
+    register_operation("conv", TokenConv, symbol="k", value_type=int, mixes_tokens=True)
     with pytest.raises(ValueError, match="'msa' is registered already"):
         register_operation("msa", TokenConv, symbol="k")

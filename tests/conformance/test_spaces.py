@@ -25,7 +25,7 @@ SPACES = {
     "cell": CELL,
     "one node": replace(CELL, num_nodes=1, operations=("zero", "msa_h2", "msa_h4")),
     "three nodes": replace(
-        CELL, num_nodes=3, edges_per_node=3, operations=("mlp_r2", "zero", "identity")
+        CELL, num_nodes=3, edges_per_node=3, operations=("mlp_r2", "zero", "msa_h2")
     ),
     "own operation": replace(CELL, edges_per_node=1, operations=("identity", "conv_k3", "mlp_r2")),
 }

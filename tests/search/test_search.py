@@ -128,7 +128,7 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
         ({"operations": ("zero", "msa_h5"), "stage_ops": (2, 2, 2)}, "msa_h5: 5 heads do not"),
         ({"operations": ("zero", "pool_k3"), "stage_ops": (2, 2, 2)}, "unknown operation 'pool_k3"),
         (
-            {"operations": ("zero", "mlp_r99999999999999"), "stage_ops": (2, 2, 2)},
+            {"operations": ("msa_h2", "mlp_r99999999999999"), "stage_ops": (2, 2, 2)},
             "mlp_r1e[+]14 has more than 1048576 hidden units at dim=12",
         ),
         ({"dim": 12_000}, r"the network has [0-9.]+ G parameters, more than one device can train"),

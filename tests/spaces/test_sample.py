@@ -40,7 +40,7 @@ def test_distinct_ones_begin_alike() -> None:
 
 
 def test_a_small_space_is_no_endless_loop() -> None:
-    tiny = CellSpace(operations=("zero", "identity"), num_nodes=1)
+    tiny = CellSpace(operations=("zero", "msa_h2"), num_nodes=1)
     assert len(distinct_random_genotypes(tiny, 1, seed=0)) == 1
     with pytest.raises(ValueError, match=r"2 distinct random encoders were asked for.*gave 1; ask"):
         distinct_random_genotypes(tiny, 2, seed=0)

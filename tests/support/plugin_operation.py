@@ -20,4 +20,4 @@ class TokenConv(nn.Module):
         return self.dropout(self.conv(self.norm(x).transpose(1, 2)).transpose(1, 2))
 
 
-register_operation("conv", TokenConv, symbol="k", value_type=int)
+register_operation("conv", TokenConv, symbol="k", value_type=int, mixes_tokens=True)

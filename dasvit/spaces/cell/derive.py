@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dasvit.spaces.cell.genotype import Edge, Genotype, edge_list
-from dasvit.spaces.cell.operations import ZERO
+from dasvit.spaces.cell.operations import ZERO, is_blind, mixes_tokens
 
 __all__ = ["derive"]
 
@@ -24,7 +24,8 @@ def derive(
     line 21; the rule of DARTS).
 
     The strength of an edge and its operation leave `zero` out. Ties go to the earlier edge and the
-    earlier candidate.
+    earlier candidate. If none of the operations mixes tokens, so that the encoder would not see the
+    image, one edge changes: of all encoders that see it, this has the largest sum of scores.
 
     Args:
         scores: (edges, ops), rows in the order of `edge_list`; comparable between rows.
@@ -38,7 +39,8 @@ def derive(
     """
     if not scores.isfinite().all():
         raise ValueError(f"scores must be finite to derive from, but got {scores.tolist()}")
-    incoming: dict[int, list[tuple[float, Edge]]] = {j: [] for j in range(num_nodes)}
+    incoming: list[list[tuple[float, Edge]]] = [[] for _ in range(num_nodes)]
+    mixing: list[list[tuple[float, Edge]]] = [[] for _ in range(num_nodes)]
     for (source, node), names, row in zip(
         edge_list(num_nodes), edge_ops, scores.tolist(), strict=True
     ):
@@ -53,8 +55,32 @@ def derive(
             )
         strength, _, name = max(candidates)
         incoming[node].append((strength, Edge(source, name)))
-    nodes = []
-    for node in range(num_nodes):
-        strongest = sorted(incoming[node], key=lambda item: (-item[0], item[1].source))
-        nodes.append(tuple(sorted(edge for _, edge in strongest[:edges_per_node])))
-    return Genotype(tuple(nodes), provenance or {})
+        mixes = [candidate for candidate in candidates if mixes_tokens(candidate[-1])]
+        if mixes:
+            strength, _, name = max(mixes)
+            mixing[node].append((strength, Edge(source, name)))
+    kept = [
+        sorted(edges, key=lambda item: (-item[0], item[1].source))[:edges_per_node]
+        for edges in incoming
+    ]
+    if is_blind(edge.operation for edges in kept for _, edge in edges):
+        _open_its_eyes(kept, mixing)
+    return Genotype(
+        tuple(tuple(sorted(edge for _, edge in edges)) for edges in kept), provenance or {}
+    )
+
+
+def _open_its_eyes(
+    kept: list[list[tuple[float, Edge]]], mixing: list[list[tuple[float, Edge]]]
+) -> None:
+    """Put the edge that mixes tokens and costs the least into the place of one that is kept: of the
+    one from its own source, or else of the weakest one of its node."""
+    swaps = []
+    for node, edges in enumerate(mixing):
+        sources = [edge.source for _, edge in kept[node]]
+        for strength, edge in edges:
+            place = sources.index(edge.source) if edge.source in sources else len(sources) - 1
+            swaps.append((kept[node][place][0] - strength, node, edge.source, place, edge))
+    if swaps:
+        cost, node, _, place, edge = min(swaps)
+        kept[node][place] = kept[node][place][0] - cost, edge

@@ -6,7 +6,7 @@ shape.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ __all__ = [
     "check_operation",
     "check_shape_preserving",
     "init_linear",
+    "is_blind",
+    "mixes_tokens",
     "operation_kind",
     "register_operation",
     "registered_operations",
@@ -155,12 +157,14 @@ class OperationFamily:
         kind: the operation type of Eq. 17, "msa" say; fairness sums weights by it.
         symbol: letter before the value in the name, "h" in msa_h8; None for a family of one.
         value_type: int or float.
+        mixes_tokens: whether a token's output depends on other tokens.
     """
 
     build: Callable[..., nn.Module]
     kind: str
     symbol: str | None
     value_type: type
+    mixes_tokens: bool
 
 
 _FAMILIES: dict[str, OperationFamily] = registry()
@@ -173,6 +177,7 @@ def register_operation(
     symbol: str | None = None,
     value_type: type = int,
     kind: str | None = None,
+    mixes_tokens: bool = False,
 ) -> None:
     """Make an operation known by name, `family` or `family_<symbol><value>`.
 
@@ -186,6 +191,9 @@ def register_operation(
         symbol: letter a to z before the value, or None where there is no value.
         value_type: int or float.
         kind: the operation type (default: the family).
+        mixes_tokens: whether a token's output depends on other tokens, as in attention. The head
+            reads the CLS token: without such an operation an encoder does not see the image, and
+            no search derives it.
 
     Raises:
         ValueError: the family is taken by another `build`, or the name is malformed.
@@ -194,7 +202,7 @@ def register_operation(
         raise ValueError(f"family must be letters a to z and digits, but got {family!r}")
     if symbol is not None and not re.fullmatch("[a-z]", symbol):
         raise ValueError(f"symbol must be one letter a to z, but got {symbol!r}")
-    entry = OperationFamily(build, kind or family, symbol, value_type)
+    entry = OperationFamily(build, kind or family, symbol, value_type, mixes_tokens)
     if _FAMILIES.get(family, entry) != entry:
         raise ValueError(f"operation family {family!r} is registered already")
     _FAMILIES[family] = entry
@@ -240,6 +248,17 @@ def operation_kind(name: str) -> str:
     return _parse(name)[0].kind
 
 
+def mixes_tokens(name: str) -> bool:
+    """Whether a token's output depends on other tokens."""
+    return _parse(name)[0].mixes_tokens
+
+
+def is_blind(operations: Iterable[str]) -> bool:
+    """Whether an encoder of these operations leaves the CLS token untouched by all others: with a
+    head that reads CLS, every image gets the same answer."""
+    return not any(map(mixes_tokens, operations))
+
+
 def build_operation(
     name: str, dim: int, *, dropout: float = 0.0, norm_affine: bool = True
 ) -> nn.Module:
@@ -275,7 +294,7 @@ def _build_identity(dim: int, *, dropout: float = 0.0) -> nn.Module:
 
 register_operation(ZERO, _build_zero)
 register_operation(IDENTITY, _build_identity)
-register_operation("msa", MSA, symbol="h", value_type=int)
+register_operation("msa", MSA, symbol="h", value_type=int, mixes_tokens=True)
 register_operation("mlp", MLP, symbol="r", value_type=float)
 
 

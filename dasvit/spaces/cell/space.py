@@ -164,10 +164,26 @@ class CellSpace:
         """
         from dasvit.spaces.cell.operations import check_draws_nothing, check_shape_preserving
 
+        self.check_sees()
         for name in self.operations:
             check_shape_preserving(name, self.dim)
             if draws_nothing:
                 check_draws_nothing(name, self.dim)
+
+    def check_sees(self) -> None:
+        """Whether there are encoders that see the image.
+
+        Raises:
+            ValueError: no operation mixes tokens, in one line.
+        """
+        from dasvit.spaces.cell.operations import is_blind
+
+        require(
+            not is_blind(self.operations),
+            f"operations must hold one that mixes tokens, such as msa_h8, but got "
+            f"{', '.join(self.operations)}: the head reads the CLS token, which would not see the "
+            "image (an operation of your own says mixes_tokens=True where it is registered)",
+        )
 
     def heaviest(self, count: int) -> EdgeOps:
         """The `count` candidates with the most parameters on every edge, in the order of
