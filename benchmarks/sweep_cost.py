@@ -5,6 +5,7 @@ nothing.
 """
 
 import argparse
+import itertools
 import json
 import resource
 import tempfile
@@ -67,7 +68,7 @@ def measure(trials: int) -> dict[str, Any]:
     return {
         "trials": len(times.ends),
         "concurrent": concurrent,
-        "seconds_per_trial": [(b - a) / BLOCK for a, b in zip(marks, marks[1:], strict=False)],
+        "seconds_per_trial": [(b - a) / BLOCK for a, b in itertools.pairwise(marks)],
         "mib_per_trial": gained / len(times.ends),
     }
 

@@ -64,15 +64,21 @@ def check_settings(config: Any) -> None:
     """
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
-        kind, bounds = _unwrapped(_hints(type(config))[f.name])
-        if get_origin(kind) is Literal:
-            *most, last = map(str, get_args(kind))
-            choices = f"{', '.join(most)} or {last}" if most else last
-            require(value in get_args(kind), f"{f.name} must be {choices}, but got {value!r}")
-        if get_origin(kind) is tuple:
-            _check_tuple(f.name, value, get_args(kind))
-        elif kind in (int, float):
-            _check_number(f.name, value, kind, bounds)
+        hint = _hints(type(config))[f.name]
+        if get_origin(hint) is tuple:
+            _check_tuple(f.name, value, get_args(hint))
+        else:
+            _check_value(f.name, value, hint)
+
+
+def _check_value(name: str, value: Any, hint: Any) -> None:
+    kind, bounds = _unwrapped(hint)
+    if get_origin(kind) is Literal:
+        *most, last = map(str, get_args(kind))
+        choices = f"{', '.join(most)} or {last}" if most else last
+        require(value in get_args(kind), f"{name} must be {choices}, but got {value!r}")
+    elif kind in (int, float):
+        _check_number(name, value, kind, bounds)
 
 
 def _check_tuple(name: str, values: Any, kinds: tuple[Any, ...]) -> None:
@@ -83,11 +89,9 @@ def _check_tuple(name: str, values: Any, kinds: tuple[Any, ...]) -> None:
     wanted = f"{name} must have {len(kinds)} values, but got {values!r}"
     require(len(values) == len(kinds), wanted)
     for value, hint in zip(values, kinds, strict=True):
-        kind, bounds = _unwrapped(hint)
-        if kind in (int, float):
-            _check_number(name, value, kind, bounds)
-        else:
-            require(isinstance(value, kind), f"{name} must hold {kind.__name__}, but got {value!r}")
+        if hint is str:
+            require(isinstance(value, str), f"{name} must hold texts, but got {value!r}")
+        _check_value(name, value, hint)
 
 
 def _unwrapped(hint: Any) -> tuple[Any, Range | None]:

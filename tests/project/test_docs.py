@@ -122,9 +122,9 @@ def test_the_sweep_takes_it(argv: list[str], programs: None) -> None:
     from tune.options import parse_options
     from tune.own_space import load_space
 
-    options = parse_options(argv)
-    if options.space:
-        assert load_space(options.space, options.search, fixed=())
+    plan = parse_options(argv).plan
+    if plan.space:
+        assert load_space(plan.space, plan.search, fixed=())
 
 
 @pytest.mark.parametrize("argv", RAY)

@@ -59,7 +59,7 @@ class Settings:
         ("betas", (7.0, 1.0), r"must lie in \[0, 1\), but got 1.0"),
         ("betas", 0.5, "must be several values in a tuple, but got 0.5"),
         ("names", "zero", "must be several values in a tuple, but got 'zero'"),
-        ("names", ("zero", 1), "must hold str, but got 1"),
+        ("names", ("zero", 1), "must hold texts, but got 1"),
         ("count", None, "must be a whole number, but got None"),
         ("share", 0.0, r"must lie in \(0, 1\], but got 0.0; 1 takes all"),
         ("share", 1.5, r"must lie in \(0, 1\], but got 1.5; 1 takes all"),

@@ -83,9 +83,10 @@ def test_alphas_that_tie_as_float32_weights() -> None:
     row = [1.540996, LOW, -0.2934289, -0.29342887]
     weights = torch.tensor(row).softmax(dim=-1)
     assert weights[2] == weights[3] and row[3] > row[2]
-    assert prune(scores(row), (NAMES,), 2)[0] == (("zero", "mlp_r3"),)
-    found = derive(scores(*[row] * 5), (NAMES,) * 5, num_nodes=2)
-    assert set(found.operations) == {"mlp_r3"}
+    sees = [LOW, LOW, 9.0, 0.0]
+    assert prune(scores(row, sees), (NAMES,) * 2, 2)[0][0] == ("zero", "mlp_r3")
+    found = derive(scores(*[row] * 4, sees), (NAMES,) * 5, num_nodes=2)
+    assert sorted(found.operations) == ["mlp_r3", "mlp_r3", "mlp_r3", "msa_h8"]
 
 
 def test_every_edge_keeps_its_own_in_their_order() -> None:
@@ -96,10 +97,11 @@ def test_every_edge_keeps_its_own_in_their_order() -> None:
 
 
 def test_zero_is_ranked_or_goes_first() -> None:
-    given = torch.tensor([[9.0, 1.0, 2.0, 3.0, 4.0, 5.0]])
-    assert prune(given, (MORE,), 3)[0] == (("zero", "mlp_r0.5", "mlp_r3"),)
-    assert prune(given, (MORE,), 3, zero="first")[0] == (("msa_h12", "mlp_r0.5", "mlp_r3"),)
-    assert prune(given, (MORE,), 6, zero="first")[0] == (MORE,)  # nothing to drop
+    sees = [1.0, 2.0, 9.0, 3.0, 4.0, 5.0]
+    given, ops = torch.tensor([[9.0, 1.0, 2.0, 3.0, 4.0, 5.0], sees]), (MORE,) * 2
+    assert prune(given, ops, 3)[0][0] == ("zero", "mlp_r0.5", "mlp_r3")
+    assert prune(given, ops, 3, zero="first")[0][0] == ("msa_h12", "mlp_r0.5", "mlp_r3")
+    assert prune(given, ops, 6, zero="first")[0] == ops  # nothing to drop
 
 
 def test_what_cannot_be_is_an_error() -> None:

@@ -5,6 +5,7 @@ import pytest
 from support.runs import OPERATIONS
 
 from dasvit.spaces import CellSpace
+from dasvit.spaces.cell.operations import mixes_tokens
 from dasvit.spaces.cell.sample import distinct_random_genotypes, random_genotype
 
 SPACE = CellSpace(operations=OPERATIONS)
@@ -25,10 +26,14 @@ def test_sources_and_operations_are_uniform() -> None:
     sets = Counter(tuple(e.source for e in genotype.nodes[1]) for genotype in drawn)
     assert set(sets) == {(0, 1), (0, 2), (1, 2)}
     # Standard deviation of a share of 1/3 over 3000 draws: 0.0086; of 1/7 over 12000: 0.0032.
+    # Of all draws of four operations from seven, of which three mix tokens, (4/7)^4 are blind.
+    blind = (4 / 7) ** 4
+    shares = {True: 1 / 7 / (1 - blind), False: (1 - (4 / 7) ** 3) / 7 / (1 - blind)}
     assert all(abs(count / 3000 - 1 / 3) < 0.035 for count in sets.values())
     operations = Counter(name for genotype in drawn for name in genotype.operations)
     assert set(operations) == set(OPERATIONS) - {"zero"}
-    assert all(abs(count / 12000 - 1 / 7) < 0.013 for count in operations.values())
+    for name, count in operations.items():
+        assert abs(count / 12000 - shares[mixes_tokens(name)]) < 0.013
 
 
 def test_distinct_ones_begin_alike() -> None:

@@ -55,14 +55,14 @@ def test_the_plan() -> None:
         ("--reduction-factor 4", "--reduction-factor is ASHA's: add --scheduler asha"),
         (f"{ASHA} --eval-epochs 2", "accuracy of every epoch"),
         (f"{ASHA} --grace-epochs 6", "less than a search's 6 epochs"),
-        (f"{ASHA} --grace-epochs 0", "--grace-epochs must be 1 to 5"),
+        (f"{ASHA} --grace-epochs -1", "grace_epochs must lie in [0, 100000]"),
         (f"{ASHA} --reduction-factor 1", "at least 2"),
         (f"{ASHA} --stage-epochs 1 --stage-layers 1 --stage-ops 8", "one epoch"),
         (f"{ASHA} --search random", "--search random takes no --scheduler"),
     ],
 )
 def test_bad_input(argv: str, message: str) -> None:
-    with pytest.raises(ValueError, match="--") as error:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
         parse_options(shlex.split(argv))
     assert message in str(error.value)
 

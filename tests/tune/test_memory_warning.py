@@ -34,15 +34,15 @@ def test_the_most_that_is_drawn(planned: list) -> None:
     options = parse_options(SMALL.split())
     assert memory_warning(options, _need(1.0)) == "too much"
     assert planned == [
-        (options.search.replaced(token_ratio=1.0, xi=options.search.weight_lr), 1000)
+        (options.plan.search.replaced(token_ratio=1.0, xi=options.plan.search.weight_lr), 1000)
     ]
 
 
 def test_fixed_settings_are_planned_as_they_are(planned: list) -> None:
     options = parse_options([*SMALL.split(), "--token-ratio", "0.5", "--xi", "0"])
     assert memory_warning(options, _need(0.25)) == "too much"
-    assert planned == [(options.search, 250)]
-    assert options.search.method.token_ratio == 0.5
+    assert planned == [(options.plan.search, 250)]
+    assert options.plan.search.method.token_ratio == 0.5
 
 
 def test_no_gpu_no_plan(planned: list, monkeypatch: pytest.MonkeyPatch) -> None:

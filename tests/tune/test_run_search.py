@@ -65,7 +65,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("--token-ratio 1 --skip-weight 1 --type-weight 0 --xi 0", "nothing to sweep"),
         ("--resume", "--resume: "),
         ("--resume --fresh", "give one of them"),
-        ("--seeds 0", "--seeds must be at least 1, but got 0"),
+        ("--seeds 0", "seeds must lie in [1, 100000], but got 0"),
         ("--num-samples 2 --seeds 1 --retrain-top 3", "find at most 2 encoders; ask for fewer"),
         ("--cuda-graph --gpus-per-trial 0", "cuda_graph needs a GPU, but the device is cpu"),
         ("--compile --gpus-per-trial 0", "compile needs a compiler (no-such-compiler)"),
@@ -73,7 +73,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("--space nowhere.py:space", "--space nowhere.py:space: there is no file"),
         ("--space own.py:space", "'lambda' is not a setting that a sweep varies; known: token_"),
         (
-            "--search random --operations zero identity --stage-ops 2 2 2 --num-nodes 1",
+            "--search random --operations zero msa_h2 --stage-ops 2 2 2 --num-nodes 1",
             "16 distinct random encoders were asked for",
         ),
     ],

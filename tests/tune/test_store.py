@@ -41,6 +41,7 @@ def test_every_difference_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", GROWS)
 def test_more_of_the_same_extends_a_sweep(tmp_path: Path, plan: Plan, name: str) -> None:
+    plan = replace(plan, random_baseline=1)
     open_folder(str(tmp_path), "mine", plan.to_dict()).write({"settings": plan.to_dict()})
     more = replace(plan, **{name: getattr(plan, name) + 1}).to_dict()
     assert open_folder(str(tmp_path), "mine", more).read() is not None
