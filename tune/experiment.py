@@ -13,7 +13,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from tune.searcher import CONFIGURATION
-from tune.trial import RetrainSetup, SearchSetup, make_trainable
+from tune.trial import RetrainSetup, SearchSetup, make_trainable, wait_for_files
+from tune.trial_folder import RESULT_FILE
 
 __all__ = ["asha", "fit"]
 
@@ -40,7 +41,7 @@ def fit(
     """
     # Of a failed trial its folder has the reason; Tune's logs have it at length.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    tune.Tuner(
+    results = tune.Tuner(
         make_trainable(setup),
         param_space=param_space,
         tune_config=tune.TuneConfig(
@@ -60,6 +61,9 @@ def fit(
             verbose=0,
         ),
     ).fit()
+    for result in results:
+        if (result.metrics or {}).get("finished"):
+            wait_for_files([setup.job(result.config or {}).folder / RESULT_FILE])
 
 
 class _Asha(AsyncHyperBandScheduler):

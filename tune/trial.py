@@ -15,7 +15,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from tune.searcher import CONFIGURATION, SEED
 from tune.space import to_search_config
 from tune.trial_folder import (
     ERROR_FILE,
+    RESULT_FILE,
     STOP_FILE,
     TIMES_FILE,
     load_result,
@@ -51,6 +52,7 @@ __all__ = [
     "make_trainable",
     "process_as_found",
     "root_cause",
+    "wait_for_files",
 ]
 
 TRIAL = "trial"
@@ -207,8 +209,10 @@ def _trial(sampled: dict[str, Any], setup: SearchSetup | RetrainSetup) -> None:
         from tune.objectives import cost
 
         assert isinstance(result, SearchResult)
-        load_plugins(setup.search.plugins)
-        costs = cost(result.genotype, setup.costs_at)
+        _import_heavy()
+        with plugins_end_here():
+            load_plugins(setup.search.plugins)
+            costs = cost(result.genotype, setup.costs_at)
     tune.report({**scalars(result), **costs, "finished": 1})
 
 
@@ -247,6 +251,8 @@ def _run(job: Job) -> Any:
     except train.TrainingFailedError as error:
         if not job.failed():
             job.record_failure(root_cause(error))
+    if need.workers > 1:  # they may have written on another node
+        wait_for_files([job.folder / RESULT_FILE, job.folder / ERROR_FILE])
     result = job.result()
     if result is not None:
         ended = time.time()
@@ -319,6 +325,14 @@ def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:
         numbers["supernet_accuracy"] = numbers["val_accuracy"]
     # Tune counts reports anew after a restart; epochs stay what they are.
     return {**numbers, "epoch": done, "timesteps_total": done}
+
+
+def wait_for_files(paths: Sequence[Path], seconds: float = 60.0) -> None:
+    """Until one of the files is there: a network file system may show what another node has written
+    seconds late."""
+    deadline = time.monotonic() + seconds
+    while not any(path.exists() for path in paths) and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from tune import trial
 from tune.demand import Demand
 from tune.searcher import CONFIGURATION, SEED
 from tune.space import first_draws
-from tune.trial import TRIAL, Job, RetrainSetup, SearchSetup, root_cause
+from tune.trial import TRIAL, Job, RetrainSetup, SearchSetup, root_cause, wait_for_files
 from tune.trial_folder import ERROR_FILE, STOP_FILE, find_searches, read_failure, read_stop
 
 NEED = Demand(cpus=1, gpus=0.0, concurrent=2)
@@ -219,6 +219,14 @@ def test_nothing_of_a_trial_stays_in_its_process(
     assert now == states
     assert scores("back", ("plug_b", "plug_a")) == forth[::-1]
     assert forth[0] != forth[1]
+
+
+def test_files_that_show_late_are_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    threading.Timer(0.3, path.touch).start()
+    wait_for_files([tmp_path / "error.json", path])
+    assert path.exists()
+    wait_for_files([tmp_path / "error.json"], seconds=0.01)
 
 
 def group_error(*failures: Exception) -> WorkerGroupError:
