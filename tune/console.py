@@ -74,6 +74,8 @@ def print_machine(cluster: Cluster, need: Demand) -> None:
 def print_results(outcome: Outcome) -> None:
     """The first rows of the leaderboard."""
     print(f"\n{leaderboard(outcome, limit=SHOWN_ROWS).to_string(index=False)}")
+    if outcome.best_is_one_answer:
+        print("the encoder that ranks first is no better than one answer to all images")
     hidden = len(outcome.ranking) - SHOWN_ROWS
     print(f"and {hidden} more encoders in leaderboard.md" if hidden > 0 else "")
 

@@ -139,6 +139,9 @@ class RetrainResult:
         peak_memory_bytes: the most held at once: on a GPU by PyTorch's tensors, else by the whole
             process; None where a result was made without measuring it.
         num_processes: that trained it together.
+        balanced_accuracy: mean over the classes of the share that is right (ratio).
+        largest_class: share of the test images in the largest class (ratio): what one answer to
+            all of them gets.
     """
 
     model: str
@@ -149,6 +152,13 @@ class RetrainResult:
     seconds: float
     peak_memory_bytes: int | None = None
     num_processes: int = 1
+    balanced_accuracy: float | None = None
+    largest_class: float | None = None
+
+    @property
+    def beats_one_answer(self) -> bool:
+        """Whether it is better than one answer to all images, as far as that is known."""
+        return self.largest_class is None or self.test_top1 > self.largest_class
 
 
 Event = SearchEpoch | StageEnd | SearchResult | RetrainEpoch | RetrainResult

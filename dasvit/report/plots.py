@@ -1,4 +1,5 @@
-"""Figures of a search: operation weights (Figure 3) and shares by epoch (Figure 2)."""
+"""Figures of a search, operation weights (Figure 3) and shares by epoch (Figure 2); and of a
+trained network."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from dasvit.report.events import EdgeOps, operation_share
 from dasvit.report.style import CURVES, FAINT, INK, STYLE, new_figure
 from dasvit.spaces.cell.genotype import source_name
 
-__all__ = ["heatmap_figure", "operation_shares", "share_figure"]
+__all__ = ["confusion_figure", "heatmap_figure", "operation_shares", "share_figure"]
 
 
 @matplotlib.rc_context(STYLE)
@@ -111,4 +112,35 @@ def share_figure(
     panels[0].set_ylim(bottom=0.0)
     panels[0].set_ylabel("share of the weight")
     panels[0].legend()
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def confusion_figure(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Figure:
+    """Images by class (row) and answer (column), each row's colours by its shares.
+
+    Args:
+        confusion: counts, (classes, classes).
+        names: of the classes.
+    """
+    counts = np.asarray(confusion)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    few = len(names) <= 20  # more would not be legible
+    side = 1.8 + (0.42 if few else 0.06) * len(names)
+    figure = new_figure(side + 0.6, side)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    if few:
+        for (row, column), share in np.ndenumerate(shares):
+            colour = INK if share < 0.6 else "white"
+            text = {"size": 8, "ha": "center", "va": "center_baseline", "color": colour}
+            axes.text(column, row, str(counts[row, column]), **text)
+        slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(range(len(names)), names, **slanted)
+        axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="answer", ylabel="class")
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02, label="share of the class")
+    bar.outline.set_visible(False)
     return figure

@@ -73,9 +73,16 @@ class ProgressReport:
                     f"{duration(event.seconds)}"
                 )
             case RetrainResult():
+                beside = []
+                if event.balanced_accuracy is not None:
+                    beside.append(f"balanced {100 * event.balanced_accuracy:.2f} %")
+                if event.largest_class is not None:
+                    beside.append(f"largest class {100 * event.largest_class:.2f} %")
+                known = f" ({', '.join(beside)})" if beside else ""
+                warning = "" if event.beats_one_answer else "; no better than one answer to all"
                 return (
-                    f"test accuracy of {event.model}: top-1 {100 * event.test_top1:.2f} %, top-5 "
-                    f"{100 * event.test_top5:.2f} %; {event.num_params / 1e6:.2f} M parameters; "
+                    f"test accuracy of {event.model}: {100 * event.test_top1:.2f} %{known}"
+                    f"{warning}; {event.num_params / 1e6:.2f} M parameters; "
                     f"{duration(event.seconds)}"
                 )
 

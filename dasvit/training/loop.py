@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dasvit.costs import check_num_params
-from dasvit.data.batch import EVAL_BATCH
 from dasvit.data.datasets import ImageData, check_data, load_data
-from dasvit.data.splits import Split
 from dasvit.report.events import Report, RetrainEpoch, RetrainResult, tee
 from dasvit.report.record import JsonLinesReport, load_retrain_result, save_result
 from dasvit.run.checkpoint import CheckpointWriter, is_due, restore
@@ -33,6 +31,7 @@ from dasvit.run.plugins import load_plugins
 from dasvit.run.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
 from dasvit.run.settings import config_to_dict
 from dasvit.spaces.cell.derived_network import DerivedViT
+from dasvit.training.answers import Answers, answers_of
 from dasvit.training.config import RetrainConfig
 from dasvit.training.model_folder import (
     MODEL_DIR,
@@ -55,7 +54,7 @@ from dasvit.training.recipe import (
     norms_and_biases,
 )
 
-__all__ = ["Training", "check_retrain", "evaluate", "retrain", "topk_accuracy"]
+__all__ = ["Training", "check_retrain", "evaluate", "retrain"]
 
 
 class Training:
@@ -325,11 +324,13 @@ def retrain(
             checkpoints.check()
             if is_due(training.epochs_done, config.checkpoint_epochs, config.epochs):
                 checkpoints.save({"config": settings, "data": data.facts, **training.state()})
-        tested = topk_accuracy(training.result, data.test, processes)
+        tested = answers_of(training.result, data.test, processes)
     result = RetrainResult(
         model=config.model,
-        test_top1=tested[0],
-        test_top5=tested[1],
+        test_top1=tested.accuracy,
+        test_top5=tested.top5_accuracy,
+        balanced_accuracy=tested.balanced_accuracy,
+        largest_class=tested.largest_class,
         train_accuracy=training.train_accuracy,
         num_params=sum(p.numel() for p in model.parameters()),
         seconds=training.seconds,
@@ -345,32 +346,8 @@ def retrain(
     return result
 
 
-@torch.no_grad()
-def topk_accuracy(
-    model: nn.Module, split: Split, processes: Processes | None = None
-) -> tuple[float, float]:
-    """Top-1 and top-5 accuracy (ratios; top-5 of min(5, classes)).
-
-    Args:
-        processes: those that share the images; by default this one alone.
-    """
-    processes = processes or Processes()
-    model.eval()
-    device = next(model.parameters()).device
-    top1, top5 = torch.zeros((), device=device), torch.zeros((), device=device)
-    for images, labels in split.batches(EVAL_BATCH, share=processes.share):
-        logits = model(images)
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        top1 += best[:, 0].sum()
-        top5 += best.any(dim=1).sum()
-    processes.add_up(top1, top5)
-    return top1.item() / len(split), top5.item() / len(split)
-
-
-def evaluate(
-    run_dir: str | Path, *, device: str = "cpu", data_dir: str | None = None
-) -> tuple[float, float]:
-    """Top-1 and top-5 test accuracy (ratios) of a retraining folder's model.
+def evaluate(run_dir: str | Path, *, device: str = "cpu", data_dir: str | None = None) -> Answers:
+    """The answers of a retraining folder's model to the test images.
 
     Args:
         data_dir: where the data set lies on this machine, if not where it was trained.
@@ -388,4 +365,4 @@ def evaluate(
             f"{run_dir} was trained on other classes or channels than {config.dataset} in "
             f"{config.data_dir} has; give the --data-dir of its own data set"
         )
-    return topk_accuracy(trained.model, data.test.normalised_by(facts.mean, facts.std))
+    return answers_of(trained.model, data.test.normalised_by(facts.mean, facts.std))

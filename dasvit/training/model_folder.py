@@ -311,6 +311,14 @@ python -m dasvit predict --model PATH_OF_THIS_FOLDER{flags} IMAGE
 """
 
 
+def _shares(result: RetrainResult) -> dict[str, str]:
+    known = {
+        "balanced test accuracy (mean over the classes)": result.balanced_accuracy,
+        "largest class (what one answer to all images gets)": result.largest_class,
+    }
+    return {name: f"{100 * v:.2f} %" for name, v in known.items() if v is not None}
+
+
 def model_card(facts: ModelFacts, config: RetrainConfig, result: RetrainResult) -> str:
     """README.md of a model folder, in the Hugging Face Hub's form: what the network is, how it was
     trained, and what was measured."""
@@ -322,8 +330,8 @@ def model_card(facts: ModelFacts, config: RetrainConfig, result: RetrainResult) 
         plugins = plugins_for(config.plugins, genotype.families)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "timm")]
     rows = {
-        "test top-1 accuracy": f"{100 * result.test_top1:.2f} %",
-        "test top-5 accuracy": f"{100 * result.test_top5:.2f} %",
+        "test accuracy": f"{100 * result.test_top1:.2f} %",
+        **_shares(result),
         "training accuracy, last epoch": f"{100 * result.train_accuracy:.2f} %",
         "parameters": f"{result.num_params:,}",
         "training time": f"{result.seconds:.0f} s",

@@ -135,9 +135,16 @@ def test_search_draw_retrain_evaluate_complexity(
     assert Genotype.load(trained / "genotype.json") == result.genotype
     assert load_retrain_config(trained).model == str(Path(command.split()[-1]))
     scores = load_retrain_result(trained / "result.json")
-    shown = f"top-1 {100 * scores.test_top1:.2f} %, top-5 {100 * scores.test_top5:.2f} %"
-    assert shown in out
-    assert succeed("evaluate", str(trained), "--device", "cpu") == f"test accuracy: {shown}\n"
+    assert scores.balanced_accuracy is not None and scores.largest_class is not None
+    largest = f"largest class {100 * scores.largest_class:.2f} %)"
+    assert f"{100 * scores.test_top1:.2f} % (balanced" in out and largest in out
+    shown = succeed("evaluate", str(trained), "--device", "cpu", "--plot", "pictures/confusion")
+    assert f"test accuracy: {100 * scores.test_top1:.2f} % of 60 images, top-5 " in shown
+    assert shown.count("% right") == 10 and "largest class: " in shown
+    assert (workdir / "pictures" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    measured = json.loads(succeed("evaluate", str(trained), "--device", "cpu", "--json"))
+    assert measured["balanced_accuracy"] == scores.balanced_accuracy
+    assert list(measured["recall"]) == list("0123456789")
 
     size = ("--preset", "digits", "--dim", "12", "--depth", "1", "--patch-size", "4")
     argv = ("complexity", "--model", str(found / "genotype.json"), *size, "--in-channels", "1")

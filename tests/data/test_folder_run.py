@@ -44,7 +44,7 @@ def test_search_retrain_evaluate(
     result = load_retrain_result(tmp_path / "trained/result.json")
     assert len(read_trace(tmp_path / "trained/train.jsonl")) == 2
     main(["evaluate", "trained", "--device", "cpu"])
-    assert f"top-1 {100 * result.test_top1:.2f} %" in capsys.readouterr().out
+    assert f"test accuracy: {100 * result.test_top1:.2f} % of" in capsys.readouterr().out
     # Another folder's classes are not mistaken for its own.
     (photos / "owl").rename(photos / "emu")
     with pytest.raises(ValueError, match="was trained on other classes or channels"):

@@ -86,5 +86,10 @@ def test_ends(capsys: pytest.CaptureFixture[str]) -> None:
         f"found {ENCODER}\n"
         "validation accuracy: supernet 60.0 %, derived with inherited weights 14.3 %, gap 45.7 "
         "points; 12 s\n"
-        "test accuracy of vit: top-1 33.33 %, top-5 90.00 %; 0.00 M parameters; 6 s\n"
+        "test accuracy of vit: 33.33 %; 0.00 M parameters; 6 s\n"
+    )
+    report(replace(RETRAIN_RESULT, balanced_accuracy=0.25, largest_class=0.4))
+    assert capsys.readouterr().out == (
+        "test accuracy of vit: 33.33 % (balanced 25.00 %, largest class 40.00 %); no better than "
+        "one answer to all; 0.00 M parameters; 6 s\n"
     )

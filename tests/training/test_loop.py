@@ -14,7 +14,6 @@ from support import runs
 from support.reference import cosine_lr
 from support.retrain_runs import assert_same_run, weights_of
 from support.runs import DIGITS, ENCODER, files_of, names_in, retrain_config
-from torch import nn
 
 import dasvit.training.loop
 from dasvit.data.datasets import load_data
@@ -26,7 +25,7 @@ from dasvit.run.files import check_free_space
 from dasvit.run.settings import config_to_dict
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.training.config import RetrainConfig
-from dasvit.training.loop import evaluate, retrain, topk_accuracy
+from dasvit.training.loop import evaluate, retrain
 from dasvit.training.model_folder import RETRAIN_KIND as KIND
 from dasvit.training.model_folder import load, load_retrain_config
 
@@ -104,24 +103,6 @@ def test_all_training_images_and_the_test_set_once(
     assert events == [(RetrainEpoch, 0)] * 3 + [(RetrainResult, 1)]
 
 
-@pytest.mark.parametrize("classes", [10, 3])
-def test_topk_accuracy_by_hand(classes: int) -> None:
-    class Fixed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.bias = nn.Parameter(torch.arange(float(classes)))
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            assert not self.training and not torch.is_grad_enabled()
-            return self.bias.expand(len(images), classes)
-
-    split = load_data(DIGITS, CPU).test
-    split.labels.remainder_(classes)
-    top1, top5 = topk_accuracy(Fixed(), split)
-    assert top1 == pytest.approx((split.labels == classes - 1).float().mean().item())
-    assert top5 == pytest.approx((split.labels >= classes - 5).float().mean().item())
-
-
 # --- What is left
 
 
@@ -147,7 +128,10 @@ def test_what_a_retraining_leaves(kind: str, genotype_path: str, tmp_path: Path)
     assert result.num_params == sum(p.numel() for p in trained.model.parameters())
     assert result.model == config.model
     assert result.peak_memory_bytes and 100e6 < result.peak_memory_bytes < 50e9
-    assert evaluate(tmp_path) == (result.test_top1, result.test_top5)
+    tested = evaluate(tmp_path)
+    assert (tested.accuracy, tested.top5_accuracy) == (result.test_top1, result.test_top5)
+    assert tested.balanced_accuracy == result.balanced_accuracy
+    assert tested.largest_class == result.largest_class
     assert 0 <= result.test_top1 <= result.test_top5 <= 1
     last = runs.rows_without_times(tmp_path / "train.jsonl")[-1]
     assert result.train_accuracy == last["train_accuracy"]
@@ -171,7 +155,7 @@ def test_the_average_is_what_is_tested_and_saved(tmp_path: Path) -> None:
     torch.testing.assert_close(plain["model"], averaged["model"])  # it changes no training
     torch.testing.assert_close(dict(averaged["average"]), weights_of(tmp_path / "averaged"))
     assert not torch.equal(averaged["average"]["head.weight"], averaged["model"]["head.weight"])
-    assert evaluate(tmp_path / "averaged")[0] == results[1].test_top1 != results[0].test_top1
+    assert evaluate(tmp_path / "averaged").accuracy == results[1].test_top1 != results[0].test_top1
 
 
 @pytest.mark.usefixtures("few_retrained")

@@ -253,8 +253,7 @@ def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
 
     # The best model is usable, and is the one of the table.
     assert Genotype.load(root / "best" / "genotype.json").canonical_hash == best
-    top1, _ = evaluate(root / "best")
-    assert top1 == pytest.approx(float(rows[0]["test_top1_mean"]))
+    assert evaluate(root / "best").accuracy == pytest.approx(float(rows[0]["test_top1_mean"]))
     assert {"encoder.png", "encoder.svg"} <= {p.name for p in (root / "best").iterdir()}
 
     record = json.loads((root / "sweep.json").read_text())

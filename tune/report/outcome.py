@@ -154,6 +154,19 @@ class Outcome:
         """The retrained models by canonical hash, and "vit"."""
         return summarize_models(self.retrained)
 
+    @property
+    def largest_class(self) -> float | None:
+        """Share of the test images in their largest class (ratio), where a retraining knows it."""
+        known = (trial.largest_class for trial in self.retrained)
+        return next((share for share in known if share is not None), None)
+
+    @property
+    def best_is_one_answer(self) -> bool:
+        """Whether the encoder that ranks first, trained, is no better than one answer to all."""
+        found = self.models.get(self.ranking[0].hash) if self.ranking else None
+        share = self.largest_class
+        return found is not None and share is not None and found.score("test_top1").mean <= share
+
     @cached_property
     def drawn(self) -> dict[str, Genotype]:
         """The random encoders that no search found, by canonical hash."""
@@ -171,8 +184,9 @@ class Outcome:
 
 def best_retraining(outcome: Outcome) -> RetrainTrial | None:
     """The model to keep: of the encoder with the best search score, the first seed that has
-    finished. Not the seed that tests best."""
-    if not outcome.search:
+    finished. Not the seed that tests best. None is kept of an encoder that is no better than one
+    answer to all images."""
+    if not outcome.search or outcome.best_is_one_answer:
         return None
     best = outcome.ranking[0].hash
     candidates = [trial for trial in outcome.retrained if trial.model == best]

@@ -89,6 +89,7 @@ def _genotypes(outcome: Outcome) -> dict[str, Any]:
             for genotype in outcome.random
         ],
         "baseline": _model(outcome, VIT),
+        "largest_class": outcome.largest_class,
         "votes": [
             {"edge": edge_name(v.source, v.node), "agreement": v.agreement, **dataclasses.asdict(v)}
             for v in outcome.votes
@@ -126,7 +127,10 @@ def _model(outcome: Outcome, name: str) -> dict[str, Any] | None:
     model = outcome.models.get(name)
     if model is None:
         return None
-    accuracies = _spreads(model.scores(("test_top1", "test_top5", "train_accuracy")))
+    names = ["test_top1", "test_top5", "train_accuracy"]
+    if all(trial.balanced_accuracy is not None for trial in model.trials):
+        names.append("balanced_accuracy")
+    accuracies = _spreads(model.scores(names))
     seconds = _spreads(model.scores(["seconds"]))
     return {"model": name, **accuracies, "num_params": model.num_params, **seconds}
 

@@ -74,6 +74,10 @@ def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
                 row[COST_WORDS[cost]] = format_count(costs[cost]) if costs else NOTHING
             row["Pareto front"] = "yes" if name in on_front else ""
         rows.append(row)
+    if outcome.largest_class is not None:
+        share = f"{100 * outcome.largest_class:.1f}"
+        rows.append(dict.fromkeys(rows[0], NOTHING))
+        rows[-1] |= {"genotype": "largest class", "test top-1 %": share}
     hidden = range(limit, len(outcome.ranking)) if limit else ()
     return pd.DataFrame(rows).drop(index=list(hidden))
 

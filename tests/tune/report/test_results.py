@@ -125,6 +125,27 @@ def test_best_folder(outcome: Outcome, written: Any, folder: ResultFolder) -> No
     assert not folder.best_dir.exists()  # none is better than a wrong one
 
 
+def test_a_winner_that_gives_one_answer_to_all_is_no_best(
+    outcome: Outcome, written: Any, folder: ResultFolder
+) -> None:
+    """Of a set with a large class the accuracy alone looks like a result."""
+    assert outcome.largest_class is None and not outcome.best_is_one_answer  # not known
+    trials = [dataclasses.replace(t, largest_class=0.92) for t in outcome.retrained]
+    blunt = dataclasses.replace(outcome, retrained=tuple(trials))
+    written(outcome)
+    written(blunt)
+    assert not folder.best_dir.exists()
+    sentence = "The encoder that ranks first is no better than one answer to all images: 92.0 %"
+    for name in ("leaderboard.md", "report.html"):
+        assert sentence in (folder.root / name).read_text()
+    last = tables.leaderboard(blunt).iloc[-1]
+    assert (last["genotype"], last["test top-1 %"]) == ("largest class", "92.0")
+    trials = [dataclasses.replace(t, largest_class=0.5) for t in outcome.retrained]
+    written(dataclasses.replace(outcome, retrained=tuple(trials)))
+    assert folder.best_dir.exists()
+    assert "no better than" not in (folder.root / "leaderboard.md").read_text()
+
+
 def test_wall_time_adds_up(outcome: Outcome, search_trial: Any, make_chain: Any) -> None:
     rows = dict(tables.wall_time(outcome).values.tolist())
     assert rows == {
