@@ -151,7 +151,7 @@ REFUSED = {
     ),
     f"HOME=/run {PYTHON} tune/run_search.py --address auto": ("its token here (~/.ray/auth_token)"),
     f"{PYTHON} tune/run_search.py --address auto --gpus-per-trial 1": "has more than 0 GPUs",
-    f"{PYTHON} tune/run_search.py --address auto --workers 9": "--workers 9",
+    f"{PYTHON} tune/run_search.py --address auto --workers 9": "workers must divide",
 }
 """Commands on the head, and what each is told. (The hosts' /tmp/ray are their own; /run has no
 token.)"""
