@@ -37,9 +37,13 @@ def check_sees(genotype: Genotype, where: str, *, pool: str = "token") -> None:
         pool: timm's name of what the head reads.
 
     Raises:
-        ValueError: none of its operations mixes tokens, and the head reads CLS alone.
+        ValueError: an unknown operation; or none mixes tokens, and the head reads CLS alone.
     """
-    if pool == "token" and is_blind(genotype.operations):
+    try:
+        blind = is_blind(genotype.operations)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if blind and pool == "token":
         raise ValueError(
             f"{where}: none of its operations ({', '.join(dict.fromkeys(genotype.operations))}) "
             "mixes tokens, so that the CLS token, which the head reads, does not see the image"
