@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from dasvit.run.seed import derive_seed
 from tune.study import open_study
 
 __all__ = ["CONFIGURATION", "SEED", "Proposer", "result_lag"]
@@ -115,7 +116,7 @@ class Proposer(Searcher):
             # multivariate is "experimental" in Optuna; it models the settings jointly.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.TPESampler(
-                seed=self._sampler_seed + number,
+                seed=derive_seed("proposal", self._sampler_seed, number) % 2**32,
                 multivariate=True,
                 n_startup_trials=self._startup,
             )
@@ -156,8 +157,9 @@ class Proposer(Searcher):
         if _OUTSIDE in trial.user_attrs:
             state, values = TrialState.FAIL, None
         elif stopped:
-            for result in stopped:
-                trial.report(result["supernet_accuracy"], result["epoch"])
+            # One value per step: of several seeds, the mean where the last one was stopped.
+            score = math.fsum(result["supernet_accuracy"] for result in stopped) / len(stopped)
+            trial.report(score, max(result["epoch"] for result in stopped))
             state, values = TrialState.PRUNED, None
         else:
             state = TrialState.FAIL if values is None else TrialState.COMPLETE
