@@ -41,7 +41,7 @@ class Cluster:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Demand:
-    """What a worker of a trial takes, how many trials run at a time, and workers a trial."""
+    """What a worker of a trial takes, how many trials run at a time, and workers per trial."""
 
     cpus: int
     gpus: float
@@ -106,7 +106,7 @@ def demand(
 
 
 def check_local_gpus(gpus_per_trial: float | None) -> None:
-    """Refuse, before Ray starts, more GPUs a trial than this machine has.
+    """Refuse, before Ray starts, more GPUs per trial than this machine has.
 
     Raises:
         ValueError: naming both numbers.
@@ -122,7 +122,7 @@ def check_local_gpus(gpus_per_trial: float | None) -> None:
 
 
 def check_workers(cluster: Cluster, need: Demand, workers: int) -> None:
-    """Refuse more workers a retraining than the cluster can hold at once.
+    """Refuse more workers per retraining than the cluster can hold at once.
 
     Raises:
         ValueError: naming what is asked for and what there is.
@@ -140,7 +140,7 @@ def check_gpus(there: float, preset: str, *, gpus_per_trial: float | None) -> No
 
     Args:
         there: GPUs in all.
-        preset: whose name the message has; it needs a GPU a trial.
+        preset: whose name the message has; it needs a GPU per trial.
         gpus_per_trial: as given; 0 asks for CPUs, more says that GPUs will come.
 
     Raises:
@@ -148,7 +148,7 @@ def check_gpus(there: float, preset: str, *, gpus_per_trial: float | None) -> No
     """
     if gpus_per_trial is None and not there:
         raise ValueError(
-            f"--preset {preset} needs a GPU a trial, and there is none; where the cluster adds "
+            f"--preset {preset} needs a GPU per trial, and there is none; where the cluster adds "
             "them by itself say --gpus-per-trial 1 and --max-concurrent-trials N, or "
             "--gpus-per-trial 0 to compute on CPUs all the same"
         )
