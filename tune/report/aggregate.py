@@ -79,6 +79,11 @@ class ModelSummary(_Group):
     """All retrainings of one network, over seeds."""
 
     @property
+    def knows_classes(self) -> bool:
+        """Whether all retrainings were tested class by class."""
+        return all(trial.balanced_accuracy is not None for trial in self.trials)
+
+    @property
     def num_params(self) -> int:
         return self.trials[0].num_params
 

@@ -128,7 +128,7 @@ def _model(outcome: Outcome, name: str) -> dict[str, Any] | None:
     if model is None:
         return None
     names = ["test_top1", "test_top5", "train_accuracy"]
-    if all(trial.balanced_accuracy is not None for trial in model.trials):
+    if model.knows_classes:
         names.append("balanced_accuracy")
     accuracies = _spreads(model.scores(names))
     seconds = _spreads(model.scores(["seconds"]))

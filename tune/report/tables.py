@@ -62,11 +62,14 @@ def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
         row["found"] = f"{len(found.trials)}×" if found else NOTHING
         for score, words in SCORE_WORDS.items():
             row[words] = found.score(score).percent if found else NOTHING
-        row |= {"test top-1 %": NOTHING, "parameters": NOTHING}
+        balanced = ["balanced %"] if any(m.knows_classes for m in outcome.models.values()) else []
+        row |= dict.fromkeys(["test top-1 %", *balanced, "parameters"], NOTHING)
         if model := outcome.models.get(name):
             row["test top-1 %"] = _of_seeds(
                 model.score("test_top1"), len(outcome.plan.retraining_seeds)
             )
+            if model.knows_classes:
+                row["balanced %"] = model.score("balanced_accuracy").percent
             row["parameters"] = f"{model.num_params / 1e6:.2f} M"
         if outcome.costs:
             costs = outcome.costs.get(name)

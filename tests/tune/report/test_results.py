@@ -130,7 +130,9 @@ def test_a_winner_that_gives_one_answer_to_all_is_no_best(
 ) -> None:
     """Of a set with a large class the accuracy alone looks like a result."""
     assert outcome.largest_class is None and not outcome.best_is_one_answer  # not known
-    trials = [dataclasses.replace(t, largest_class=0.92) for t in outcome.retrained]
+    trials = [
+        dataclasses.replace(t, largest_class=0.92, balanced_accuracy=0.5) for t in outcome.retrained
+    ]
     blunt = dataclasses.replace(outcome, retrained=tuple(trials))
     written(outcome)
     written(blunt)
@@ -140,6 +142,7 @@ def test_a_winner_that_gives_one_answer_to_all_is_no_best(
         assert sentence in (folder.root / name).read_text()
     last = tables.leaderboard(blunt).iloc[-1]
     assert (last["genotype"], last["test top-1 %"]) == ("largest class", "92.0")
+    assert tables.leaderboard(blunt).iloc[0]["balanced %"] == "50.0 ± 0.0"
     trials = [dataclasses.replace(t, largest_class=0.5) for t in outcome.retrained]
     written(dataclasses.replace(outcome, retrained=tuple(trials)))
     assert folder.best_dir.exists()
