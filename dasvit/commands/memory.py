@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,8 +124,7 @@ def run(args: Args) -> None:
             budget=budget / GIB if budget else 24.0,
             title=f"{args.preset}: a search step",
         )
-        # An ending that names one of the two files is no part of their name.
-        for path in save_figure(figure, re.sub(r"\.(png|svg)$", "", args.plot)):
+        for path in save_figure(figure, args.plot):
             print(path, file=sys.stderr if args.json else sys.stdout)
 
 

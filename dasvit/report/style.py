@@ -54,14 +54,16 @@ def save_figure(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
 
     Args:
         figure: as drawn.
-        stem: path without suffix (a dot in its name is part of the name); its folder is made.
+        stem: path without suffix (a dot in its name is part of the name, the ending of one of the
+            two files is not); its folder is made.
 
     Returns:
         Both paths.
     """
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    png, svg = (stem.with_name(stem.name + suffix) for suffix in (".png", ".svg"))
+    name = stem.stem if stem.suffix in (".png", ".svg") else stem.name
+    png, svg = (stem.with_name(name + suffix) for suffix in (".png", ".svg"))
     figure.savefig(png, dpi=200)
     figure.savefig(svg, metadata={"Date": None})
     return png, svg

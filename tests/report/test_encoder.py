@@ -168,6 +168,8 @@ def test_equal_encoders_give_equal_files(tmp_path) -> None:
     first = save_figure(encoder_figure(PAPERS, "found"), tmp_path / "new" / "a.v1")
     second = save_figure(encoder_figure(PAPERS, "found"), tmp_path / "b")
     assert [p.name for p in first] == ["a.v1.png", "a.v1.svg"]
+    ended = save_figure(encoder_figure(PAPERS, "found"), tmp_path / "c.svg")
+    assert [p.name for p in ended] == ["c.png", "c.svg"]
     for a, b in zip(first, second, strict=True):
         assert a.read_bytes() == b.read_bytes()
     svg = first[1].read_text(encoding="utf-8")
