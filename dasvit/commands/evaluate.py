@@ -1,6 +1,7 @@
 """`evaluate`: test a trained network."""
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -33,10 +34,9 @@ def run(args: Args) -> None:
     from dasvit.report.plots import confusion_figure
     from dasvit.report.style import save_figure
     from dasvit.training.loop import evaluate
-    from dasvit.training.model_folder import load
 
     tested = evaluate(args.folder, device=args.device, data_dir=args.data_dir)
-    names = load(args.folder).facts.class_names
+    names = tested.class_names
     if args.json:
         values = {
             "accuracy": tested.accuracy,
@@ -63,4 +63,4 @@ def run(args: Args) -> None:
             print(f"  {name:{width}}  {share}")
     if args.plot:
         for path in save_figure(confusion_figure(tested.confusion, names), args.plot):
-            print(path)
+            print(path, file=sys.stderr if args.json else sys.stdout)

@@ -19,10 +19,12 @@ class Answers:
     Attributes:
         confusion: images by class (row) and answer (column).
         top5: images whose class is among the five likeliest answers.
+        class_names: of rows and columns, where they are known.
     """
 
     confusion: tuple[tuple[int, ...], ...]
     top5: int
+    class_names: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:

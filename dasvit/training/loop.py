@@ -365,4 +365,5 @@ def evaluate(run_dir: str | Path, *, device: str = "cpu", data_dir: str | None =
             f"{run_dir} was trained on other classes or channels than {config.dataset} in "
             f"{config.data_dir} has; give the --data-dir of its own data set"
         )
-    return answers_of(trained.model, data.test.normalised_by(facts.mean, facts.std))
+    answers = answers_of(trained.model, data.test.normalised_by(facts.mean, facts.std))
+    return dataclasses.replace(answers, class_names=facts.class_names)
