@@ -1,7 +1,6 @@
 """A `Report` that writes TensorBoard event files: curves, figures, text, the HParams tab."""
 
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -107,8 +106,8 @@ class TensorBoardReport:
             self._epochs_done = event.epoch
         elif isinstance(event, StageEnd):
             self._epochs_done = event.epoch + 1
-        else:  # a retraining that stopped between its last epoch and its test
-            self._epochs_done = self._settings.get("epochs", sys.maxsize)
+        else:  # a run that stopped between its last epoch and its result
+            self._epochs_done = _total_epochs(self._settings)
         writer = SummaryWriter(str(self._log_dir), purge_step=self._epochs_done)
         if self._epochs_done == 0:
             writer.add_text("settings", _table(self._settings), 0)
@@ -203,6 +202,13 @@ def _add_figure(writer: SummaryWriter, tag: str, figure: Figure, step: int) -> N
 def _add_genotype(writer: SummaryWriter, tag: str, genotype: Genotype, step: int) -> None:
     lines = [*str(genotype).split("; "), f"hash {genotype.canonical_hash}"]
     writer.add_text(tag, "\n".join("    " + line for line in lines), step)  # as code
+
+
+def _total_epochs(settings: Mapping[str, Any]) -> int:
+    """Of a retraining, or of all stages of a search."""
+    if method := settings.get("method"):
+        return len(method["stage_layers"]) * method["stage_epochs"]
+    return settings["epochs"]
 
 
 def _table(settings: Mapping[str, Any]) -> str:

@@ -207,11 +207,17 @@ def test_a_resumed_run_replaces_what_the_interrupted_one_wrote(tmp_path: Path) -
     assert len(points(found, "loss/train")) == 4 and points(found, "accuracy/discretised") == [
         (4, 0.5)
     ]
+    # Resumed with nothing left but the result.
+    method = {"stage_layers": [1, 2], "stage_epochs": 2}
+    found = write(tmp_path, [RESULT], method=method)
+    assert len(points(found, "loss/train")) == 4 and points(found, "accuracy/discretised") == [
+        (4, 0.5)
+    ]
     # Begun anew: everything is hidden.
     assert points(write(tmp_path, [search_epoch(0)]), "loss/train") == [(0, 2.0)]
     # The files are read in the order of their names, which begin with the second.
     seconds = [path.name.split(".")[3] for path in tmp_path.iterdir()]
-    assert len(set(seconds)) == 4
+    assert len(set(seconds)) == 5
 
 
 def test_events_are_on_disk_before_close(tmp_path: Path) -> None:
