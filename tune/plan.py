@@ -180,13 +180,14 @@ class Plan:
         return tuple(dict.fromkeys([*chosen[: self.retrain_top], *drawn, VIT]))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """JSON-ready, with the number of retraining seeds that the default stands for."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         retrain = config_to_dict(self.retrain)
         del retrain["model"]  # each retraining has one of its own
         return values | {
             "search": config_to_dict(self.search),
             "retrain": retrain,
+            "retrain_seeds": len(self.retraining_seeds),
             "fixed": list(self.fixed),
             "objectives": list(self.objectives),
         }

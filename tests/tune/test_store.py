@@ -50,6 +50,14 @@ def test_more_of_the_same_extends_a_sweep(tmp_path: Path, plan: Plan, name: str)
         open_folder(str(tmp_path), "mine", less)
 
 
+def test_fewer_seeds_than_the_default_meant_are_refused(tmp_path: Path, plan: Plan) -> None:
+    usual = replace(plan, retrain_seeds=0)  # as many as for the searches: two
+    open_folder(str(tmp_path), "mine", usual.to_dict()).write({"settings": usual.to_dict()})
+    with pytest.raises(ValueError, match=r"\(retrain_seeds: 2 there, 1 now\)"):
+        open_folder(str(tmp_path), "mine", replace(plan, retrain_seeds=1).to_dict())
+    open_folder(str(tmp_path), "mine", replace(plan, retrain_seeds=2).to_dict())
+
+
 @pytest.mark.parametrize("method", method_names())
 def test_a_sweep_of_any_method_goes_on(tmp_path: Path, plan: Plan, method: str) -> None:
     search = replace(plan.search, method=get_method(method).like(plan.search.method))
