@@ -11,6 +11,7 @@ import torch
 from ray import tune
 from ray.tune import Callback
 
+from dasvit.commands.console import told
 from dasvit.data.datasets import load_data
 from dasvit.presets import get_preset
 from dasvit.run.environment import check_compiler, check_cuda_graph
@@ -119,7 +120,7 @@ def _check(plan: Plan) -> None:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Run:
-    """What both phases need."""
+    """What every phase needs."""
 
     options: SweepOptions
     plan: Plan
@@ -152,7 +153,7 @@ def _check_device(options: SweepOptions, gpus: float) -> None:
 
 
 def _compute(run: _Run, cluster: Cluster) -> None:
-    """Both phases, as far as they go: Ctrl-C ends a phase without an exception."""
+    """All phases, as far as they go: Ctrl-C ends a phase without an exception."""
     options, plan = run.options, run.plan
     need = _need(options, plan, cluster)
     check_storage(cluster, run.folder.root)
@@ -197,7 +198,7 @@ def memory_warning(options: SweepOptions, need: Demand) -> str | None:
     search = options.plan.search
     most = search.method.heaviest(weight_lr=search.weight_lr, fixed=options.plan.fixed)
     planned = dataclasses.replace(search, method=most)
-    return shortfall(planned, share, lambda line: print(f"{line} …", file=sys.stderr, flush=True))
+    return shortfall(planned, share, told)
 
 
 def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
