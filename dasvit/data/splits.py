@@ -54,6 +54,11 @@ class Split(ABC):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    @property
+    @abstractmethod
+    def targets(self) -> Tensor:
+        """The label of every image, (N,), int64, on the CPU."""
+
     @abstractmethod
     def subset(self, index: Tensor) -> Self:
         """The images at `index`, in that order."""
@@ -131,6 +136,10 @@ class TensorSplit(Split):
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def targets(self) -> Tensor:
+        return self.labels.cpu()
+
     def subset(self, index: Tensor) -> Self:
         index = index.to(self.images.device)
         return replace(self, images=self.images[index], labels=self.labels[index])
@@ -146,22 +155,28 @@ class TensorSplit(Split):
 
 
 def split_half(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """The weight half and the alpha half of a training set.
+    """Two parts of a training set, stratified: of every class the second holds its share, to within
+    one image. In a search they are the weight half and the alpha half.
 
     Args:
-        fraction: share of the alpha half.
+        fraction: share of the second part.
 
     Raises:
-        ValueError: one half would be empty.
+        ValueError: one part would be empty.
     """
-    order = torch.randperm(len(split), generator=generator(seed, "split"))
-    size = round(len(split) * fraction)
-    if not 0 < size < len(split):
+    count = len(split)
+    size = round(count * fraction)
+    if not 0 < size < count:
         raise ValueError(
-            f"val_fraction={fraction} leaves one half of {len(split)} images empty; "
-            "choose one nearer to 0.5"
+            f"a share of {fraction:g} (val_fraction, held_out) leaves one part of {count} images "
+            "empty; choose one nearer to 0.5"
         )
-    return split.subset(order[size:]), split.subset(order[:size])
+    order = torch.randperm(count, generator=generator(seed, "split"))
+    by_class = order[split.targets[order].argsort(stable=True)]
+    steps = torch.arange(count + 1) * size // count  # it grows by one at evenly spaced places
+    second = torch.zeros(count, dtype=torch.bool)
+    second[by_class[steps.diff() == 1]] = True
+    return split.subset(order[~second[order]]), split.subset(order[second[order]])
 
 
 def endless(split: Split, batch_size: int, *seed: int | str) -> Iterator[Batch]:

@@ -38,6 +38,10 @@ class FolderSplit(Split):
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def targets(self) -> Tensor:
+        return torch.tensor([label for _, label in self.samples])
+
     def subset(self, index: Tensor) -> Self:
         return replace(self, samples=tuple(self.samples[i] for i in index.tolist()))
 

@@ -35,6 +35,13 @@ class RetrainConfig:
     """Attention heads of `vit`."""
     dropout: Annotated[float, Range("[0, 1)")] = 0.0
     """Dropout inside the operations."""
+    held_out: Annotated[float, Range("[0, 1)", "0 is off")] = 0.0
+    """Share of the training images, of every class alike, that is left out of training and tested
+    on in place of the test images: for choosing between settings or networks, which test images
+    must not decide. The seed says which images."""
+    class_weights: Literal["none", "balanced"] = "none"
+    """balanced weighs images in the loss so that all classes count alike, however many images they
+    have."""
 
     drop_path: Annotated[float, Range("[0, 1)", "0 is off")] = 0.0
     """Stochastic depth: an operation's output is dropped for an image with this probability in the

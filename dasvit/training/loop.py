@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dasvit.costs import check_num_params
 from dasvit.data.datasets import ImageData, check_data, load_data
+from dasvit.data.splits import split_half
 from dasvit.report.events import Report, RetrainEpoch, RetrainResult, tee
 from dasvit.report.record import JsonLinesReport, load_retrain_result, save_result
 from dasvit.run.checkpoint import CheckpointWriter, is_due, restore
@@ -48,6 +49,7 @@ from dasvit.training.recipe import (
     check_optimizer,
     clip_gradients,
     make_average,
+    make_class_weights,
     make_mixing,
     make_optimizer,
     make_schedule,
@@ -89,6 +91,7 @@ class Training:
             warmup_lr=config.warmup_lr,
         )
         self.mixing = make_mixing(config, data.num_classes)
+        self.class_weights = make_class_weights(config, data.train, data.num_classes, self.device)
         self.average = make_average(config, model)
         self.wrapped = processes.wrap(model, self.device)
         # Any: PyTorch annotates what it compiles as a function.
@@ -183,7 +186,7 @@ class Training:
                     self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
                 ):
                     logits = self.forward(x)
-                part = F.cross_entropy(logits.float(), y, label_smoothing=smoothing)
+                part = self._loss(logits.float(), y, smoothing)
                 if len(parts) > 1:
                     part = part * (len(x) / len(images))
                 part.backward()
@@ -196,6 +199,18 @@ class Training:
         if self.average:
             self.average.update(self.model)
         return loss, correct
+
+    def _loss(self, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        if self.class_weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        # Not PyTorch's weighted mean: parts of a batch would no longer add up to it.
+        return F.cross_entropy(
+            logits,
+            targets,
+            weight=self.class_weights,
+            label_smoothing=smoothing,
+            reduction="none",
+        ).mean()
 
     def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients of a batch in parts cross between processes once, with its last part."""
@@ -239,7 +254,8 @@ def retrain(
     resume: bool = False,
     device: str = "cpu",
 ) -> RetrainResult:
-    """Train on the full training set, then look at the test set once.
+    """Train on the full training set, then look at the test set once; with `held_out`, on a part of
+    it, then look at the rest.
 
     Writes into `out_dir`: config.json, genotype.json (of a derived network), checkpoint.pt (every
     epoch), train.jsonl (one line per epoch), model/ (`dasvit.training.model_folder`) and
@@ -285,6 +301,9 @@ def retrain(
     else:
         processes.wait()  # the first one finds out which images can be read
     data = load_data(config.data, where)
+    if config.held_out:
+        train, test = split_half(data.train, config.held_out, config.seed)
+        data = dataclasses.replace(data, train=train, test=test)
     if processes.first:
         processes.wait()
 

@@ -330,7 +330,7 @@ def model_card(facts: ModelFacts, config: RetrainConfig, result: RetrainResult) 
         plugins = plugins_for(config.plugins, genotype.families)
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("torch", "timm")]
     rows = {
-        "test accuracy": f"{100 * result.test_top1:.2f} %",
+        f"{'held-out' if config.held_out else 'test'} accuracy": f"{100 * result.test_top1:.2f} %",
         **_shares(result),
         "training accuracy, last epoch": f"{100 * result.train_accuracy:.2f} %",
         "parameters": f"{result.num_params:,}",

@@ -8,11 +8,13 @@ from typing import Any
 
 import timm.optim
 import torch
+from jaxtyping import Float
 from timm.data.mixup import Mixup, mixup_target
 from timm.scheduler.cosine_lr import CosineLRScheduler
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from dasvit.data.splits import Split
 from dasvit.training.config import RetrainConfig
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "check_optimizer",
     "clip_gradients",
     "make_average",
+    "make_class_weights",
     "make_mixing",
     "make_optimizer",
     "make_schedule",
@@ -152,6 +155,17 @@ def make_mixing(config: RetrainConfig, num_classes: int) -> Mixing | None:
         return torch.cat([mixed, images[even:]]), torch.cat([shares, targets[even:]])
 
     return mixing
+
+
+def make_class_weights(
+    config: RetrainConfig, train: Split, num_classes: int, device: torch.device
+) -> Float[Tensor, " classes"] | None:
+    """What an image of each class counts in the loss: N / (classes · images of the class), so that
+    the mean over the images is 1; None where all count 1."""
+    if config.class_weights == "none":
+        return None
+    counts = train.targets.bincount(minlength=num_classes)
+    return (len(train) / (num_classes * counts.clamp(min=1))).to(device)
 
 
 def make_average(config: RetrainConfig, model: nn.Module) -> ModelEmaV3 | None:

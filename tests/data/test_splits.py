@@ -91,11 +91,16 @@ def test_split_half(digits: ImageData) -> None:
         assert (len(weight), len(alpha)) == (1437 - size, size)
         halves = [Counter(as_keys(all_of(half)[0])) for half in (weight, alpha)]
         assert halves[0] + halves[1] == whole
+        # Stratified: of every class its share, to within one image.
+        counts = digits.train.targets.bincount() * fraction
+        assert (alpha.targets.bincount() - counts).abs().max() < 1
     assert_equal(all_of(split_half(digits.train, 0.25, 3)[1]), all_of(alpha))
     other = split_half(digits.train, 0.25, 4)[1]
     assert not torch.equal(all_of(other)[0], all_of(alpha)[0])
     for fraction in (0.0001, 0.9999):
-        with pytest.raises(ValueError, match=f"val_fraction={fraction} leaves one half of 1437"):
+        with pytest.raises(
+            ValueError, match=rf"{fraction:g} \(val_fraction, held_out\) leaves one part"
+        ):
             split_half(digits.train, fraction, 0)
 
 

@@ -1,6 +1,7 @@
 """Training from scratch: the data, the schedule, the single look at the test set, what is left."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from support.runs import DIGITS, ENCODER, files_of, names_in, retrain_config
 
 import dasvit.training.loop
 from dasvit.data.datasets import load_data
+from dasvit.data.splits import split_half
 from dasvit.report.events import Event, RetrainEpoch, RetrainResult
 from dasvit.report.record import load_retrain_result, read_trace
 from dasvit.run.checkpoint import load_checkpoint
@@ -24,10 +26,12 @@ from dasvit.run.distributed import Processes
 from dasvit.run.files import check_free_space
 from dasvit.run.settings import config_to_dict
 from dasvit.spaces.cell.genotype import Genotype
+from dasvit.training.answers import answers_of
 from dasvit.training.config import RetrainConfig
-from dasvit.training.loop import evaluate, retrain
+from dasvit.training.loop import Training, evaluate, retrain
 from dasvit.training.model_folder import RETRAIN_KIND as KIND
 from dasvit.training.model_folder import load, load_retrain_config
+from dasvit.training.networks import build_network
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -101,6 +105,58 @@ def test_all_training_images_and_the_test_set_once(
     assert None not in train.seeds  # shuffled, never evaluated on
     assert test.seeds == [None]  # in order, not augmented, once
     assert events == [(RetrainEpoch, 0)] * 3 + [(RetrainResult, 1)]
+
+
+def test_held_out_images_stand_for_the_test_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained on the weight half of a search of that seed, tested on the other; never on the test
+    set, which here has no images."""
+    runs.few_images(monkeypatch)
+    load_few = dasvit.training.loop.load_data
+    whole = load_few(DIGITS, CPU)
+    nothing = whole.test.subset(torch.arange(0))
+    monkeypatch.setattr(
+        dasvit.training.loop, "load_data", lambda *args: replace(load_few(*args), test=nothing)
+    )
+    used: list[Any] = []
+    make = dasvit.training.loop.Training
+    monkeypatch.setattr(
+        dasvit.training.loop,
+        "Training",
+        lambda c, m, data, p: used.append(data) or make(c, m, data, p),
+    )
+    result = retrain(retrain_config(held_out=0.25, seed=3), tmp_path)
+    weight_half, other_half = split_half(whole.train, 0.25, 3)
+    (data,) = used
+    assert torch.equal(data.train.images, weight_half.images)
+    assert torch.equal(data.test.images, other_half.images)
+    answers = answers_of(load(tmp_path).model, other_half)
+    assert result.test_top1 == answers.accuracy
+    assert "| held-out accuracy |" in (tmp_path / "model" / "README.md").read_text()
+
+
+def test_balanced_classes_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss is N/(classes · N_c) for an image of class c: over all images every class adds the
+    same where every image has the same loss."""
+    data = load_data(DIGITS, CPU)
+    few = torch.cat([(data.train.targets == c).nonzero()[: 3 * (c + 1), 0] for c in range(10)])
+    data = replace(data, train=data.train.subset(few))
+    config = retrain_config(class_weights="balanced")
+    model = build_network(config, in_channels=1, num_classes=10)
+    training = Training(config, model, data, Processes())
+    labels = data.train.targets
+    alike = training._loss(torch.zeros(len(labels), 10), labels, 0.0)
+    assert alike.item() == pytest.approx(math.log(10), rel=1e-6)
+    logits = torch.randn(len(labels), 10)
+    each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    by_class = torch.stack([each[labels == c].mean() for c in range(10)])
+    assert training._loss(logits, labels, 0.0).item() == pytest.approx(by_class.mean().item())
+    parts = [
+        training._loss(x, y, 0.0) * len(y)
+        for x, y in zip(logits.chunk(5), labels.chunk(5), strict=True)
+    ]
+    assert (sum(parts) / len(labels)).item() == pytest.approx(by_class.mean().item())
 
 
 # --- What is left
