@@ -23,12 +23,16 @@ class Preset:
     """A search and the retraining of what it finds.
 
     Attributes:
+        score_epochs: of the short training from scratch whose accuracy is a sweep's search score.
+        rungs: epochs of the longer trainings that the best encoders of a sweep climb through.
         needs_gpu: on CPUs it would take weeks.
     """
 
     name: str
     search: SearchConfig
     retrain: RetrainConfig
+    score_epochs: int
+    rungs: tuple[int, ...]
     needs_gpu: bool = False
 
 
@@ -38,7 +42,13 @@ def digits() -> Preset:
     `python -m dasvit search --preset digits`: 13 s of one CPU core; the supernet reached
     74.9 ± 8.4 % validation accuracy (seeds 0 to 7, docs/results/collapse.json).
     """
-    return Preset(name=DEFAULT_PRESET, search=SearchConfig(), retrain=RetrainConfig())
+    return Preset(
+        name=DEFAULT_PRESET,
+        search=SearchConfig(),
+        retrain=RetrainConfig(),
+        score_epochs=4,
+        rungs=(12,),
+    )
 
 
 def fashion_mnist() -> Preset:
@@ -59,6 +69,8 @@ def fashion_mnist() -> Preset:
             epochs=2,
             batch_size=64,
         ),
+        score_epochs=1,
+        rungs=(2,),
     )
 
 
@@ -89,6 +101,9 @@ def _paper(name: str, dataset: str, num_workers: int) -> Preset:
             lr=1e-3,
             grad_clip=0.0,
         ),
+        # By the multiply-adds of both, 10 epochs are a twentieth of a search.
+        score_epochs=10,
+        rungs=(50,),
         needs_gpu=True,
     )
 

@@ -10,6 +10,7 @@ from tune.demand import Cluster, Demand
 from tune.plan import Plan
 from tune.report.outcome import Outcome
 from tune.report.tables import leaderboard
+from tune.report.worth import verdict
 from tune.space import against_baseline
 from tune.store import ResultFolder
 
@@ -36,11 +37,6 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
                 f"ASHA stops searches early: from epoch {plan.first_rung} on, one in "
                 f"{plan.reduction_factor} goes on at each rung"
             )
-        if plan.check_seeds:
-            print(
-                f"then the best {plan.retrain_top} of them again on "
-                f"{counted(plan.check_seeds, 'fresh seed')}"
-            )
         best = f"the best {counted(plan.retrain_top, 'encoder')}"
         if len(plan.objectives) > 1:
             print(f"objectives: accuracy, and the least {' and '.join(plan.objectives[1:])}")
@@ -48,7 +44,14 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
         found = f"{best}, {drawn}" if drawn else best
         models = f"then {found} and a plain ViT"
     else:
-        models = f"preset {preset}: {drawn} and a plain ViT"
+        print(f"preset {preset}: {drawn} on {search.data.dataset}")
+        models = f"then the best {counted(plan.retrain_top, 'encoder')} and a plain ViT"
+    if plan.ladder:
+        epochs = " and ".join(map(str, plan.ladder))
+        print(
+            f"the encoders, and a plain ViT, are ranked on a ladder of short trainings: {epochs} "
+            f"epochs on a part of the training images, tested on the rest"
+        )
     print(
         f"{models} × {counted(len(plan.retraining_seeds), 'seed')} on "
         f"{retrain.data.dataset}, {retrain.epochs} epochs each\nresults in {folder.root}"
@@ -72,12 +75,15 @@ def print_machine(cluster: Cluster, need: Demand) -> None:
 
 
 def print_results(outcome: Outcome) -> None:
-    """The first rows of the leaderboard."""
+    """The first rows of the leaderboard, and what they say."""
     print(f"\n{leaderboard(outcome, limit=SHOWN_ROWS).to_string(index=False)}")
+    hidden = len(outcome.ranking) - SHOWN_ROWS
+    print(f"and {hidden} more encoders in leaderboard.md\n" if hidden > 0 else "")
+    for line in verdict(outcome):
+        print(line)
     if outcome.best_is_one_answer:
         print("the encoder that ranks first is no better than one answer to all images")
-    hidden = len(outcome.ranking) - SHOWN_ROWS
-    print(f"and {hidden} more encoders in leaderboard.md" if hidden > 0 else "")
+    print()
 
 
 def print_end(plan: Plan, folder: ResultFolder, outcome: Outcome, command: str) -> int:
@@ -87,6 +93,10 @@ def print_end(plan: Plan, folder: ResultFolder, outcome: Outcome, command: str) 
     for trials in (folder.search_dir, folder.retrain_dir):
         if trials.exists():
             print(f"TensorBoard: tensorboard --logdir {shlex.quote(str(trials))}")
+    if folder.best_dir.exists():
+        best = shlex.quote(str(folder.best_dir))
+        print(f"model:       {folder.best_dir / 'model'}")
+        print(f"use it:      python -m dasvit predict --model {best} IMAGE")
     if outcome.complete:
         print(f"report:      {folder.root / 'report.html'}")
         print(f"wall time:   {duration(outcome.wall.get('total', 0.0))}")

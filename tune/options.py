@@ -32,7 +32,7 @@ class SweepOptions:
 
     essentials: ClassVar[tuple[str, ...]] = (
         *("preset", "method", "dataset", "data_dir", "image_size", "num_samples", "seeds"),
-        *("search", "retrain_top", "random_baseline", "retrain_seeds", "storage_path", "name"),
+        *("search", "retrain_top", "random_baseline", "prefer", "storage_path", "name"),
         *("resume", "fresh", "address", "max_concurrent_trials", "gpus_per_trial"),
         *("cpus_per_trial", "dim", "stage_epochs", "token_ratio", "retrain.dim", "retrain.depth"),
         *("retrain.epochs",),
@@ -56,7 +56,7 @@ class SweepOptions:
     """Start anew: a sweep of that name is moved aside, never deleted."""
 
     callback: str | None = None
-    """Tune callbacks of your own, FILE.py:function, which takes a phase's name (search, check,
+    """Tune callbacks of your own, FILE.py:function, which takes a phase's name (search, ladder,
     retrain) and returns a list of them (docs/sweep.md)."""
 
     address: str | None = None
@@ -113,22 +113,36 @@ def parse_options(argv: Sequence[str], prog: str = "python tune/run_search.py") 
             "--retrain.model: the sweep itself chooses what to retrain (--retrain-top); to train "
             "one model, use `python -m dasvit retrain --model`"
         )
+    if "retrain.held_out" in given:
+        raise ValueError(
+            "--retrain.held-out: what is retrained sees all training images and is tested on the "
+            "test images; the ladder holds out --val-fraction of them by itself"
+        )
     numbers = {name: _number(argv, name) for name in preset.search.method.tied}
     method = preset.search.method.make_room({n: v for n, v in numbers.items() if v is not None})
     search = dataclasses.replace(preset.search, method=method)
-    default = SweepOptions(preset=preset.name, plan=Plan(search=search, retrain=preset.retrain))
+    plan = Plan(
+        search=search,
+        retrain=preset.retrain,
+        score_epochs=preset.score_epochs,
+        rungs=preset.rungs,
+    )
+    default = SweepOptions(preset=preset.name, plan=plan)
     options = parse(SweepOptions, argv, default=default, prog=prog)
     plan = options.plan
+    most = (plan.num_searches if plan.num_searches else 0) + (plan.num_random if plan.climbs else 0)
     require(
-        "retrain_top" not in given or plan.retrain_top <= plan.num_samples * plan.seeds,
+        "retrain_top" not in given or plan.retrain_top <= most,
         f"--retrain-top {plan.retrain_top}: {plan.num_samples} configurations × {plan.seeds} seeds "
-        f"find at most {plan.num_samples * plan.seeds} encoders; ask for fewer, or raise "
+        f"and {plan.num_random} random encoders are at most {most}; ask for fewer, or raise "
         "--num-samples",
     )
-    for name in ("grace_epochs", "reduction_factor"):
-        flag = "--" + name.replace("_", "-")
-        alone = name in given and plan.scheduler == "none"
-        require(not alone, f"{flag} is ASHA's: add --scheduler asha")
+    alone = "grace_epochs" in given and plan.scheduler == "none"
+    require(not alone, "--grace-epochs is ASHA's: add --scheduler asha")
+    require(
+        "random_baseline" not in given or plan.strategy == "gradient",
+        "--search random takes no --random-baseline: all its encoders are random",
+    )
     search = dataclasses.replace(plan.search, data=_absolute(plan.search.data))
     follow = {n for n in _SAME_DATA if f"retrain.data.{n}" not in given}
     data = {n: getattr(search.data, n) for n in follow & given | follow & {"data_dir"}}

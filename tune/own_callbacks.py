@@ -8,7 +8,7 @@ __all__ = ["own_callbacks"]
 
 
 def own_callbacks(where: str | None, phase: str) -> list[Callback]:
-    """New callbacks for a phase: "search", "check" or "retrain".
+    """New callbacks for a phase: "search", "ladder" or "retrain".
 
     Args:
         where: `FILE.py:function`, or None for none.

@@ -1,4 +1,4 @@
-"""The phases of a sweep, in order: check, search, aggregate, retrain, report."""
+"""The phases of a sweep, in order: check, search, climb, retrain, report."""
 
 import dataclasses
 import sys
@@ -14,10 +14,12 @@ from ray.tune import Callback
 from dasvit.commands.console import told
 from dasvit.data.datasets import load_data
 from dasvit.presets import get_preset
+from dasvit.report.progress import counted
 from dasvit.run.environment import check_compiler, check_cuda_graph
 from dasvit.search.loop import check_search
 from dasvit.search.memory import device_memory, shortfall
 from dasvit.spaces.cell.operations import build_operation
+from dasvit.training.config import RetrainConfig
 from dasvit.training.loop import check_retrain
 from dasvit.training.networks import VIT
 from tune.cluster import check_address, check_storage, connect
@@ -31,10 +33,10 @@ from tune.plan import Plan
 from tune.progress import Progress
 from tune.report.outcome import Outcome, gather
 from tune.report.results import save_genotypes, write_results
-from tune.searcher import CONFIGURATION, SEED, Proposer, result_lag
+from tune.searcher import Proposer, result_lag
 from tune.space import first_draws, outer_space
 from tune.store import ResultFolder, SweepRecord, open_folder, set_aside
-from tune.trial import TRIAL, RetrainSetup, SearchSetup
+from tune.trial import RetrainSetup, SearchSetup
 from tune.trial_folder import find_retrainings, find_searches
 
 __all__ = ["memory_warning", "retrain", "run"]
@@ -175,12 +177,12 @@ def _compute(run: _Run, cluster: Cluster) -> None:
     outcome = run.state()
     if plan.num_searches and (not outcome.search or outcome.search_interrupted):
         return
-    if outcome.not_checked:
-        with run.record.phase("check"):
-            _check_best(run, ray_dir / "check", need, outcome)
-        outcome = run.state()
-        if any(failure.error is None for failure in outcome.not_checked):
+    if any(rung.left for rung in outcome.rungs):
+        with run.record.phase("ladder"):
+            climbed = _climb(run, ray_dir, need)
+        if not climbed:
             return
+        outcome = run.state()
     with run.record.phase("retraining"):
         _retrain(run, ray_dir / "retrain", need, outcome)
 
@@ -212,6 +214,7 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
         trials_dir=folder.search_dir,
         ray_dir=ray_dir,
         demand=need,
+        short=plan.rung(plan.ladder[0]) if plan.climbs else None,
         costs_at=plan.retrain if minimised else None,
     )
     searcher = Proposer(
@@ -233,10 +236,9 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
             reduction_factor=plan.reduction_factor,
             spared=len(given),
         )
-    again = min(plan.retrain_top, plan.num_configs) * plan.check_seeds
-    checks = f", then {again} searches on fresh seeds" if again else ""
+    ladder = f", then the ladder of {len(plan.ladder)} rungs" if plan.climbs else ""
     finished, stopped, _ = find_searches(
-        folder.search_dir, range(plan.num_configs), plan.search_seeds
+        folder.search_dir, range(plan.num_configs), plan.search_seeds, with_short=plan.climbs
     )
     progress = Progress(
         "search",
@@ -247,7 +249,7 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
         failed=setup.record_failure,
         stopped=None if scheduler is None else setup.record_stop,
         metric=plan.metric,
-        then=f"{checks}, then {plan.num_retrainings} retrainings",
+        then=f"{ladder}, then {plan.num_retrainings} retrainings",
     )
     fit(
         setup,
@@ -260,59 +262,65 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
     )
 
 
-def _check_best(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
-    """The best configurations searched again on fresh seeds: the best of many noisy scores is
-    optimistic, and scores of seeds that had no part in the choice are not."""
+def _climb(run: _Run, ray_dir: Path, need: Demand) -> bool:
+    """Rung by rung, as far as it goes; what failed before is tried again. Whether the last one has
+    been reached."""
     plan, folder = run.plan, run.folder
-    best = outcome.best_configs(plan.retrain_top)
-    print(f"\nchecking {len(best)} configurations on {plan.check_seeds} fresh seeds", flush=True)
-    setup = SearchSetup(
-        search=plan.search, trials_dir=folder.search_dir, ray_dir=ray_dir, demand=need
+    save_genotypes(run.state(), folder)
+    for number, epochs in enumerate(plan.ladder):
+        rung = run.state().rungs[number]
+        if rung.left:
+            trained = f"{counted(len(rung.models), 'network')} × {counted(plan.seeds, 'seed')}"
+            print(
+                f"\nladder, rung {number + 1} of {len(plan.ladder)}: {trained}, "
+                f"{counted(epochs, 'epoch')} each on a part of the training images",
+                flush=True,
+            )
+            setup = _training_setup(
+                run, plan.rung(epochs), folder.rung_dir(epochs), ray_dir / f"{epochs}_epochs", need
+            )
+            callbacks = own_callbacks(run.options.callback, "ladder")
+            retrain(setup, rung.models, plan.search_seeds, callbacks, phase="ladder")
+        if run.state().rungs[number].interrupted:
+            return False
+    return True
+
+
+def _training_setup(
+    run: _Run, config: RetrainConfig, trials_dir: Path, ray_dir: Path, need: Demand
+) -> RetrainSetup:
+    return RetrainSetup(
+        retrain=config,
+        genotypes_dir=run.folder.genotypes_dir,
+        trials_dir=trials_dir,
+        ray_dir=ray_dir,
+        demand=need.with_workers(run.options.workers),
     )
-    trials = [
-        config.settings | {CONFIGURATION: config.config_index, SEED: seed}
-        for config in best
-        for seed in plan.fresh_seeds
-    ]
-    indices = [config.config_index for config in best]
-    finished, _, _ = find_searches(folder.search_dir, indices, plan.fresh_seeds)
-    progress = Progress(
-        "check",
-        total=len(trials),
-        concurrent=need.concurrent,
-        done_before=frozenset(trial.name for trial in finished),
-        name=lambda sampled: setup.job(sampled).folder.name,
-        failed=setup.record_failure,
-        metric=plan.metric,
-    )
-    callbacks = [progress, *own_callbacks(run.options.callback, "check")]
-    fit(setup, ray_dir, callbacks=callbacks, param_space={TRIAL: tune.grid_search(trials)})
 
 
 def _retrain(run: _Run, ray_dir: Path, need: Demand, outcome: Outcome) -> None:
     plan, folder = run.plan, run.folder
     best = outcome.chosen(plan.retrain_top)
     save_genotypes(outcome, folder)
-    drawn = f"{len(outcome.random)} random encoders" if outcome.random else ""
-    found = f"{len(best)} encoders" if best else ""
+    drawn = counted(plan.num_compared, "random encoder") if plan.num_compared else ""
+    found = counted(len(best), "encoder") if best else ""
     names = ", ".join(filter(None, (found, drawn)))
     print(f"\nretraining {names} and a plain ViT on the full training set", flush=True)
     for summary in best:
         print(f"  {summary.hash}  {summary.genotype}", flush=True)
-    setup = RetrainSetup(
-        retrain=plan.retrain,
-        genotypes_dir=folder.genotypes_dir,
-        trials_dir=folder.retrain_dir,
-        ray_dir=ray_dir,
-        demand=need.with_workers(run.options.workers),
-    )
+    setup = _training_setup(run, plan.retrain, folder.retrain_dir, ray_dir, need)
     models = plan.models([summary.hash for summary in best], outcome.random)
     seeds = plan.retraining_seeds
     retrain(setup, models, seeds, own_callbacks(run.options.callback, "retrain"))
 
 
 def retrain(
-    setup: RetrainSetup, models: Sequence[str], seeds: range, callbacks: Sequence[Callback] = ()
+    setup: RetrainSetup,
+    models: Sequence[str],
+    seeds: range,
+    callbacks: Sequence[Callback] = (),
+    *,
+    phase: str = "retraining",
 ) -> None:
     """Each model on every seed, but what has finished. Needs a connected Ray.
 
@@ -322,7 +330,7 @@ def retrain(
     """
     finished, _ = find_retrainings(setup.trials_dir, models, seeds)
     progress = Progress(
-        "retraining",
+        phase,
         total=len(models) * len(seeds),
         concurrent=setup.demand.concurrent,
         done_before=frozenset(trial.name for trial in finished),

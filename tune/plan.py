@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,22 +33,36 @@ class Plan:
 
     strategy: Annotated[Literal["gradient", "random"], Arg(flag="search")] = "gradient"
     """gradient searches by the alphas; random draws num_samples encoders uniformly from the same
-    space and retrains them all: what a search has to beat."""
+    space, which climb the same ladder: what a search has to beat."""
     num_samples: _Some = 16
     """Configurations to try; each is a trial on every seed. A larger number extends a sweep."""
     seeds: _Some = 2
     """Seeds per configuration: --seed and the numbers after it."""
-    metric: Literal["discretised_accuracy", "supernet_accuracy"] = "discretised_accuracy"
-    """Validation score that Optuna maximises and that ranks: of the derived network with inherited
-    weights, or of the supernet."""
-    retrain_top: _Some = 3
-    """Distinct encoders to retrain from scratch, the best by the mean search score."""
-    random_baseline: _Any = 0
-    """Encoders to draw uniformly and retrain beside those of a gradient search; the report states
-    the gain of the best found one over them."""
-    check_seeds: _Any = 0
-    """Fresh seeds on which the best retrain_top configurations are searched again at the end; the
-    report shows their score before and after. The ranking stays."""
+    metric: Literal["trained_accuracy", "discretised_accuracy", "supernet_accuracy"] = (
+        "trained_accuracy"
+    )
+    """Search score, which Optuna maximises: the class-balanced accuracy of the derived encoder
+    after score_epochs of training from scratch; or the accuracy of the derived network with
+    inherited weights, or of the supernet, which hardly rank (docs/results.md)."""
+    score_epochs: Annotated[int, Range("[1, inf)")] = 4
+    """Epochs of the training that trained_accuracy is measured after."""
+    rungs: tuple[Annotated[int, Range("[1, inf)")], ...] = (12,)
+    """Epochs of the ladder's further rungs, which only trained_accuracy has. On each the best
+    encoders of the one before, found and random ones, are trained for longer; the order on the last
+    rung is the ranking. No rung is longer than the retraining."""
+    reduction_factor: Annotated[int, Range("[2, inf)")] = 3
+    """One encoder in so many goes on to each further rung, retrain_top at least; ASHA likewise lets
+    one search in so many go on."""
+    retrain_top: _Some = 2
+    """Distinct encoders to retrain from scratch on all training images, the best of the ranking."""
+    random_baseline: _Any = 4
+    """Encoders to draw uniformly from the same space: they climb the ladder beside those that a
+    gradient search found, and are all retrained; the report states the gain over them."""
+    prefer: Literal["accuracy", "small"] = "accuracy"
+    """Which becomes best/: the first of the ranking; or the cheapest encoder whose accuracy is
+    within one standard error of the first one's. The report names both."""
+    cheap_by: Literal["macs", "params"] = "macs"
+    """What cheap means: multiply-adds, or parameters."""
     retrain_seeds: _Any = 0
     """Seeds per retraining: --retrain.seed and the numbers after it; 0 is as many as --seeds."""
     scheduler: Literal["none", "asha"] = "none"
@@ -54,8 +70,6 @@ class Plan:
     --metric supernet_accuracy; which ones it stops depends on timing."""
     grace_epochs: _Any = 0
     """Epochs that ASHA leaves every search; 0 is all epochs over reduction_factor squared."""
-    reduction_factor: Annotated[int, Range("[2, inf)")] = 3
-    """ASHA lets one search in so many go on at each of its rungs."""
     objectives: tuple[Literal["accuracy", "macs", "params"], ...] = (ACCURACY,)
     """accuracy; with macs or params after it, Optuna also minimises what the encoders cost at the
     retraining's size, and the Pareto front is retrained."""
@@ -86,8 +100,6 @@ class Plan:
         searching = {
             "--scheduler": self.scheduler != "none",
             "--objectives": len(self.objectives) > 1,
-            "--random-baseline": self.random_baseline,
-            "--check-seeds": self.check_seeds,
             "--space": self.space,
         }
         flag = next((name for name, value in searching.items() if value), None)
@@ -95,6 +107,20 @@ class Plan:
             self.strategy == "gradient" or flag is None,
             f"--search random takes no {flag}: it draws --num-samples encoders and searches "
             "nothing; leave it away, or use --search gradient",
+        )
+        require(
+            all(a < b for a, b in itertools.pairwise(self.rungs)),
+            f"rungs must grow, but got {self.rungs}",
+        )
+        require(
+            self.climbs or self.strategy == "gradient",
+            f"--search random with --metric {self.metric}: it searches nothing that has one; leave "
+            "--metric away",
+        )
+        require(
+            self.prefer == "accuracy" or (self.climbs and len(self.objectives) == 1),
+            "--prefer small goes by the accuracy on the ladder's last rung: it needs --metric "
+            "trained_accuracy, and no other --objectives than accuracy",
         )
         if self.scheduler != "none":
             self._check_scheduler()
@@ -143,20 +169,43 @@ class Plan:
         return self.num_samples if self.strategy == "random" else self.random_baseline
 
     @property
+    def num_compared(self) -> int:
+        """Of those, the ones that are retrained whatever their rank."""
+        return self.random_baseline if self.strategy == "gradient" else 0
+
+    @property
+    def climbs(self) -> bool:
+        """Whether encoders are ranked by short trainings rather than by what a search measured."""
+        return self.metric == "trained_accuracy"
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """Epochs of each rung, the search score's first; empty where nothing climbs. With several
+        objectives a front is chosen, for which the first rung is all."""
+        if not self.climbs:
+            return ()
+        rungs = [self.score_epochs]
+        if len(self.objectives) == 1:
+            rungs += [epochs for epochs in self.rungs if epochs > self.score_epochs]
+        return tuple(dict.fromkeys(min(epochs, self.retrain.epochs) for epochs in rungs))
+
+    def rung(self, epochs: int) -> RetrainConfig:
+        """A training of so many epochs on the weight half, tested on the alpha half: the halves of
+        a search with the same seed. The share of warm-up epochs is the retraining's, rounded up."""
+        whole = self.retrain
+        warmup = min(math.ceil(whole.warmup_epochs * epochs / whole.epochs), epochs - 1)
+        held_out = self.search.val_fraction
+        return dataclasses.replace(whole, epochs=epochs, warmup_epochs=warmup, held_out=held_out)
+
+    @property
     def num_retrainings(self) -> int:
         """At most: a found encoder may be drawn too, and a search may find few."""
-        found = min(self.retrain_top, self.num_searches)
-        return (found + self.num_random + 1) * len(self.retraining_seeds)
+        found = min(self.retrain_top, self.num_searches or self.num_random)
+        return (found + self.num_compared + 1) * len(self.retraining_seeds)
 
     @property
     def search_seeds(self) -> range:
         return range(self.search.seed, self.search.seed + self.seeds)
-
-    @property
-    def fresh_seeds(self) -> range:
-        """Of the check: those after the search's."""
-        first = self.search_seeds.stop
-        return range(first, first + self.check_seeds)
 
     @property
     def retraining_seeds(self) -> range:
@@ -172,12 +221,12 @@ class Plan:
         return _random_genotypes(self.search, self.num_random)
 
     def models(self, chosen: Sequence[str], random: "Sequence[Genotype]") -> tuple[str, ...]:
-        """What is retrained, each once, by canonical hash: the chosen found ones, the drawn ones,
-        the plain ViT."""
+        """What is retrained, each once, by canonical hash: the chosen encoders, the random ones
+        that they are compared with, the plain ViT."""
         from dasvit.training.networks import VIT
 
-        drawn = [genotype.canonical_hash for genotype in random]
-        return tuple(dict.fromkeys([*chosen[: self.retrain_top], *drawn, VIT]))
+        drawn = [genotype.canonical_hash for genotype in random[: self.num_compared]]
+        return tuple(dict.fromkeys([*chosen, *drawn, VIT]))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the number of retraining seeds that the default stands for."""
@@ -190,6 +239,7 @@ class Plan:
             "retrain_seeds": len(self.retraining_seeds),
             "fixed": list(self.fixed),
             "objectives": list(self.objectives),
+            "rungs": list(self.rungs),
         }
 
     @classmethod
@@ -210,6 +260,7 @@ class Plan:
                     "retrain": config_from_dict(RetrainConfig, {**values["retrain"], "model": VIT}),
                     "fixed": tuple(values["fixed"]),
                     "objectives": tuple(values["objectives"]),
+                    "rungs": tuple(values["rungs"]),
                 }
             )
         except (KeyError, TypeError) as error:

@@ -21,7 +21,7 @@ __all__ = ["PHASES", "SCHEMA", "ResultFolder", "SweepRecord", "open_folder", "se
 
 SCHEMA = "dasvit/sweep/2"
 
-PHASES = ("search", "check", "retraining")
+PHASES = ("search", "ladder", "retraining")
 
 GROWS = ("num_samples", "seeds", "retrain_top", "retrain_seeds", "random_baseline")
 """Settings that the same command may give anew, larger: the sweep goes on from what there is."""
@@ -42,6 +42,10 @@ class ResultFolder:
     @property
     def search_dir(self) -> Path:
         return self.root / "search"
+
+    def rung_dir(self, epochs: int) -> Path:
+        """The trainings of a rung of the ladder."""
+        return self.root / "ladder" / f"{epochs}_epochs"
 
     @property
     def retrain_dir(self) -> Path:

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import random
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,16 +37,17 @@ from tune.space import to_search_config
 from tune.trial_folder import (
     ERROR_FILE,
     RESULT_FILE,
+    SHORT_DIR,
     STOP_FILE,
     TIMES_FILE,
     load_result,
+    load_short,
     read_stop,
     retrain_dirname,
     search_dirname,
 )
 
 __all__ = [
-    "TRIAL",
     "Job",
     "RetrainSetup",
     "SearchSetup",
@@ -54,9 +56,6 @@ __all__ = [
     "root_cause",
     "wait_for_files",
 ]
-
-TRIAL = "trial"
-"""Key of a whole proposal, where Tune is given a list of them."""
 
 RESTARTS = 3
 """Of a trial's workers, where it has several."""
@@ -80,9 +79,13 @@ class Job:
     folder: Path
     demand: Demand
     ray_dir: Path
+    short: RetrainConfig | None = None
+    """After a search: how its encoder is trained for the score."""
 
     def result(self) -> Any:
         """What the trial left, if it has finished."""
+        if self.short is not None and load_short(self.folder) is None:
+            return None
         return load_result(self.folder, search=isinstance(self.config, SearchConfig))
 
     @property
@@ -128,20 +131,24 @@ class SearchSetup(_Setup):
     """What all search trials of a sweep share.
 
     Attributes:
+        short: how what they find is trained for the score; None where something else is the score.
         costs_at: the size at which what an encoder costs is reported too.
     """
 
     search: SearchConfig
+    short: RetrainConfig | None = None
     costs_at: RetrainConfig | None = None
 
     def job(self, sampled: dict[str, Any]) -> Job:
-        sampled = sampled.get(TRIAL, sampled)
         seed = sampled[SEED]
+        folder = self.trials_dir / search_dirname(sampled[CONFIGURATION], seed)
+        own = {"model": str(folder / "genotype.json"), "seed": seed}
         return Job(
             config=to_search_config(self.search, sampled, seed),
-            folder=self.trials_dir / search_dirname(sampled[CONFIGURATION], seed),
+            folder=folder,
             ray_dir=self.ray_dir,
             demand=self.demand,
+            short=self.short and dataclasses.replace(self.short, **own),
         )
 
     def record_stop(self, sampled: dict[str, Any], last: dict[str, Any]) -> None:
@@ -213,7 +220,9 @@ def _trial(sampled: dict[str, Any], setup: SearchSetup | RetrainSetup) -> None:
         with plugins_end_here():
             load_plugins(setup.search.plugins)
             costs = cost(result.genotype, setup.costs_at)
-    tune.report({**scalars(result), **costs, "finished": 1})
+    short = load_short(job.folder) if job.short else None
+    score = {} if short is None else {"trained_accuracy": short.balanced_accuracy}
+    tune.report({**scalars(result), **score, **costs, "finished": 1})
 
 
 def _run(job: Job) -> Any:
@@ -302,8 +311,12 @@ def _work(loop_config: dict[str, Any]) -> None:
     try:
         if isinstance(job.config, SearchConfig):
             search(job.config, job.folder, report=report, resume=True, device=device)
+            if job.short is not None:
+                _short_training(job.short, job.folder / SHORT_DIR, device=device)
         else:
             retrain(job.config, job.folder, report=report, resume=True, device=device)
+            if job.config.held_out and first:
+                _drop_weights(job.folder)
     except (ValueError, FloatingPointError, ImportError) as error:
         if workers > 1:
             job.record_failure(str(error))
@@ -311,6 +324,21 @@ def _work(loop_config: dict[str, Any]) -> None:
     finally:
         if write is not None:
             write.close()
+
+
+def _short_training(config: RetrainConfig, folder: Path, *, device: str) -> None:
+    from dasvit.training.loop import retrain
+
+    retrain(config, folder, resume=True, device=device)
+    _drop_weights(folder)
+
+
+def _drop_weights(folder: Path) -> None:
+    """Of a training that only ranks, its result is needed, and its weights are not."""
+    from dasvit.training.model_folder import MODEL_DIR
+
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    shutil.rmtree(folder / MODEL_DIR, ignore_errors=True)
 
 
 def _metrics(values: Mapping[str, Any]) -> dict[str, Any]:

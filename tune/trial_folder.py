@@ -14,6 +14,7 @@ from dasvit.report.record import load_retrain_result, load_search_result
 from dasvit.run.files import read_json
 
 __all__ = [
+    "SHORT_DIR",
     "Failure",
     "RetrainTrial",
     "SearchTrial",
@@ -22,6 +23,7 @@ __all__ = [
     "find_retrainings",
     "find_searches",
     "load_result",
+    "load_short",
     "read_failure",
     "read_stop",
     "retrain_dirname",
@@ -32,6 +34,8 @@ RESULT_FILE = "result.json"
 ERROR_FILE = "error.json"
 STOP_FILE = "stopped.json"
 TIMES_FILE = "times.json"
+SHORT_DIR = "short_training"
+"""In a search trial's folder: the training from scratch that its score is of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,16 +47,25 @@ class SearchTrial(SearchResult):
         config_index: number of the proposal.
         seed: of the search.
         wall_seconds: from the start of its Ray trial to its end; None if not measured.
+        short: the short training of its encoder; None in a sweep that ranks by something else.
     """
 
     name: str
     config_index: int
     seed: int
     wall_seconds: float | None = None
+    short: RetrainResult | None = None
 
-    def score(self, metric: str) -> float:
-        """The value that ranks: `discretised_accuracy` or `supernet_accuracy`."""
-        return float(getattr(self, metric))
+    @property
+    def trained_accuracy(self) -> float | None:
+        """Of the derived encoder after the short training, on the images held out (ratio); all
+        classes count alike."""
+        return self.short.balanced_accuracy if self.short else None
+
+    @property
+    def training_seconds(self) -> float:
+        """Of all its epochs, of the search and of the short training."""
+        return self.seconds + (self.short.seconds if self.short else 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +82,11 @@ class RetrainTrial(RetrainResult):
     name: str
     seed: int
     wall_seconds: float | None = None
+
+    @property
+    def training_seconds(self) -> float:
+        """Of all its epochs."""
+        return self.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +131,7 @@ def retrain_dirname(model: str, seed: int) -> str:
 
 
 def load_result(folder: Path, *, search: bool) -> SearchResult | RetrainResult | None:
-    """The result of a search or a retraining, if it has finished.
+    """The result of a search or a training, if it has finished.
 
     Raises:
         ValueError: a malformed result file.
@@ -122,6 +140,13 @@ def load_result(folder: Path, *, search: bool) -> SearchResult | RetrainResult |
     if not path.exists():
         return None
     return load_search_result(path) if search else load_retrain_result(path)
+
+
+def load_short(folder: Path) -> RetrainResult | None:
+    """The result of the short training in a search trial's folder, if it has finished."""
+    result = load_result(folder / SHORT_DIR, search=False)
+    assert result is None or isinstance(result, RetrainResult)
+    return result
 
 
 def read_failure(folder: Path) -> Failure:
@@ -143,16 +168,22 @@ def read_stop(folder: Path) -> StoppedTrial | None:
 
 
 def find_searches(
-    trials_dir: Path, indices: Iterable[int], seeds: range
+    trials_dir: Path, indices: Iterable[int], seeds: range, *, with_short: bool
 ) -> tuple[list[SearchTrial], list[StoppedTrial], list[Failure]]:
     """The searches of some configurations on some seeds: those that finished, those that a
-    scheduler ended early, and the others."""
+    scheduler ended early, and the others.
+
+    Args:
+        with_short: a search has finished when the short training of its encoder has.
+    """
     finished, stopped, left = [], [], []
     for index in indices:
         for seed in seeds:
             folder = trials_dir / search_dirname(index, seed)
-            if result := load_result(folder, search=True):
-                values = _values(result, folder)
+            short = load_short(folder) if with_short else None
+            result = load_result(folder, search=True)
+            if result and (short or not with_short):
+                values = _values(result, folder) | {"short": short}
                 finished.append(SearchTrial(**values, config_index=index, seed=seed))
             elif stop := read_stop(folder):
                 stopped.append(stop)

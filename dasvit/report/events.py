@@ -128,7 +128,7 @@ class RetrainEpoch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RetrainResult:
-    """A trained network, tested once.
+    """A trained network, tested once: on the test images, or on those that were held out.
 
     Attributes:
         model: what was trained, as `RetrainConfig.model` names it.
@@ -142,6 +142,7 @@ class RetrainResult:
         balanced_accuracy: mean over the classes of the share that is right (ratio).
         largest_class: share of the test images in the largest class (ratio): what one answer to
             all of them gets.
+        num_tested: images it was tested on.
     """
 
     model: str
@@ -154,6 +155,7 @@ class RetrainResult:
     num_processes: int = 1
     balanced_accuracy: float | None = None
     largest_class: float | None = None
+    num_tested: int | None = None
 
     @property
     def beats_one_answer(self) -> bool:

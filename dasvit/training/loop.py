@@ -350,6 +350,7 @@ def retrain(
         test_top5=tested.top5_accuracy,
         balanced_accuracy=tested.balanced_accuracy,
         largest_class=tested.largest_class,
+        num_tested=tested.count,
         train_accuracy=training.train_accuracy,
         num_params=sum(p.numel() for p in model.parameters()),
         seconds=training.seconds,

@@ -8,6 +8,7 @@ from typing import Any
 
 from scipy import stats
 
+from dasvit.report.events import RetrainResult
 from dasvit.report.statistics import Spread, spread
 from dasvit.spaces.cell.genotype import Genotype, edge_list
 from tune.trial_folder import RetrainTrial, SearchTrial
@@ -18,14 +19,17 @@ __all__ = [
     "EdgeVote",
     "GenotypeSummary",
     "ModelSummary",
+    "merge_genotypes",
     "rank_configs",
     "rank_genotypes",
+    "rung_score",
+    "standard_error",
     "summarize_models",
     "vote",
 ]
 
-SCORES = ("discretised_accuracy", "supernet_accuracy", "gap")
-"""What a search measures (ratios); each of the accuracies can rank."""
+SCORES = ("trained_accuracy", "discretised_accuracy", "supernet_accuracy", "gap")
+"""What a search trial measures (ratios); each of the accuracies can be the search score."""
 
 ABSENT = "none"
 """The vote for no edge: the derivation keeps a few incoming edges per node."""
@@ -42,20 +46,32 @@ class _Group:
         return spread(getattr(trial, name) for trial in self.trials)
 
     def scores(self, names: Iterable[str] = SCORES) -> dict[str, Spread]:
-        return {name: self.score(name) for name in names}
+        """Those that all trials have."""
+        known = [n for n in names if all(getattr(t, n) is not None for t in self.trials)]
+        return {name: self.score(name) for name in known} if self.trials else {}
 
 
+@dataclass(frozen=True, slots=True)
 class GenotypeSummary(_Group):
-    """All searches that derived one encoder."""
+    """An encoder, and what is known of it before it is retrained.
 
-    @property
-    def genotype(self) -> Genotype:
-        """In canonical form, without provenance."""
-        return Genotype(self.trials[0].genotype.canonical().nodes)
+    Attributes:
+        trials: the searches that derived it; none of one that was only drawn at random.
+        genotype: in canonical form, without provenance.
+        rungs: of the ladder as far as it has come, the trainings on each, one per seed.
+    """
+
+    genotype: Genotype
+    rungs: tuple[tuple[RetrainResult, ...], ...] = ()
 
     @property
     def hash(self) -> str:
-        return self.trials[0].genotype.canonical_hash
+        return self.genotype.canonical_hash
+
+    def score(self, name: str) -> Spread:
+        if name == "trained_accuracy" and self.rungs:
+            return rung_score(self.rungs[0])
+        return spread(getattr(trial, name) for trial in self.trials)
 
 
 class ConfigSummary(_Group):
@@ -111,19 +127,40 @@ class EdgeVote:
         return 1.0 - self.normalised_entropy
 
 
-def rank_genotypes(trials: Iterable[SearchTrial], metric: str) -> list[GenotypeSummary]:
-    """Equal genotypes merged by canonical form, best first.
+def rung_score(results: Iterable[RetrainResult]) -> Spread:
+    """Class-balanced accuracy on the held-out images over the trainings of an encoder on a rung."""
+    return spread(result.balanced_accuracy or 0.0 for result in results)
 
-    The order is that of the mean search score over all trials that gave the genotype; ties go
-    to the one that appeared more often, then to the smaller hash.
+
+def standard_error(results: Sequence[RetrainResult]) -> float:
+    """Of the accuracy on a rung: the larger of two estimates, from the number of images tested
+    (binomial) and from the spread over the seeds. Two seeds alone can agree by chance."""
+    score, tested = rung_score(results), sum(result.num_tested or 0 for result in results)
+    sampling = math.sqrt(score.mean * (1 - score.mean) / tested) if tested else 0.0
+    return max(sampling, (score.std or 0.0) / math.sqrt(score.count))
+
+
+def merge_genotypes(trials: Iterable[SearchTrial]) -> list[GenotypeSummary]:
+    """Equal genotypes merged by canonical form, in no order that means anything."""
+    merged = _grouped(trials, lambda t: t.genotype.canonical_hash)
+    return [GenotypeSummary(own, Genotype(own[0].genotype.canonical().nodes)) for own in merged]
+
+
+def rank_genotypes(encoders: Iterable[GenotypeSummary], metric: str) -> list[GenotypeSummary]:
+    """Best first: who has climbed further on the ladder, then who scores higher on the last rung.
+    Without a ladder by the mean search score. Ties go to the encoder that appeared more often, then
+    to the smaller hash.
 
     Args:
-        trials: finished ones, in any order.
-        metric: the score, an accuracy of `SCORES`.
+        metric: the search score, an accuracy of `SCORES`.
     """
-    merged = _grouped(trials, lambda t: t.genotype.canonical_hash)
-    groups = [GenotypeSummary(own) for own in merged]
-    return sorted(groups, key=lambda s: (-s.score(metric).mean, -len(s.trials), s.hash))
+
+    def key(encoder: GenotypeSummary) -> Any:
+        rungs = encoder.rungs
+        score = rung_score(rungs[-1]) if rungs else encoder.score(metric)
+        return -len(rungs), -score.mean, -len(encoder.trials), encoder.hash
+
+    return sorted(encoders, key=key)
 
 
 def rank_configs(trials: Iterable[SearchTrial], metric: str) -> list[ConfigSummary]:

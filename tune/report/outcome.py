@@ -14,11 +14,15 @@ from tune.report.aggregate import (
     EdgeVote,
     GenotypeSummary,
     ModelSummary,
+    merge_genotypes,
     rank_configs,
     rank_genotypes,
+    rung_score,
+    standard_error,
     summarize_models,
     vote,
 )
+from tune.report.ladder import Rung, climb
 from tune.store import ResultFolder
 from tune.trial_folder import (
     Failure,
@@ -43,10 +47,11 @@ class Outcome:
         search, retrained: finished trials.
         not_searched, not_retrained: the others.
         stopped: searches that the scheduler ended early; they are neither.
-        checked, not_checked: searches of the best configurations on fresh seeds; no rank.
+        encoders: all that were found, and that have climbed, with their trainings on the ladder.
+        rungs: of the ladder, as far as it has come.
         costs: of the encoders by canonical hash and of "vit", each by objective; empty with one
             objective.
-        random: encoders drawn at random, which were or will be retrained too.
+        random: encoders drawn at random.
         wall: seconds of all runs so far ("search", "retraining", "other", "total") and the
             trials at a time ("concurrent"); empty if unknown.
     """
@@ -58,15 +63,15 @@ class Outcome:
     stopped: tuple[StoppedTrial, ...] = ()
     retrained: tuple[RetrainTrial, ...] = ()
     not_retrained: tuple[Failure, ...] = ()
-    checked: tuple[SearchTrial, ...] = ()
-    not_checked: tuple[Failure, ...] = ()
+    encoders: tuple[GenotypeSummary, ...] = ()
+    rungs: tuple[Rung, ...] = ()
     costs: dict[str, dict[str, int]] = field(default_factory=dict)
     random: tuple[Genotype, ...] = ()
     wall: dict[str, float] = field(default_factory=dict)
 
     @property
     def metric(self) -> str:
-        """The search score that ranks."""
+        """The search score."""
         return self.plan.metric
 
     @property
@@ -76,7 +81,8 @@ class Outcome:
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        return (*self.not_searched, *self.not_checked, *self.not_retrained)
+        climbing = (failure for rung in self.rungs for failure in rung.left)
+        return (*self.not_searched, *climbing, *self.not_retrained)
 
     @property
     def failed(self) -> tuple[Failure, ...]:
@@ -106,9 +112,50 @@ class Outcome:
 
     @cached_property
     def ranking(self) -> list[GenotypeSummary]:
-        """The found encoders, best first; of equal scores the cheaper one."""
-        ranked = rank_genotypes(self.search, self.metric)
+        """The encoders, best first, found or drawn; with several objectives, of equal scores the
+        cheaper one first. Without a ladder only those that were found."""
+        ranked = rank_genotypes(self.encoders, self.metric)
         return sorted(ranked, key=lambda s: [-v for v in self._values(s)]) if self.costs else ranked
+
+    @cached_property
+    def as_good(self) -> list[GenotypeSummary]:
+        """The encoders on the last rung whose accuracy is within one standard error of the first
+        one's, cheapest first; without a ladder the first alone."""
+        if not self.ranking or not self.ranking[0].rungs or self.costs:
+            return self.ranking[:1]
+        first = self.ranking[0].rungs
+        least = rung_score(first[-1]).mean - standard_error(first[-1])
+        close = [
+            encoder
+            for encoder in self.ranking
+            if len(encoder.rungs) == len(first) and rung_score(encoder.rungs[-1]).mean >= least
+        ]
+        return sorted(close, key=lambda encoder: self.costs_of(encoder.hash)[self.plan.cheap_by])
+
+    def costs_of(self, name: str) -> dict[str, int]:
+        """What an encoder, by canonical hash, or "vit" costs at the retraining's size
+        (`tune.objectives.cost`)."""
+        if name == VIT:
+            return vit_cost(self.plan.retrain)
+        found = {encoder.hash: encoder.genotype for encoder in self.encoders}
+        return cost(found.get(name) or self.drawn[name], self.plan.retrain)
+
+    @property
+    def climbed(self) -> list[RetrainTrial]:
+        """The finished trainings of the ladder; not those that are part of a search."""
+        results = (own for rung in self.rungs for own in rung.results.values())
+        return [t for own in results for t in own if isinstance(t, RetrainTrial)]
+
+    @property
+    def winner(self) -> GenotypeSummary | None:
+        """The encoder whose model is kept, by --prefer."""
+        preferred = self.as_good if self.plan.prefer == "small" else self.ranking
+        return preferred[0] if preferred else None
+
+    @cached_property
+    def best_found(self) -> GenotypeSummary | None:
+        """The first of the ranking that a search found."""
+        return next((encoder for encoder in self.ranking if encoder.trials), None)
 
     def _values(self, summary: GenotypeSummary) -> list[float]:
         """Of each objective; larger is better."""
@@ -126,10 +173,13 @@ class Outcome:
         return sorted(on_it, key=lambda s: self.costs[s.hash][first])
 
     def chosen(self, count: int) -> list[GenotypeSummary]:
-        """The encoders to retrain, in the order of the ranking: the best; with several objectives,
-        the best and others evenly along the front."""
+        """The encoders to retrain, in the order of the ranking: the best, the one to keep and the
+        cheapest that is as good among them; with several objectives, the best and others evenly
+        along the front."""
         if not self.costs or not self.ranking:
-            return self.ranking[:count]
+            first = [e.hash for e in (self.winner, *self.ranking[:1], *self.as_good[:1]) if e]
+            names = list(dict.fromkeys([*first, *(e.hash for e in self.ranking)]))[:count]
+            return [encoder for encoder in self.ranking if encoder.hash in names]
         names = spread_out([s.hash for s in self.front], count)
         best = self.ranking[0].hash
         if best not in names:  # with two costs it need not be at an end
@@ -140,14 +190,6 @@ class Outcome:
     def configs(self) -> list[ConfigSummary]:
         """The proposed configurations, best first."""
         return rank_configs(self.search, self.metric)
-
-    def best_configs(self, count: int) -> list[ConfigSummary]:
-        """The configurations of the highest mean score, best first; with several objectives those
-        that gave the chosen encoders."""
-        if not self.costs:
-            return self.configs[:count]
-        wanted = {summary.trials[0].config_index for summary in self.chosen(count)}
-        return [config for config in self.configs if config.config_index in wanted]
 
     @cached_property
     def models(self) -> dict[str, ModelSummary]:
@@ -162,15 +204,15 @@ class Outcome:
 
     @property
     def best_is_one_answer(self) -> bool:
-        """Whether the encoder that ranks first, trained, is no better than one answer to all."""
-        found = self.models.get(self.ranking[0].hash) if self.ranking else None
+        """Whether the encoder to keep, trained, is no better than one answer to all images."""
+        found = self.models.get(self.winner.hash) if self.winner else None
         share = self.largest_class
         return found is not None and share is not None and found.score("test_top1").mean <= share
 
     @cached_property
     def drawn(self) -> dict[str, Genotype]:
         """The random encoders that no search found, by canonical hash."""
-        ranked = {summary.hash for summary in self.ranking}
+        ranked = {trial.genotype.canonical_hash for trial in self.search}
         drawn = {genotype.canonical_hash: genotype for genotype in self.random}
         return {name: genotype for name, genotype in drawn.items() if name not in ranked}
 
@@ -183,12 +225,11 @@ class Outcome:
 
 
 def best_retraining(outcome: Outcome) -> RetrainTrial | None:
-    """The model to keep: of the encoder with the best search score, the first seed that has
-    finished. Not the seed that tests best. None is kept of an encoder that is no better than one
-    answer to all images."""
-    if not outcome.search or outcome.best_is_one_answer:
+    """The model to keep: of the encoder to keep, the first seed that has finished. Not the seed
+    that tests best. None is kept of an encoder that is no better than one answer to all images."""
+    if outcome.winner is None or outcome.best_is_one_answer:
         return None
-    best = outcome.ranking[0].hash
+    best = outcome.winner.hash
     candidates = [trial for trial in outcome.retrained if trial.model == best]
     return min(candidates, key=lambda trial: trial.seed, default=None)
 
@@ -231,28 +272,27 @@ def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float
         ValueError: a malformed result file.
     """
     indices = range(plan.num_configs)
-    searched, stopped, left = find_searches(folder.search_dir, indices, plan.search_seeds)
+    searched, stopped, left = find_searches(
+        folder.search_dir, indices, plan.search_seeds, with_short=plan.climbs
+    )
+    random = plan.random_genotypes()
+    rungs, encoders = climb(plan, folder, merge_genotypes(searched), random)
     outcome = Outcome(
         name=name,
         plan=plan,
         search=tuple(searched),
         not_searched=tuple(left),
         stopped=tuple(stopped),
+        encoders=tuple(encoders),
+        rungs=rungs,
         costs=_costs(plan, searched),
-        random=plan.random_genotypes(),
+        random=random,
         wall=wall,
     )
-    best = [config.config_index for config in outcome.best_configs(plan.retrain_top)]
-    checked, _, not_checked = find_searches(folder.search_dir, best, plan.fresh_seeds)
-    chosen = [summary.hash for summary in outcome.chosen(plan.retrain_top)]
-    models = plan.models(chosen, outcome.random)
+    models = plan.models([summary.hash for summary in outcome.chosen(plan.retrain_top)], random)
     retrained, not_retrained = find_retrainings(folder.retrain_dir, models, plan.retraining_seeds)
     return dataclasses.replace(
-        outcome,
-        checked=tuple(checked),
-        not_checked=tuple(not_checked),
-        retrained=tuple(retrained),
-        not_retrained=tuple(not_retrained),
+        outcome, retrained=tuple(retrained), not_retrained=tuple(not_retrained)
     )
 
 

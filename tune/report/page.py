@@ -22,7 +22,7 @@ from dasvit.report.style import STYLE, new_figure
 from tune.report import tables
 from tune.report.outcome import VIT, Outcome, pareto_front
 from tune.report.reproduce import retrain_command, search_command
-from tune.report.worth import gain_over_random, score_correlation
+from tune.report.worth import gain_over_random, score_correlation, verdict
 from tune.store import ResultFolder
 from tune.study import LEAST_CONFIGS, importances
 
@@ -82,12 +82,13 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
         "costs": " and ".join(tables.COST_WORDS[name] for name in plan.objectives[1:]),
         "baselines": [c.config_index for c in outcome.configs if method.is_baseline(c.settings)],
         "counted": counted,
+        "verdict": verdict(outcome),
         "added": gain_over_random(outcome),
         "tau": score_correlation(outcome),
         "tables": {
             name: getattr(tables, name)(outcome)
             for name in (
-                *("leaderboard", "encoders", "configurations", "checks", "stopped"),
+                *("leaderboard", "encoders", "configurations", "stopped"),
                 *("agreement", "failures", "wall_time"),
             )
         },
@@ -100,6 +101,7 @@ def _commands(outcome: Outcome, preset: str) -> list[tuple[str, str, str]]:
     rows = [
         (str(rank), summary.hash, search_command(plan, summary.trials[0], preset=preset))
         for rank, summary in enumerate(outcome.ranking, start=1)
+        if summary.trials
     ]
     for name in outcome.models:
         model = VIT if name == VIT else f"genotypes/{name}.json"
@@ -161,19 +163,23 @@ def _front_pictures(outcome: Outcome) -> list[dict[str, str]]:
 
 def _worth_pictures(outcome: Outcome) -> list[dict[str, str]]:
     words, models = outcome.metric.replace("_", " "), outcome.models
-    found = {s.hash: s for s in outcome.ranking if s.hash in models}
+    ranked = {s.hash: s for s in outcome.ranking if s.hash in models}
     tests = {name: 100 * model.score("test_top1").mean for name, model in models.items()}
     pictures = []
-    if len(found) > 1:
-        points = [(100 * s.score(outcome.metric).mean, tests[name]) for name, s in found.items()]
-        figure = scatter_figure({"found encoders": points}, x=f"{words}, %", y="test top-1, %")
+    if len(ranked) > 1:
+        scored: dict[str, list[tuple[float, float]]] = {"found": [], "random": []}
+        for name, s in ranked.items():
+            point = (100 * s.score(outcome.metric).mean, tests[name])
+            scored["found" if s.trials else "random"].append(point)
+        figure = scatter_figure(scored, x=f"{words}, %", y="test top-1, %")
         pictures.append(
             _picture(figure, f"Test accuracy of the retrained encoders by their {words}")
         )
     if len(models) > 2:
         groups: dict[str, list[tuple[float, float]]] = {"found": [], "random": [], "plain ViT": []}
         for name, model in models.items():
-            group = "plain ViT" if name == VIT else "found" if name in found else "random"
+            found = name in ranked and ranked[name].trials
+            group = "plain ViT" if name == VIT else "found" if found else "random"
             groups[group].append((model.num_params / 1e6, tests[name]))
         figure = scatter_figure(groups, x="parameters, M", y="test top-1, %", front=True)
         caption = "Everything retrained, by size; the line is the Pareto front."
@@ -184,11 +190,10 @@ def _worth_pictures(outcome: Outcome) -> list[dict[str, str]]:
 
 def _encoder_pictures(outcome: Outcome) -> list[dict[str, str]]:
     shown = [
-        (f"rank {rank}", summary.genotype)
+        (f"rank {rank}" + ("" if summary.trials else ", random"), summary.genotype)
         for rank, summary in enumerate(outcome.ranking, start=1)
         if rank <= DRAWN_ENCODERS or summary.hash in outcome.models
     ]
-    shown += [("random", genotype) for genotype in outcome.random[:DRAWN_ENCODERS]]
     return [
         _picture(encoder_figure(g), str(g), caption=f"{title},", code=g.canonical_hash)
         for title, g in shown

@@ -12,6 +12,7 @@ from dasvit.report.statistics import Spread
 from dasvit.report.style import save_figure
 from dasvit.run.files import replace_folder, write_atomic
 from dasvit.spaces.cell.genotype import Genotype
+from tune.report.aggregate import rung_score
 from tune.report.means import write_means
 from tune.report.outcome import VIT, Outcome, best_retraining
 from tune.report.page import leaderboard_text, page_text
@@ -21,7 +22,7 @@ from tune.trial_folder import SearchTrial, retrain_dirname
 
 __all__ = ["save_genotypes", "write_results"]
 
-SCHEMA = "dasvit/genotypes/1"
+SCHEMA = "dasvit/genotypes/2"
 
 
 def save_genotypes(outcome: Outcome, folder: ResultFolder) -> None:
@@ -30,7 +31,9 @@ def save_genotypes(outcome: Outcome, folder: ResultFolder) -> None:
     folder.genotypes_dir.mkdir(parents=True, exist_ok=True)
     for name, genotype in outcome.drawn.items():
         genotype.save(folder.genotypes_dir / f"{name}.json")
-    for summary in outcome.ranking:
+    for summary in outcome.encoders:
+        if not summary.trials:
+            continue
         sources = [
             {
                 "trial": trial.name,
@@ -77,6 +80,7 @@ def _genotypes(outcome: Outcome) -> dict[str, Any]:
                 **_encoder(summary.genotype),
                 "count": len(summary.trials),
                 **_spreads(summary.scores()),
+                "rungs": _rungs(outcome, summary.hash),
                 "costs": outcome.costs.get(summary.hash),
                 "on_front": summary.hash in on_front if outcome.costs else None,
                 "trials": [_trial(trial) for trial in summary.trials],
@@ -89,6 +93,9 @@ def _genotypes(outcome: Outcome) -> dict[str, Any]:
             for genotype in outcome.random
         ],
         "baseline": _model(outcome, VIT),
+        "baseline_rungs": _rungs(outcome, VIT),
+        "winner": outcome.winner and outcome.winner.hash,
+        "as_good": [encoder.hash for encoder in outcome.as_good],
         "largest_class": outcome.largest_class,
         "votes": [
             {"edge": edge_name(v.source, v.node), "agreement": v.agreement, **dataclasses.asdict(v)}
@@ -117,10 +124,19 @@ def _spreads(spreads: dict[str, Spread]) -> dict[str, Any]:
     return {name: dataclasses.asdict(spread) for name, spread in spreads.items()}
 
 
+def _rungs(outcome: Outcome, name: str) -> list[dict[str, Any]]:
+    """The accuracy of a model on each rung that it has reached."""
+    return [
+        {"epochs": rung.epochs, **dataclasses.asdict(rung_score(rung.results[name]))}
+        for rung in outcome.rungs
+        if name in rung.results
+    ]
+
+
 def _trial(trial: SearchTrial) -> dict[str, Any]:
     values = {f.name: getattr(trial, f.name) for f in dataclasses.fields(trial)}
-    values.pop("genotype")
-    return values | {"gap": trial.gap}
+    del values["genotype"], values["short"]
+    return values | {"gap": trial.gap, "trained_accuracy": trial.trained_accuracy}
 
 
 def _model(outcome: Outcome, name: str) -> dict[str, Any] | None:

@@ -15,14 +15,13 @@ from dasvit.costs import format_count
 from dasvit.report.events import edge_name
 from dasvit.report.progress import counted, duration
 from dasvit.report.statistics import Spread
-from tune.report.aggregate import SCORES, GenotypeSummary, rank_configs
+from tune.report.aggregate import SCORES, GenotypeSummary, rung_score
 from tune.report.outcome import VIT, Outcome
 from tune.trial_folder import RetrainTrial, SearchTrial
 
 __all__ = [
     "COST_WORDS",
     "agreement",
-    "checks",
     "configurations",
     "encoders",
     "failures",
@@ -36,16 +35,23 @@ __all__ = [
 COST_WORDS = {"macs": "multiply-adds", "params": "counted parameters"}
 """Headings of what is minimised: at the retraining's size, with a head of 10 classes."""
 
-SCORE_WORDS = dict(zip(SCORES, ("discretised %", "supernet %", "gap"), strict=True))
+SCORE_WORDS = dict(zip(SCORES, ("trained %", "discretised %", "supernet %", "gap"), strict=True))
 NOTHING = "–"
 
 
 def _models(outcome: Outcome) -> list[tuple[str, str, GenotypeSummary | None]]:
-    """Rank, name and searches of every model: the found encoders, those drawn at random, and the
-    plain ViT."""
-    found = [(str(rank), s.hash, s) for rank, s in enumerate(outcome.ranking, start=1)]
-    drawn = [("random", name, None) for name in outcome.drawn]
-    return [*found, *drawn, *([(NOTHING, VIT, None)] if VIT in outcome.models else [])]
+    """Rank, name and summary of every model: the ranked encoders, those drawn at random that are
+    not among them, and the plain ViT."""
+    ranked = [(str(rank), s.hash, s) for rank, s in enumerate(outcome.ranking, start=1)]
+    names = {summary.hash for summary in outcome.ranking}
+    drawn = [("random", name, None) for name in outcome.drawn if name not in names]
+    return [*ranked, *drawn, (NOTHING, VIT, None)]
+
+
+def _origin(encoder: GenotypeSummary | None, name: str) -> str:
+    if name == VIT:
+        return "baseline"
+    return f"found {len(encoder.trials)}×" if encoder and encoder.trials else "random"
 
 
 def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
@@ -53,17 +59,25 @@ def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
 
     Args:
         outcome: of the sweep.
-        limit: found encoders to show.
+        limit: ranked encoders to show.
     """
     on_front = {summary.hash for summary in outcome.front}
+    balanced = ["balanced %"] if any(m.knows_classes for m in outcome.models.values()) else []
+    words = ["rank", "encoder", "origin"]
+    words += [f"{counted(rung.epochs, 'epoch')} %" for rung in outcome.rungs]
+    if not outcome.rungs:
+        words += [SCORE_WORDS[outcome.metric]]
+    words += ["test top-1 %", *balanced, "parameters", "multiply-adds"]
     rows = []
-    for rank, name, found in _models(outcome):
-        row = {"rank": rank, "genotype": "plain ViT" if name == VIT else name}
-        row["found"] = f"{len(found.trials)}×" if found else NOTHING
-        for score, words in SCORE_WORDS.items():
-            row[words] = found.score(score).percent if found else NOTHING
-        balanced = ["balanced %"] if any(m.knows_classes for m in outcome.models.values()) else []
-        row |= dict.fromkeys(["test top-1 %", *balanced, "parameters"], NOTHING)
+    for rank, name, encoder in _models(outcome):
+        row = dict.fromkeys(words, NOTHING)
+        row |= {"rank": rank, "encoder": "plain ViT" if name == VIT else name}
+        row["origin"] = _origin(encoder, name)
+        for rung in outcome.rungs:
+            if own := rung.results.get(name):
+                row[f"{counted(rung.epochs, 'epoch')} %"] = rung_score(own).percent
+        if encoder and not outcome.rungs:
+            row[SCORE_WORDS[outcome.metric]] = encoder.score(outcome.metric).percent
         if model := outcome.models.get(name):
             row["test top-1 %"] = _of_seeds(
                 model.score("test_top1"), len(outcome.plan.retraining_seeds)
@@ -71,6 +85,7 @@ def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
             if model.knows_classes:
                 row["balanced %"] = model.score("balanced_accuracy").percent
             row["parameters"] = f"{model.num_params / 1e6:.2f} M"
+            row["multiply-adds"] = format_count(outcome.costs_of(name)["macs"])
         if outcome.costs:
             costs = outcome.costs.get(name)
             for cost in outcome.plan.objectives[1:]:
@@ -80,7 +95,7 @@ def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
     if outcome.largest_class is not None:
         share = f"{100 * outcome.largest_class:.1f}"
         rows.append(dict.fromkeys(rows[0], NOTHING))
-        rows[-1] |= {"genotype": "largest class", "test top-1 %": share}
+        rows[-1] |= {"encoder": "largest class", "test top-1 %": share}
     hidden = range(limit, len(outcome.ranking)) if limit else ()
     return pd.DataFrame(rows).drop(index=list(hidden))
 
@@ -92,19 +107,25 @@ def _of_seeds(values: Spread, asked: int) -> str:
 def scores(outcome: Outcome) -> pd.DataFrame:
     """Every model with accuracies as ratios. Empty: not measured, or a single value."""
     rows: list[dict[str, Any]] = []
-    for rank, name, found in _models(outcome):
+    rungs = [f"rung_{rung.epochs}_epochs" for rung in outcome.rungs]
+    for rank, name, encoder in _models(outcome):
         row: dict[str, Any] = {"model": name, "origin": "baseline" if name == VIT else "random"}
         row |= {"encoder": str(outcome.drawn[name])} if name in outcome.drawn else {}
-        if found:
-            own = {"rank": int(rank), "encoder": str(found.genotype), "found": len(found.trials)}
-            row |= {**own, **_cells(found.scores()), "origin": "search"}
+        if encoder:
+            row |= {"rank": int(rank), "encoder": str(encoder.genotype)}
+        if encoder and encoder.trials:
+            found = {"found": len(encoder.trials), "origin": "search"}
+            row |= {**found, **_cells(encoder.scores())}
+        for column, rung in zip(rungs, outcome.rungs, strict=True):
+            if own := rung.results.get(name):
+                row |= _cells({column: rung_score(own)})
         if model := outcome.models.get(name):
             row |= _cells(model.scores(("test_top1", "test_top5")))
             row |= {"retrain_seeds": len(model.trials), "num_params": model.num_params}
             row["retrain_seconds"] = model.score("seconds").mean
         rows.append(row | outcome.costs.get(name, {}))
     columns = ["rank", "model", "encoder", "found"]
-    for name in (*SCORES, "test_top1", "test_top5"):
+    for name in (*rungs, *SCORES, "test_top1", "test_top5"):
         columns += [f"{name}_mean", f"{name}_std"]
     costs = list(COST_WORDS) if outcome.costs else []
     columns += [*costs, "retrain_seeds", "num_params", "retrain_seconds", "origin"]
@@ -118,13 +139,12 @@ def _cells(spreads: dict[str, Spread]) -> dict[str, Any]:
 
 
 def encoders(outcome: Outcome) -> pd.DataFrame:
-    """Every encoder in words: the found ones by rank, then the random ones."""
+    """Every encoder in words, by rank."""
     rows = [
-        (str(rank), summary.hash, str(summary.genotype))
-        for rank, summary in enumerate(outcome.ranking, start=1)
+        (rank, name, str(encoder.genotype if encoder else outcome.drawn[name]))
+        for rank, name, encoder in _models(outcome)
+        if name != VIT
     ]
-    drawn = {genotype.canonical_hash: str(genotype) for genotype in outcome.random}
-    rows += [("random", name, text) for name, text in drawn.items()]
     return pd.DataFrame(rows, columns=["rank", "genotype", "encoder"])
 
 
@@ -150,26 +170,6 @@ def configurations(outcome: Outcome) -> pd.DataFrame:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def checks(outcome: Outcome) -> pd.DataFrame:
-    """One row per checked configuration, best first: its score in the search, which chose it, and
-    on fresh seeds. Empty without a check."""
-    again = {c.config_index: c for c in rank_configs(outcome.checked, outcome.metric)}
-    rows = []
-    for config in outcome.configs:
-        if config.config_index in again:
-            before = config.score(outcome.metric)
-            after = again[config.config_index].score(outcome.metric)
-            rows.append(
-                {
-                    "configuration": str(config.config_index),
-                    "score that chose it, %": _of_seeds(before, outcome.plan.seeds),
-                    "on fresh seeds, %": _of_seeds(after, outcome.plan.check_seeds),
-                    "change": f"{100 * (after.mean - before.mean):+.1f}",
-                }
-            )
-    return pd.DataFrame(rows)
 
 
 def stopped(outcome: Outcome) -> pd.DataFrame:
@@ -212,11 +212,11 @@ def wall_time(outcome: Outcome) -> pd.DataFrame:
     wall = outcome.wall
     concurrent = max(1.0, wall.get("concurrent", 1.0))
     rows = []
-    phases = {"search": outcome.search, "check": outcome.checked, "retraining": outcome.retrained}
+    phases = {"search": outcome.search, "ladder": outcome.climbed, "retraining": outcome.retrained}
     for phase, trials in phases.items():
-        if wall and (phase != "check" or wall.get(phase)):
+        if wall and (phase != "ladder" or wall.get(phase)):
             spent = wall.get(phase, 0.0)
-            training = min(sum(t.seconds for t in trials) / concurrent, spent)
+            training = min(sum(t.training_seconds for t in trials) / concurrent, spent)
             rows.append((f"{phase}: training", duration(training)))
             rows.append((f"{phase}: Ray's overhead", duration(spent - training)))
     if wall:
@@ -230,6 +230,6 @@ def wall_time(outcome: Outcome) -> pd.DataFrame:
 
 def ray_seconds(trials: Sequence[SearchTrial | RetrainTrial]) -> float | None:
     """Median over the trials of what each took beyond its own epochs, in seconds."""
-    beyond = [t.wall_seconds - t.seconds for t in trials if t.wall_seconds is not None]
+    beyond = [t.wall_seconds - t.training_seconds for t in trials if t.wall_seconds is not None]
     # A trial that was continued has epochs from before its last start.
     return statistics.median(beyond) if (beyond := [b for b in beyond if b >= 0]) else None

@@ -11,14 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from tune.report.outcome import Outcome
+from dasvit.costs import format_count
+from dasvit.report.progress import counted
+from tune.report.aggregate import ModelSummary
+from tune.report.outcome import VIT, Outcome
 
 __all__ = [
     "Estimate",
     "gain_over_random",
     "mean_difference",
+    "random_accuracies",
     "rank_correlation",
     "score_correlation",
+    "verdict",
 ]
 
 RESAMPLES = 2000
@@ -86,26 +91,74 @@ def mean_difference(x: Sequence[float], y: Sequence[float]) -> Estimate | None:
 
 
 def gain_over_random(outcome: Outcome) -> Estimate | None:
-    """Test accuracy of the encoder that ranks first minus the random mean (ratios).
+    """Test accuracy of the best found encoder minus the random mean (ratios).
 
     One side are the retrainings of that encoder, one value per seed; the other the random
     encoders, one value each: its mean over its seeds. `count` is the number of random encoders.
     None without either side.
     """
-    if not outcome.ranking:
+    if outcome.best_found is None:
         return None
-    best = [t.test_top1 for t in outcome.retrained if t.model == outcome.ranking[0].hash]
+    best = [t.test_top1 for t in outcome.retrained if t.model == outcome.best_found.hash]
+    return mean_difference(best, random_accuracies(outcome))
+
+
+def random_accuracies(outcome: Outcome) -> list[float]:
+    """Test accuracy of each random encoder that was retrained: the mean over its seeds (ratio)."""
     names = [genotype.canonical_hash for genotype in outcome.random]
-    drawn = [
-        outcome.models[name].score("test_top1").mean for name in names if name in outcome.models
-    ]
-    return mean_difference(best, drawn)
+    known = (outcome.models[name] for name in names if name in outcome.models)
+    return [model.score("test_top1").mean for model in known]
 
 
 def score_correlation(outcome: Outcome) -> Estimate | None:
     """Kendall's τ of search score and test accuracy over the encoders that have both; None with
     fewer than three."""
-    measured = [summary for summary in outcome.ranking if summary.hash in outcome.models]
-    scores = [summary.score(outcome.metric).mean for summary in measured]
-    tests = [outcome.models[summary.hash].score("test_top1").mean for summary in measured]
+    measured = [encoder for encoder in outcome.ranking if encoder.hash in outcome.models]
+    scores = [encoder.score(outcome.metric).mean for encoder in measured]
+    tests = [outcome.models[encoder.hash].score("test_top1").mean for encoder in measured]
     return rank_correlation(scores, tests)
+
+
+def verdict(outcome: Outcome) -> list[str]:
+    """What was found, in sentences. Empty before the encoder to keep has been retrained."""
+    winner, models = outcome.winner, outcome.models
+    if winner is None or winner.hash not in models:
+        return []
+    tested = models[winner.hash].trials[0].num_tested
+    images = f" on {tested:,} test images" if tested else ""
+    found = "once" if len(winner.trials) == 1 else f"{len(winner.trials)} times"
+    origin = f"found {found}" if winner.trials else "drawn at random, which no search beat"
+    lines = [f"best encoder {winner.hash}, {origin}: {_accuracy(models[winner.hash])}{images}"]
+    beside = []
+    if VIT in models:
+        beside.append(f"plain ViT {_accuracy(models[VIT])}")
+    if drawn := random_accuracies(outcome):
+        mean = f"{100 * statistics.fmean(drawn):.1f} %"
+        beside.append(f"mean of {counted(len(drawn), 'random encoder')} {mean}")
+    if outcome.largest_class is not None:
+        beside.append(f"largest class {100 * outcome.largest_class:.1f} %")
+    if beside:
+        lines.append("beside it: " + ", ".join(beside))
+    if (gain := gain_over_random(outcome)) and outcome.best_found:
+        first = outcome.best_found is winner
+        name = "it" if first else f"the best found one, {outcome.best_found.hash},"
+        words = f"{name} tests {100 * gain.value:+.1f} points from the random ones"
+        if gain.low is None or gain.high is None:
+            lines.append(f"{words}; too few to say whether that is more than noise")
+        else:
+            noise = "no more" if gain.low <= 0 <= gain.high else "more"
+            interval = f"95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+            lines.append(f"{words} ({interval}), which is {noise} than noise")
+    smallest = outcome.as_good[0]
+    if smallest.hash != outcome.ranking[0].hash:
+        cheap, first = (outcome.costs_of(e.hash)["macs"] for e in (smallest, outcome.ranking[0]))
+        lines.append(
+            f"as good within a standard error, and cheapest: {smallest.hash} with "
+            f"{format_count(cheap)} multiply-adds, {outcome.ranking[0].hash} has "
+            f"{format_count(first)} (--prefer small keeps it)"
+        )
+    return lines
+
+
+def _accuracy(model: ModelSummary) -> str:
+    return f"{model.score('test_top1').percent} %"

@@ -1,0 +1,101 @@
+"""The ladder: encoders climb from rung to rung, each a longer training, by successive halving.
+
+On every rung all networks have the same number of epochs, the same recipe, the same seeds and the
+same halves of the training set, so that their accuracies can be compared whatever found them. No
+rung sees a test image. Successive halving: Jamieson and Talwalkar, arXiv:1502.07943. All of a rung
+is awaited before the next begins, unlike in Tune's ASHA, where the machine's load decides who
+climbs.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dasvit.report.events import RetrainResult
+from dasvit.spaces.cell.genotype import Genotype
+from dasvit.training.networks import VIT
+from tune.plan import Plan
+from tune.report.aggregate import GenotypeSummary, rung_score
+from tune.store import ResultFolder
+from tune.trial_folder import Failure, find_retrainings
+
+__all__ = ["Rung", "climb", "survivors"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """A rung of the ladder as far as it has come.
+
+    Attributes:
+        epochs: of its trainings.
+        models: that are trained for it, by canonical hash and "vit"; the found encoders have their
+            trainings on the first rung from their searches.
+        results: finished trainings by model, those of searches too.
+        left: the others.
+    """
+
+    epochs: int
+    models: tuple[str, ...]
+    results: dict[str, tuple[RetrainResult, ...]]
+    left: tuple[Failure, ...]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether trainings are left that have not failed."""
+        return any(failure.error is None for failure in self.left)
+
+
+def survivors(scores: Mapping[str, float], *, factor: int, least: int) -> list[str]:
+    """The best in `factor` of the names, rounded up, `least` at least; best first."""
+    count = max(math.ceil(len(scores) / factor), least)
+    return sorted(scores, key=lambda name: (-scores[name], name))[:count]
+
+
+def climb(
+    plan: Plan,
+    folder: ResultFolder,
+    found: Sequence[GenotypeSummary],
+    random: Sequence[Genotype],
+) -> tuple[tuple[Rung, ...], list[GenotypeSummary]]:
+    """The ladder as far as it has come, and the encoders of which something is known, with their
+    trainings on it.
+
+    Args:
+        found: by the searches.
+        random: the encoders that were drawn.
+
+    Raises:
+        ValueError: a malformed result file.
+    """
+    encoders = {encoder.hash: encoder for encoder in found}
+    if not plan.ladder:
+        return (), list(encoders.values())
+    drawn = {genotype.canonical_hash: genotype for genotype in random}
+    for name in drawn.keys() - encoders.keys():
+        encoders[name] = GenotypeSummary((), Genotype(drawn[name].canonical().nodes))
+    known = {e.hash: tuple(t.short for t in e.trials if t.short) for e in found}
+    models = (*(name for name in drawn if name not in known), VIT)
+    rungs: list[Rung] = []
+    for epochs in plan.ladder:
+        trials, left = find_retrainings(folder.rung_dir(epochs), models, plan.search_seeds)
+        results = {} if rungs else known
+        for model in models:
+            if own := tuple(trial for trial in trials if trial.model == model):
+                results = results | {model: own}
+        rungs.append(Rung(epochs=epochs, models=models, results=results, left=tuple(left)))
+        if rungs[-1].interrupted:
+            break
+        scores = {n: rung_score(own).mean for n, own in results.items() if n != VIT}
+        best = survivors(scores, factor=plan.reduction_factor, least=plan.retrain_top)
+        models = (*best, VIT)
+    closed = [rung for rung in rungs if not rung.interrupted]
+    reached = {
+        name: tuple(rung.results[name] for rung in closed if name in rung.results)
+        for name in encoders
+    }
+    return tuple(rungs), [
+        dataclasses.replace(encoder, rungs=reached[name])
+        for name, encoder in encoders.items()
+        if encoder.trials or reached[name]
+    ]
