@@ -124,6 +124,54 @@ def outcome(plan, make_chain, search_trial, retrain_trial) -> Any:
 
 
 @pytest.fixture
+def climbed(outcome, make_chain, retrain_trial, search_trial) -> Any:
+    """A ladder of two rungs: a random encoder passes the best found one on the second."""
+    from tune.report.ladder import Rung
+
+    a, b = (make_chain("identity", "msa_h2", "identity"), make_chain("msa_h2", "mlp_r3"))
+    drawn = make_chain("msa_h4", "mlp_r4", "mlp_r4")
+    ha, hb, hc = (genotype.canonical_hash for genotype in (a, b, drawn))
+
+    def rung(model: str, *scores: float) -> tuple[Any, ...]:
+        made = (retrain_trial(model, seed, score) for seed, score in enumerate(scores))
+        return tuple(
+            dataclasses.replace(t, balanced_accuracy=t.test_top1, num_tested=719) for t in made
+        )
+
+    first = {
+        ha: rung(ha, 0.71, 0.73),
+        hb: rung(hb, 0.60),
+        hc: rung(hc, 0.70, 0.72),
+        "vit": rung("vit", 0.5, 0.5),
+    }
+    second = {
+        ha: rung(ha, 0.80, 0.81),
+        hc: rung(hc, 0.80, 0.82),
+        "vit": rung("vit", 0.7, 0.7),
+    }
+    searched = ((0, 0, a, ha, 0), (0, 1, a, ha, 1), (1, 0, b, hb, 0))
+    return dataclasses.replace(
+        outcome,
+        plan=dataclasses.replace(outcome.plan, metric="trained_accuracy", random_baseline=1),
+        search=tuple(
+            search_trial(config, seed, genotype, 0.5, 0.5, short=first[name][place])
+            for config, seed, genotype, name, place in searched
+        ),
+        random=(drawn,),
+        rungs=(
+            Rung(epochs=4, models=(hc, "vit"), results=first, left=()),
+            Rung(epochs=12, models=(ha, hc, "vit"), results=second, left=()),
+        ),
+        retrained=(
+            retrain_trial(hc, 0, 0.95),
+            retrain_trial(ha, 0, 0.90),
+            retrain_trial(ha, 1, 0.92),
+            retrain_trial("vit", 0, 0.85),
+        ),
+    )
+
+
+@pytest.fixture
 def several(outcome, make_chain, search_trial) -> Any:
     """Two objectives and three encoders: the best, a cheaper one, and one that both beat."""
     worst = make_chain("mlp_r3", "msa_h2")
@@ -151,6 +199,7 @@ def plan() -> Any:
         seeds=2,
         metric="discretised_accuracy",
         retrain_top=2,
+        random_baseline=0,
         retrain_seeds=2,
     )
 

@@ -11,7 +11,7 @@ from tune.space import first_draws, outer_space, to_search_config
 def test_defaults() -> None:
     options = parse_options([])
     plan = options.plan
-    assert (options.preset, plan.num_samples, plan.seeds, plan.retrain_top) == ("digits", 16, 2, 3)
+    assert (options.preset, plan.num_samples, plan.seeds, plan.retrain_top) == ("digits", 16, 2, 2)
     assert plan.num_searches == 32
     assert plan.fixed == ()
     assert options.folder_name == "digits"

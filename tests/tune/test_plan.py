@@ -10,9 +10,9 @@ from tune.plan import Plan
 def test_a_plan_survives_the_file(plan: Plan) -> None:
     for changed in (
         plan,
-        dataclasses.replace(plan, strategy="random"),
+        dataclasses.replace(plan, strategy="random", metric="trained_accuracy"),
         dataclasses.replace(
-            plan, random_baseline=3, check_seeds=2, space="/a.py:f sha256=0", fixed=("xi",)
+            plan, random_baseline=3, rungs=(5, 9), space="/a.py:f sha256=0", fixed=("xi",)
         ),
     ):
         assert Plan.from_dict(json.loads(json.dumps(changed.to_dict()))) == dataclasses.replace(
@@ -32,26 +32,23 @@ def test_counts(plan: Plan) -> None:
     assert (plan.num_searches, plan.num_random, plan.num_retrainings) == (4, 0, 6)
     beside = dataclasses.replace(plan, random_baseline=5)
     assert (beside.num_searches, beside.num_random, beside.num_retrainings) == (4, 5, 16)
-    random = dataclasses.replace(plan, strategy="random", num_samples=7)
-    assert (random.num_searches, random.num_random, random.num_retrainings) == (0, 7, 16)
+    random = dataclasses.replace(plan, strategy="random", metric="trained_accuracy", num_samples=7)
+    assert (random.num_searches, random.num_random, random.num_retrainings) == (0, 7, 6)
     assert len(random.random_genotypes()) == 7
     # The draws beside a search are those of the random search, as far as they go.
     assert random.random_genotypes()[:5] == beside.random_genotypes()
-
-
-def test_fresh_seeds_come_after_those_of_the_search(plan: Plan) -> None:
-    checking = dataclasses.replace(plan, check_seeds=3)
-    assert (checking.search_seeds, checking.fresh_seeds) == (range(2), range(2, 5))
-    assert len(plan.fresh_seeds) == 0
 
 
 def test_every_model_is_retrained_once(plan: Plan, outcome) -> None:
     first, second = (summary.genotype for summary in outcome.ranking)
     other = dataclasses.replace(plan, random_baseline=1).random_genotypes()
     found = [summary.hash for summary in outcome.ranking]
-    names = plan.models(found, (second, *other))
+    beside = dataclasses.replace(plan, random_baseline=2)
     hashes = [g.canonical_hash for g in (first, second, *other)]
-    assert names == (*hashes, "vit")
+    assert beside.models(found, (second, *other)) == (*hashes, "vit")
+    # Of a random search those that the ladder chose.
+    chosen = dataclasses.replace(plan, strategy="random", metric="trained_accuracy")
+    assert chosen.models(found[:1], (second, *other)) == (found[0], "vit")
 
 
 def test_the_command_line_makes_the_plan() -> None:
@@ -69,10 +66,12 @@ def test_the_command_line_makes_the_plan() -> None:
         ("--random-baseline -1", "random_baseline must lie in \\[0, 100000\\], but got -1"),
         ("--search random --random-baseline 2", "--search random takes no --random-baseline"),
         ("--search random --space a.py:f", "--search random takes no --space"),
-        ("--search random --check-seeds 2", "--search random takes no --check-seeds"),
-        ("--check-seeds -1", "check_seeds must lie in \\[0, 100000\\], but got -1"),
+        ("--search random --metric supernet_accuracy", "it searches nothing that has one"),
+        ("--rungs 12 8", "rungs must grow, but got \\(12, 8\\)"),
+        ("--prefer small --metric supernet_accuracy", "--prefer small goes by the accuracy on"),
+        ("--retrain.held-out 0.2", "--retrain.held-out: what is retrained sees all training"),
         ("--search grid", "search"),
-        ("--num-samples 1 --seeds 2 --retrain-top 3", "--retrain-top 3: 1 configurations × 2 "),
+        ("--num-samples 1 --retrain-top 7", "--retrain-top 7: 1 configurations × 2 seeds and 4 "),
     ],
 )
 def test_bad_input_is_one_line(argv: str, message: str) -> None:

@@ -66,7 +66,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ("--resume", "--resume: "),
         ("--resume --fresh", "give one of them"),
         ("--seeds 0", "seeds must lie in [1, 100000], but got 0"),
-        ("--num-samples 2 --seeds 1 --retrain-top 3", "find at most 2 encoders; ask for fewer"),
+        ("--num-samples 2 --seeds 1 --retrain-top 9", "are at most 6; ask for fewer"),
         ("--cuda-graph --gpus-per-trial 0", "cuda_graph needs a GPU, but the device is cpu"),
         ("--compile --gpus-per-trial 0", "compile needs a compiler (no-such-compiler)"),
         ("--retrain.compile --gpus-per-trial 0", "compile needs a compiler (no-such-compiler)"),

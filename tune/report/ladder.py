@@ -7,18 +7,17 @@ is awaited before the next begins, unlike in Tune's ASHA, where the machine's lo
 climbs.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dasvit.report.events import RetrainResult
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.training.networks import VIT
 from tune.plan import Plan
-from tune.report.aggregate import GenotypeSummary, rung_score
+from tune.report.aggregate import rung_score
 from tune.store import ResultFolder
-from tune.trial_folder import Failure, find_retrainings
+from tune.trial_folder import Failure, SearchTrial, find_retrainings
 
 __all__ = ["Rung", "climb", "survivors"]
 
@@ -53,33 +52,28 @@ def survivors(scores: Mapping[str, float], *, factor: int, least: int) -> list[s
 
 
 def climb(
-    plan: Plan,
-    folder: ResultFolder,
-    found: Sequence[GenotypeSummary],
-    random: Sequence[Genotype],
-) -> tuple[tuple[Rung, ...], list[GenotypeSummary]]:
-    """The ladder as far as it has come, and the encoders of which something is known, with their
-    trainings on it.
+    plan: Plan, folder: ResultFolder, search: Iterable[SearchTrial], random: Iterable[Genotype]
+) -> tuple[Rung, ...]:
+    """The ladder as far as it has come.
 
     Args:
-        found: by the searches.
+        search: finished searches.
         random: the encoders that were drawn.
 
     Raises:
         ValueError: a malformed result file.
     """
-    encoders = {encoder.hash: encoder for encoder in found}
-    if not plan.ladder:
-        return (), list(encoders.values())
-    drawn = {genotype.canonical_hash: genotype for genotype in random}
-    for name in drawn.keys() - encoders.keys():
-        encoders[name] = GenotypeSummary((), Genotype(drawn[name].canonical().nodes))
-    known = {e.hash: tuple(t.short for t in e.trials if t.short) for e in found}
-    models = (*(name for name in drawn if name not in known), VIT)
+    found: dict[str, tuple[RetrainResult, ...]] = {}
+    for trial in search:
+        if trial.short is not None:
+            name = trial.genotype.canonical_hash
+            found[name] = (*found.get(name, ()), trial.short)
+    drawn = (genotype.canonical_hash for genotype in random)
+    models = (*(name for name in drawn if name not in found), VIT)
     rungs: list[Rung] = []
     for epochs in plan.ladder:
         trials, left = find_retrainings(folder.rung_dir(epochs), models, plan.search_seeds)
-        results = {} if rungs else known
+        results = {} if rungs else found
         for model in models:
             if own := tuple(trial for trial in trials if trial.model == model):
                 results = results | {model: own}
@@ -89,13 +83,4 @@ def climb(
         scores = {n: rung_score(own).mean for n, own in results.items() if n != VIT}
         best = survivors(scores, factor=plan.reduction_factor, least=plan.retrain_top)
         models = (*best, VIT)
-    closed = [rung for rung in rungs if not rung.interrupted]
-    reached = {
-        name: tuple(rung.results[name] for rung in closed if name in rung.results)
-        for name in encoders
-    }
-    return tuple(rungs), [
-        dataclasses.replace(encoder, rungs=reached[name])
-        for name, encoder in encoders.items()
-        if encoder.trials or reached[name]
-    ]
+    return tuple(rungs)

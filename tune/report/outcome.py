@@ -47,7 +47,6 @@ class Outcome:
         search, retrained: finished trials.
         not_searched, not_retrained: the others.
         stopped: searches that the scheduler ended early; they are neither.
-        encoders: all that were found, and that have climbed, with their trainings on the ladder.
         rungs: of the ladder, as far as it has come.
         costs: of the encoders by canonical hash and of "vit", each by objective; empty with one
             objective.
@@ -63,7 +62,6 @@ class Outcome:
     stopped: tuple[StoppedTrial, ...] = ()
     retrained: tuple[RetrainTrial, ...] = ()
     not_retrained: tuple[Failure, ...] = ()
-    encoders: tuple[GenotypeSummary, ...] = ()
     rungs: tuple[Rung, ...] = ()
     costs: dict[str, dict[str, int]] = field(default_factory=dict)
     random: tuple[Genotype, ...] = ()
@@ -109,6 +107,22 @@ class Outcome:
         retrain, so that retrainings are not waited for."""
         left = self.not_searched if self.not_searched and not self.search else self.failures
         return any(failure.error is None for failure in left)
+
+    @cached_property
+    def encoders(self) -> list[GenotypeSummary]:
+        """All that were found, and the random ones that have climbed, with their trainings on the
+        rungs that are complete."""
+        closed = [rung for rung in self.rungs if not rung.interrupted]
+        merged = {encoder.hash: encoder for encoder in merge_genotypes(self.search)}
+        for name, genotype in self.drawn.items():
+            if any(name in rung.results for rung in closed):
+                merged[name] = GenotypeSummary((), Genotype(genotype.canonical().nodes))
+        return [
+            dataclasses.replace(
+                encoder, rungs=tuple(r.results[name] for r in closed if name in r.results)
+            )
+            for name, encoder in merged.items()
+        ]
 
     @cached_property
     def ranking(self) -> list[GenotypeSummary]:
@@ -276,15 +290,13 @@ def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float
         folder.search_dir, indices, plan.search_seeds, with_short=plan.climbs
     )
     random = plan.random_genotypes()
-    rungs, encoders = climb(plan, folder, merge_genotypes(searched), random)
     outcome = Outcome(
         name=name,
         plan=plan,
         search=tuple(searched),
         not_searched=tuple(left),
         stopped=tuple(stopped),
-        encoders=tuple(encoders),
-        rungs=rungs,
+        rungs=climb(plan, folder, searched, random),
         costs=_costs(plan, searched),
         random=random,
         wall=wall,

@@ -6,7 +6,13 @@ import random
 import pytest
 
 from dasvit.spaces.cell.genotype import Edge, Genotype
-from tune.report.aggregate import rank_configs, rank_genotypes, summarize_models, vote
+from tune.report.aggregate import (
+    merge_genotypes,
+    rank_configs,
+    rank_genotypes,
+    summarize_models,
+    vote,
+)
 
 OPERATIONS = ("zero", "identity", "msa_h2", "mlp_r3")
 
@@ -20,13 +26,15 @@ def test_equal_genotypes_merge_and_rank_by_mean(make_chain, search_trial) -> Non
         search_trial(1, 1, a, 0.40, 0.99),
     ]
     random.Random(0).shuffle(trials)
-    first, second = rank_genotypes(trials, "discretised_accuracy")
+    first, second = rank_genotypes(merge_genotypes(trials), "discretised_accuracy")
     # By the mean 0.70 of b over 0.65 of a, although a holds the best single trial.
     assert (first.genotype, second.genotype) == (b, a)
     assert (first.score("gap").mean, first.score("gap").count) == (pytest.approx(0.15), 2)
     assert first.score("discretised_accuracy").std == pytest.approx(math.sqrt(0.02))
     assert [t.name for t in second.trials] == ["config_000_seed_0", "config_001_seed_1"]
-    assert rank_genotypes(trials, "supernet_accuracy")[0].genotype == a  # the metric ranks
+    assert (
+        rank_genotypes(merge_genotypes(trials), "supernet_accuracy")[0].genotype == a
+    )  # the metric ranks
 
 
 def test_genotypes_merge_by_canonical_form(search_trial) -> None:
@@ -35,7 +43,7 @@ def test_genotypes_merge_by_canonical_form(search_trial) -> None:
     one, other = Genotype((left, right)), Genotype((right, left))
     assert one != other
     trials = [search_trial(0, 0, one, 0.5, 0.5), search_trial(0, 1, other, 0.7, 0.7)]
-    (merged,) = rank_genotypes(trials, "discretised_accuracy")
+    (merged,) = rank_genotypes(merge_genotypes(trials), "discretised_accuracy")
     assert len(merged.trials) == 2
     assert merged.genotype == one.canonical() == other.canonical()
 
@@ -44,7 +52,7 @@ def test_ties_go_to_the_more_frequent(make_chain, search_trial) -> None:
     a, b = make_chain("msa_h2", "mlp_r3"), make_chain("identity", "mlp_r3")
     trials = [search_trial(0, 0, a, 0.5, 0.5)]
     trials += [search_trial(1, seed, b, 0.5, 0.5) for seed in (0, 1)]
-    assert rank_genotypes(trials, "discretised_accuracy")[0].genotype == b
+    assert rank_genotypes(merge_genotypes(trials), "discretised_accuracy")[0].genotype == b
 
 
 def test_configurations_over_seeds(make_chain, search_trial) -> None:

@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from tune.report.aggregate import standard_error
+from tune.report.ladder import Rung
 from tune.report.outcome import best_retraining, pareto_front, spread_out
 from tune.trial_folder import Failure
 
@@ -17,16 +19,31 @@ def test_the_best_model_is_chosen_without_the_test_set(outcome) -> None:
     assert best_retraining(dataclasses.replace(outcome, search=())) is None
 
 
+def test_the_smallest_that_is_as_good(climbed) -> None:
+    """Within one standard error of the first: at 0.81 on 719 images over two seeds 0.0103 by their
+    number, 0.01 by the seeds. The second is 0.005 below and cheaper, the third on no last rung."""
+    first, second, _ = climbed.ranking
+    assert standard_error(first.rungs[-1]) == pytest.approx((0.81 * 0.19 / 1438) ** 0.5)
+    costs = [climbed.costs_of(e.hash)["macs"] for e in (first, second)]
+    assert costs[1] < costs[0]
+    assert climbed.as_good == [second, first]
+    assert climbed.winner is first
+    assert best_retraining(climbed).model == first.hash
+    assert climbed.chosen(1) == [first] and climbed.chosen(2) == [first, second]
+    small = dataclasses.replace(climbed, plan=dataclasses.replace(climbed.plan, prefer="small"))
+    assert small.winner.hash == second.hash and small.chosen(1) == [second]
+    assert best_retraining(small).model == second.hash
+
+
 def test_along_the_front(several) -> None:
     first, second, _ = (summary.hash for summary in several.ranking)
     assert [s.hash for s in several.front] == [second, first]  # cheapest first
     assert [s.hash for s in several.chosen(3)] == [first, second]
     assert [s.hash for s in several.chosen(1)] == [first]
-    assert [c.config_index for c in several.best_configs(2)] == [0, 1]
     assert best_retraining(several).model == first
     # Before any search has finished: the baselines' costs are known from the start.
     none = dataclasses.replace(several, search=(), costs={"vit": {"macs": 5, "params": 10}})
-    assert (none.ranking, none.front, none.chosen(2), none.best_configs(2)) == ([], [], [], [])
+    assert (none.ranking, none.front, none.chosen(2)) == ([], [], [])
 
 
 def test_of_equal_scores_the_cheaper_one_leads(several, make_chain, search_trial) -> None:
@@ -63,7 +80,8 @@ BOOM, LEFT = Failure("config_000_seed_0", "boom"), Failure("vit_seed_0")
         ({}, True, False),
         ({"not_searched": (BOOM,)}, False, False),
         ({"not_searched": (BOOM, LEFT)}, False, True),
-        ({"not_checked": (BOOM,)}, False, False),
+        ({"rungs": (Rung(epochs=4, models=(), results={}, left=(BOOM,)),)}, False, False),
+        ({"rungs": (Rung(epochs=4, models=(), results={}, left=(LEFT,)),)}, False, True),
         ({"not_retrained": (LEFT,)}, False, True),
         # Without a finished search there is nothing to retrain: that is no interruption.
         ({"search": (), "not_searched": (BOOM,), "not_retrained": (LEFT,)}, False, False),

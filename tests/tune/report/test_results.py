@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from dasvit.spaces.cell.genotype import Genotype
 from tune.report import tables
+from tune.report.ladder import Rung
 from tune.report.outcome import Outcome
 from tune.report.results import save_genotypes, write_results
 from tune.store import ResultFolder
@@ -33,9 +35,9 @@ def test_the_leaderboard(outcome: Outcome, written: Any) -> None:
     text, rows, values = written(outcome)
     a, b = outcome.ranking
     for line in (
-        f"| 1 | {a.hash} | 2× | 62.0 ± 2.8 | 70.0 ± 0.0 | 8.0 ± 2.8 | 91.0 ± 1.4 (2 seeds) |",
-        f"| 2 | {b.hash} | 1× | 50.0 | 80.0 | 30.0 | 99.0 (1 of 2 seeds) | 0.25 M |",
-        "| – | plain ViT | – | – | – | – | 85.0 (1 of 2 seeds) | 0.25 M |",
+        f"| 1 | {a.hash} | found 2× | 62.0 ± 2.8 | 91.0 ± 1.4 (2 seeds) | 0.25 M |",
+        f"| 2 | {b.hash} | found 1× | 50.0 | 99.0 (1 of 2 seeds) | 0.25 M |",
+        "| – | plain ViT | baseline | – | 85.0 (1 of 2 seeds) | 0.25 M |",
         f"1. `{a.hash}`: {a.genotype}",
         "no choice is made on it",
     ):
@@ -55,7 +57,7 @@ def test_the_leaderboard(outcome: Outcome, written: Any) -> None:
     assert values["votes"][0]["votes"] == {"msa_h2": 2, "identity": 1}
     assert [c["config_index"] for c in values["configurations"]] == [0, 1]
     # One vote at most is cut off where the terminal shows the first rows.
-    assert list(tables.leaderboard(outcome, limit=1)["genotype"]) == [a.hash, "plain ViT"]
+    assert list(tables.leaderboard(outcome, limit=1)["encoder"]) == [a.hash, "plain ViT"]
 
 
 def test_configurations_name_their_genotypes(
@@ -72,7 +74,7 @@ def test_configurations_name_their_genotypes(
 
 
 def test_failures_and_stops_are_counted_with_their_reasons(
-    outcome: Outcome, written: Any, folder: ResultFolder, search_trial: Any, make_chain: Any
+    outcome: Outcome, written: Any, folder: ResultFolder
 ) -> None:
     no_kernel = "RuntimeError: no such kernel | <none>"
     stop = StoppedTrial(
@@ -84,15 +86,15 @@ def test_failures_and_stops_are_counted_with_their_reasons(
     )
     failed = dataclasses.replace(
         outcome,
-        plan=dataclasses.replace(outcome.plan, check_seeds=2),
         not_searched=(
             Failure("config_001_seed_1", "the loss or the weights are not finite"),
             Failure("config_002_seed_0", no_kernel),
             Failure("config_002_seed_1", no_kernel),
         ),
         stopped=(stop,),
-        checked=(search_trial(0, 2, make_chain("msa_h2", "mlp_r3"), 0.6, 0.7),),
-        not_checked=(Failure("config_000_seed_3", "MemoryError"),),
+        rungs=(
+            Rung(epochs=4, models=(), results={}, left=(Failure("vit_seed_0", "MemoryError"),)),
+        ),
         not_retrained=(Failure("vit_seed_1", "killed"), Failure("unstarted")),
     )
     text, _, values = written(failed)
@@ -104,7 +106,6 @@ def test_failures_and_stops_are_counted_with_their_reasons(
     seeds = tables.configurations(failed)[["configuration", "seeds"]].values.tolist()
     assert seeds == [["0", "2 of 2"], ["1", "1 of 2"], ["2", "0 of 2"]]
     assert "| 2 | 0 of 2 | – | – |" in text
-    assert "| 0 | 62.0 ± 2.8 (2 seeds) | 60.0 (1 of 2 seeds) | -2.0 |" in text  # the check
     assert len(values["not_finished"]) == 6 and values["stopped"][0]["score"] == 0.25
     page = (folder.root / "report.html").read_text()
     assert "no such kernel | &lt;none&gt;" in page and "Stopped early" in page
@@ -141,7 +142,7 @@ def test_a_winner_that_gives_one_answer_to_all_is_no_best(
     for name in ("leaderboard.md", "report.html"):
         assert sentence in (folder.root / name).read_text()
     last = tables.leaderboard(blunt).iloc[-1]
-    assert (last["genotype"], last["test top-1 %"]) == ("largest class", "92.0")
+    assert (last["encoder"], last["test top-1 %"]) == ("largest class", "92.0")
     assert tables.leaderboard(blunt).iloc[0]["balanced %"] == "50.0 ± 0.0"
     trials = [dataclasses.replace(t, largest_class=0.5) for t in outcome.retrained]
     written(dataclasses.replace(outcome, retrained=tuple(trials)))
@@ -189,7 +190,7 @@ def test_random_encoders_are_in_the_same_leaderboard(
     tests = (retrain_trial(a, 0, 0.70), retrain_trial(b, 0, 0.80))
     more = dataclasses.replace(outcome, random=drawn, retrained=(*outcome.retrained, *tests))
     text, rows, values = written(more)
-    assert f"| random | {a} | – | – | – | – | 70.0 (1 of 2 seeds) | 0.25 M |" in text
+    assert f"| random | {a} | random | – | 70.0 (1 of 2 seeds) | 0.25 M |" in text
     assert text.count(f"| {found.canonical_hash} |") == 1  # found and drawn: one row
     # 0.91 (two seeds) less the mean of 0.70, 0.80 and its own 0.91: it was drawn as well.
     assert "tests +10.7 points from the mean of 3 random encoders; 95 % interval" in text
@@ -199,11 +200,28 @@ def test_random_encoders_are_in_the_same_leaderboard(
     assert Genotype.load(folder.genotypes_dir / f"{a}.json") == drawn[0]
     saved = Genotype.load(folder.genotypes_dir / f"{found.canonical_hash}.json")
     assert "trials" in saved.provenance  # the search's file, not the draw's
-    # A random search ranks nothing.
-    only = dataclasses.replace(more, search=(), random=drawn[:2], retrained=tests)
-    text, rows, _ = written(only)
-    assert only.complete and not folder.best_dir.exists()
-    assert [(row["rank"], row["origin"]) for row in rows] == [("", "random")] * 2
+
+
+def test_who_climbs_is_ranked_whatever_found_it(
+    climbed: Outcome, written: Any, folder: ResultFolder
+) -> None:
+    first, second, third = climbed.ranking
+    path = folder.retrain_dir / f"{first.hash}_seed_0"
+    shutil.copytree(folder.retrain_dir / "vit_seed_0", path)
+    first.genotype.save(path / "genotype.json")
+    text, rows, values = written(climbed)
+    assert "| rank | encoder | origin | 4 epochs % | 12 epochs % | test top-1 % |" in text
+    assert f"| 1 | {first.hash} | random | 71.0 ± 1.4 | 81.0 ± 1.4 | 95.0 (1 of 2 seeds) |" in text
+    assert f"| 2 | {second.hash} | found 2× | 72.0 ± 1.4 | 80.5 ± 0.7 |" in text
+    assert f"| 3 | {third.hash} | found 1× | 60.0 | – | – |" in text
+    assert "| – | plain ViT | baseline | 50.0 ± 0.0 | 70.0 ± 0.0 |" in text
+    assert "Ranked by the class-balanced accuracy on held-out training images" in text
+    assert [(r["rank"], r["origin"]) for r in rows] == [
+        ("1", "random"), ("2", "search"), ("3", "search"), ("", "baseline"),
+    ]  # fmt: skip
+    assert float(rows[0]["rung_12_epochs_mean"]) == pytest.approx(0.81)
+    assert [r["epochs"] for r in values["genotypes"][0]["rungs"]] == [4, 12]
+    assert (values["winner"], values["as_good"]) == (first.hash, [second.hash, first.hash])
 
 
 def test_several_objectives_show_the_front(several: Outcome, written: Any) -> None:

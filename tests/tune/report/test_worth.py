@@ -6,12 +6,12 @@ import math
 import pytest
 
 from tune.report.page import leaderboard_text
-from tune.report.tables import checks
 from tune.report.worth import (
     gain_over_random,
     mean_difference,
     rank_correlation,
     score_correlation,
+    verdict,
 )
 
 
@@ -87,20 +87,33 @@ def test_gain_over_random(measured) -> None:
     assert gain_over_random(dataclasses.replace(measured, search=())) is None
 
 
+def test_the_verdict(measured, climbed) -> None:
+    best = measured.ranking[0].hash
+    lines = verdict(measured)
+    assert lines[0] == f"best encoder {best}, found once: 92.5 ± 0.7 %"
+    assert lines[1] == "beside it: mean of 2 random encoders 72.0 %"
+    assert lines[2].startswith("it tests +20.5 points from the random ones (95 % interval +")
+    assert lines[2].endswith(", which is more than noise")
+    noisy = [
+        dataclasses.replace(t, test_top1=t.test_top1 - 0.3 * t.seed) for t in measured.retrained
+    ]
+    assert verdict(dataclasses.replace(measured, retrained=tuple(noisy)))[2].endswith(
+        "no more than noise"
+    )
+    one = dataclasses.replace(measured, random=measured.random[:1])
+    assert "too few to say" in verdict(one)[2]
+    assert verdict(dataclasses.replace(measured, retrained=())) == []
+    # On the ladder a random encoder stands first, and one as good is cheaper.
+    first, second, *_ = climbed.ranking
+    lines = verdict(climbed)
+    assert lines[0].startswith(f"best encoder {first.hash}, drawn at random, which no search beat")
+    assert lines[2].startswith(f"the best found one, {second.hash}, tests -4.0 points")
+    assert lines[3].startswith(f"as good within a standard error, and cheapest: {second.hash} with")
+
+
 def test_score_and_test(measured) -> None:
     tau = score_correlation(measured)
     assert (tau.value, tau.count) == (pytest.approx((5 - 1) / 6), 4)  # one of six pairs crossed
     assert "is +0.67 (n = 4" in leaderboard_text(measured)
     few = dataclasses.replace(measured, search=measured.search[:2])
     assert "needs three retrained encoders" in leaderboard_text(few)
-
-
-def test_scores_before_and_after_the_check(measured, search_trial) -> None:
-    assert checks(measured).empty
-    genotype = measured.ranking[0].genotype
-    fresh = (search_trial(0, 1, genotype, 0.7, 0.9), search_trial(0, 2, genotype, 0.8, 0.9))
-    checking = dataclasses.replace(measured.plan, check_seeds=3)
-    checked = dataclasses.replace(measured, checked=fresh, plan=checking)
-    [row] = checks(checked).values.tolist()
-    assert row == ["0", "90.0 (1 of 2 seeds)", "75.0 ± 7.1 (2 of 3 seeds)", "-15.0"]
-    assert checked.ranking == measured.ranking

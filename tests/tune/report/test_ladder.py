@@ -1,0 +1,129 @@
+"""Who climbs: by known scores, from the trainings' folders."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dasvit.report.events import RetrainResult
+from dasvit.report.record import save_result
+from tune.plan import Plan
+from tune.report.ladder import climb, survivors
+from tune.report.outcome import gather
+from tune.store import ResultFolder
+from tune.trial_folder import retrain_dirname
+
+
+@pytest.mark.parametrize(
+    ("factor", "least", "expected"),
+    [(3, 1, "eb"), (2, 1, "eba"), (6, 1, "e"), (6, 3, "eba"), (2, 9, "ebadc")],
+)
+def test_survivors(factor: int, least: int, expected: str) -> None:
+    """The best third of five is two; equal scores go by name."""
+    scores = {"a": 0.5, "b": 0.7, "c": 0.1, "d": 0.2, "e": 0.9}
+    assert "".join(survivors(scores, factor=factor, least=least)) == expected
+    assert survivors({"y": 0.5, "x": 0.5}, factor=2, least=1) == ["x"]
+
+
+@pytest.fixture
+def climbing(plan: Plan) -> Plan:
+    return dataclasses.replace(
+        plan,
+        metric="trained_accuracy",
+        random_baseline=3,
+        retrain_top=1,
+        score_epochs=2,
+        rungs=(5,),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> ResultFolder:
+    return ResultFolder(tmp_path / "mine")
+
+
+@pytest.fixture
+def train(folder: ResultFolder) -> Any:
+    """Writes the results of trainings on a rung, one per seed; None is an error."""
+
+    def write(epochs: int, model: str, *scores: float | None) -> None:
+        for seed, score in enumerate(scores):
+            path = folder.rung_dir(epochs) / retrain_dirname(model, seed)
+            path.mkdir(parents=True)
+            if score is None:
+                (path / "error.json").write_text(json.dumps({"error": "boom"}))
+            else:
+                save_result(path / "result.json", result(score))
+
+    return write
+
+
+def result(score: float) -> RetrainResult:
+    return RetrainResult(
+        model="x",
+        test_top1=0.123,
+        test_top5=1.0,
+        train_accuracy=1.0,
+        num_params=1,
+        seconds=1.0,
+        balanced_accuracy=score,
+    )
+
+
+def test_rung_by_rung(
+    climbing: Plan, folder: ResultFolder, train: Any, search_trial: Any, make_chain: Any
+) -> None:
+    a = make_chain("msa_h2", "mlp_r3")
+    drawn = climbing.random_genotypes()
+    first, second, third = (genotype.canonical_hash for genotype in drawn)
+    search = [search_trial(0, seed, a, 0.5, 0.5, short=result(0.8)) for seed in (0, 1)]
+
+    def rungs() -> Any:
+        return climb(climbing, folder, search, drawn)
+
+    # The search's own trainings are its first rung; the others are trained on the same seeds.
+    (rung,) = rungs()
+    assert (rung.epochs, rung.models) == (2, (first, second, third, "vit"))
+    assert rung.interrupted and len(rung.left) == 8
+    train(2, first, 0.9, 0.8)
+    train(2, second, 0.3, None)
+    train(2, third, None, None)
+    (rung,) = rungs()  # the ViT is missing
+    train(2, "vit", 0.99, 0.99)
+    rung, last = rungs()
+    # Of three encoders with a score, the best third: 0.85 before 0.80 and 0.30. The ViT goes along.
+    assert not rung.interrupted and [f.error for f in rung.left] == ["boom"] * 3
+    assert (last.epochs, last.models, last.interrupted) == (5, (first, "vit"), True)
+    train(5, first, 0.7, 0.7)
+    train(5, "vit", 0.9, 0.9)
+    outcome = gather(climbing, folder, name="mine", wall={})
+    assert [len(r.left) for r in outcome.rungs] == [3, 0]
+    assert [e.hash for e in outcome.ranking] == [first, second]  # no search is in the folder
+    assert (outcome.winner.hash, outcome.interrupted) == (first, True)  # searches are left
+
+
+def test_no_ladder_without_trained_accuracy(climbing: Plan, folder: ResultFolder) -> None:
+    by_supernet = dataclasses.replace(climbing, metric="supernet_accuracy")
+    assert by_supernet.ladder == ()
+    assert climb(by_supernet, folder, (), climbing.random_genotypes()) == ()
+
+
+def test_what_a_rung_trains(plan: Plan) -> None:
+    """The halves of a search of the same seed, the recipe of the retraining, its share of warm-up;
+    never more epochs than the retraining has."""
+    retrain = dataclasses.replace(plan.retrain, epochs=30, warmup_epochs=3)
+    climbing = dataclasses.replace(
+        plan, metric="trained_accuracy", retrain=retrain, score_epochs=4, rungs=(3, 12, 99)
+    )
+    assert climbing.ladder == (4, 12, 30)
+    rung = climbing.rung(12)
+    assert (rung.epochs, rung.warmup_epochs, rung.held_out) == (12, 2, plan.search.val_fraction)
+    assert climbing.rung(1).warmup_epochs == 0
+    front = dataclasses.replace(climbing, objectives=("accuracy", "macs"))
+    assert front.ladder == (4,)
+
+
+def test_the_folder_of_a_rung(tmp_path: Path) -> None:
+    assert ResultFolder(tmp_path).rung_dir(4) == tmp_path / "ladder" / "4_epochs"
