@@ -50,6 +50,7 @@ MUTANTS: dict[str, list[Edit]] = {
     "fairness-without-zeta2": [(DASVIT, "self.zeta2 * (self", "(self")],
     "fairness-without-a": [(DASVIT, "skip = self.skip_weight * skip_loss", "skip = skip_loss")],
     "fairness-without-b": [(DASVIT, "skip + self.type_weight * self._type", "skip + self._type")],
+    "fairness-per-edge-of-the-mean": [(DASVIT, 'by_edge if scope == "edge" else', "")],
     # The step (Algorithm 1, lines 11-14)
     "no-alpha-step": [(STEP, "self.arch_optimizer.step()", "pass")],
     "no-alpha-decay": [(STEP, "weight_decay=method.alpha_weight_decay", "weight_decay=0.0")],

@@ -64,10 +64,13 @@ class DASViT(DARTS):
     """ζ1: penalty coefficient above γ_max (Eq. 18)."""
     zeta2: Annotated[float, Range("[0, inf)")] = 1.0
     """ζ2: penalty coefficient below γ_min (Eq. 18)."""
-    skip_weight: Annotated[float, Range("[0, inf)")] = 1.0
-    """a: weight of the skip-connection term L1 (Eq. 19)."""
+    skip_weight: Annotated[float, Range("[0, inf)")] = 0.1
+    """a: weight of the skip-connection term L1 (Eq. 19); 1 bans skips (docs/methods.md)."""
     type_weight: Annotated[float, Range("[0, inf)")] = 1.0
     """b: weight of the operation-type term L2 (Eq. 19)."""
+    type_scope: Literal["mean", "edge"] = "mean"
+    """Whether Eq. 17 and 18 bound the mean over the edges, or each edge by itself, since every
+    edge decides for itself what is derived."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,24 +85,25 @@ class DASViT(DARTS):
     ) -> Float[Tensor, ""]:
         """Eq. 19: `L_fair = a·L1 + b·L2`."""
         skip = self.skip_weight * skip_loss(weights, candidates)
-        totals = type_totals(weights, candidates)
+        totals = type_totals(weights, candidates, self.type_scope)
         if not totals:  # zero and identity alone
             return skip
         return skip + self.type_weight * self._type_loss(totals)
 
     def _type_loss(self, totals: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        """Eq. 18: `Σ ζ1·max(0, T − γ_max) + ζ2·max(0, γ_min − T)` over the types."""
+        """Eq. 18: `Σ ζ1·max(0, T − γ_max) + ζ2·max(0, γ_min − T)` over the types; of totals per
+        edge, its mean over the edges."""
         first, *rest = (
             self.zeta1 * (total - self.gamma_max).clamp(min=0)
             + self.zeta2 * (self.gamma_min - total).clamp(min=0)
             for total in totals.values()
         )
-        return sum(rest, start=first)
+        return sum(rest, start=first).mean()
 
     def figures(
         self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates
     ) -> dict[str, float]:
-        totals = type_totals(weights, candidates)
+        totals = type_totals(weights, candidates, "mean")
         return {f"type/{kind}": total.item() for kind, total in totals.items()}
 
     def outer_space(self, *, weight_lr: float, fixed: Collection[str] = ()) -> dict[str, Domain]:
@@ -119,7 +123,8 @@ class DASViT(DARTS):
             # Over two decades around 1.
             "zeta1": LogUniform(0.1, 10.0),
             "zeta2": LogUniform(0.1, 10.0),
-            "skip_weight": LogUniform(0.01, 10.0),
+            # From no effect to no skips; they break even at 0.1 to 0.2.
+            "skip_weight": LogUniform(0.003, 1.0),
             "type_weight": LogUniform(0.01, 10.0),
             **super().outer_space(weight_lr=weight_lr),
         }
@@ -175,10 +180,10 @@ def skip_loss(weights: Float[Tensor, "edges ops"], candidates: Candidates) -> Fl
 
 
 def type_totals(
-    weights: Float[Tensor, "edges ops"], candidates: Candidates
-) -> dict[str, Float[Tensor, ""]]:
-    """Eq. 17: the total weight of each operation type, averaged over all edges."""
-    count = len(candidates.edge_ops)
-    return {
-        kind: (weights * candidates.mask(kind, weights)).sum() / count for kind in candidates.types
+    weights: Float[Tensor, "edges ops"], candidates: Candidates, scope: Literal["mean", "edge"]
+) -> dict[str, Float[Tensor, "*edges"]]:
+    """Eq. 17: the total weight of each operation type, on each edge or in the mean over all."""
+    by_edge = {
+        kind: (weights * candidates.mask(kind, weights)).sum(dim=1) for kind in candidates.types
     }
+    return by_edge if scope == "edge" else {kind: t.mean() for kind, t in by_edge.items()}

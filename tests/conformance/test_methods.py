@@ -32,7 +32,7 @@ CANDIDATES = Candidates(edge_ops=(OPERATIONS,) * 5, operations=OPERATIONS)
 STAGED = DASViT(stage_layers=(2, 3, 4), stage_ops=(6, 4, 2), stage_epochs=5, alpha_lr=0.01, xi=0.1)
 WEIGHT_LR = 0.004
 XI = 0.4
-FAIRNESS = ("skip_weight", "type_weight", "gamma_min", "gamma_max", "zeta1", "zeta2")
+FAIRNESS = ("skip_weight", "type_weight", "gamma_min", "gamma_max", "zeta1", "zeta2", "type_scope")
 LITERAL: dict[str, Callable[[Any, dict[str, Tensor], Tensor, float], Tensor]] = {
     "dasvit": lambda method, arch, weights, t: reference.fairness(
         weights,

@@ -1,6 +1,7 @@
 """DASViT's fairness term against Eq. 16-19, entry by entry and by hand; its bounds in a sweep."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import support.plugin_operation  # noqa: F401  registers conv_k<int>
@@ -45,18 +46,19 @@ def of(edge_ops: EdgeOps, operations: tuple[str, ...] = OPERATIONS) -> Candidate
     return Candidates(edge_ops=edge_ops, operations=operations)
 
 
-def penalty(weights: Tensor, candidates: Candidates) -> Tensor:
-    return METHOD.penalty({}, weights, candidates, weights.new_zeros(()))
+def penalty(weights: Tensor, candidates: Candidates, method: DASViT = METHOD) -> Tensor:
+    return method.penalty({}, weights, candidates, weights.new_zeros(()))
 
 
+@pytest.mark.parametrize("type_scope", ["mean", "edge"])
 @pytest.mark.parametrize("space", SPACES)
-def test_equations_16_to_19(space: str, assert_same_gradients: Callable) -> None:
-    edge_ops = SPACES[space]
+def test_equations_16_to_19(space: str, type_scope: str, assert_same_gradients: Callable) -> None:
+    edge_ops, settings = SPACES[space], SETTINGS | {"type_scope": type_scope}
     for scale in (0.1, 1.0, 1.0, 1.0, 5.0, 5.0):
         alpha = (scale * torch.randn(5, len(edge_ops[0]))).requires_grad_()
-        actual = penalty(alpha.softmax(-1), of(edge_ops))
+        actual = penalty(alpha.softmax(-1), of(edge_ops), DASViT(**settings))
         expected = reference.fairness(
-            reference.softmax(alpha), edge_ops, ("msa", "mlp"), **SETTINGS
+            reference.softmax(alpha), edge_ops, ("msa", "mlp"), **settings
         )
         assert_close(actual, expected)
         assert_same_gradients(actual, expected, [alpha])
@@ -68,11 +70,26 @@ def test_closed_form() -> None:
     weights = torch.tensor([[0.05, 0.1, 0.1, 0.5, 0.25]])
     assert_close(skip_loss(weights, candidates), torch.tensor(0.1))
     totals = {"msa": torch.tensor(0.1), "mlp": torch.tensor(0.75)}
-    assert_close(type_totals(weights, candidates), totals)
+    assert_close(type_totals(weights, candidates, "mean"), totals)
     expected = 0.7 * 0.1 + 1.3 * (2.0 * 0.25 + 3.0 * 0.1)
     assert_close(penalty(weights, candidates), torch.tensor(expected))
     figures = METHOD.figures({}, weights, candidates)
     assert figures == pytest.approx({"type/msa": 0.1, "type/mlp": 0.75})
+
+
+def test_edges_that_are_far_apart_are_fair_in_the_mean_alone() -> None:
+    """One edge all attention, one all perceptron: their mean is within the bounds. By itself each
+    edge has one type 0.5 above γ_max and the other 0.2 below γ_min, and a gradient."""
+    candidates = of((("zero", "msa_h8", "mlp_r3"),) * 2)
+    alpha = torch.tensor([[-40.0, 40.0, -40.0], [-40.0, -40.0, 40.0]], requires_grad=True)
+    weights = alpha.softmax(-1)
+    assert_close(penalty(weights, candidates), torch.tensor(0.0))
+    each = replace(METHOD, type_scope="edge")
+    assert_close(penalty(weights, candidates, each), torch.tensor(1.3 * (2.0 * 0.5 + 3.0 * 0.2)))
+    for method, count in ((METHOD, 0), (each, 2)):
+        weights = torch.tensor([[0.1, 0.8, 0.1], [0.1, 0.1, 0.8]], requires_grad=True)
+        penalty(weights, candidates, method).backward()
+        assert weights.grad is not None and weights.grad.any(dim=1).sum() == count
 
 
 def test_types_are_the_spaces_own() -> None:
@@ -89,6 +106,7 @@ def test_nothing_is_copied_from_the_host_after_the_first_call(
 ) -> None:
     """A step of the search on a GPU would wait for such a copy."""
     alpha = torch.randn(5, 6, requires_grad=True)
+    each = replace(METHOD, type_scope="edge")
     with torch.inference_mode():
         penalty(alpha.softmax(-1), of(SPACES["full"]))
 
@@ -98,6 +116,7 @@ def test_nothing_is_copied_from_the_host_after_the_first_call(
     for name in ("tensor", "as_tensor", "from_numpy"):
         monkeypatch.setattr(torch, name, refuse)
     penalty(alpha.softmax(-1), of(SPACES["full"])).backward()
+    penalty(alpha.softmax(-1), of(SPACES["full"]), each).backward()
     assert alpha.grad is not None and alpha.grad.abs().sum() > 0
     with pytest.raises(AssertionError, match="from host data"):  # other candidates: a new mask
         penalty(alpha.softmax(-1), of((OPERATIONS[::-1],) * 5))

@@ -50,7 +50,9 @@ def test_the_papers_values() -> None:
 
 COUNTS = "image_size dim patch_size batch_size num_nodes edges_per_node stage_epochs"
 WEIGHTS = "zeta1 zeta2 skip_weight type_weight weight_decay alpha_weight_decay grad_clip xi"
-CHOICES = "augment token_where lr_span precision prune_zero inherit_weights inherit_alpha"
+CHOICES = (
+    "augment token_where lr_span precision prune_zero inherit_weights inherit_alpha type_scope"
+)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ def golden_trace(folder: Path) -> str:
         weight_lr=1e-3,
         weight_decay=1.0,
         alpha_lr=3e-3,
+        skip_weight=1.0,
         xi=0.5,
         dropout=0.1,
     )

@@ -256,8 +256,10 @@ def fairness(
     gamma_max: float,
     zeta1: float,
     zeta2: float,
+    type_scope: str = "mean",
 ) -> Tensor:
-    """Eq. 19, entry by entry."""
+    """Eq. 19, entry by entry. Eq. 17 and 18 are of the mean over the edges, or of every edge, where
+    Eq. 18 is averaged."""
     skips = [
         weights[m, o]
         for m, names in enumerate(edge_ops)
@@ -266,16 +268,18 @@ def fairness(
     ]
     l_1 = sum(skips) / len(skips) if skips else 0 * weights.sum()
     l_2 = 0 * weights.sum()
-    for kind in types:
+    edges = range(len(edge_ops))
+    groups = [[m] for m in edges] if type_scope == "edge" else [list(edges)]
+    for kind, group in itertools.product(types, groups):
         total = 0 * weights.sum()
-        for m, names in enumerate(edge_ops):
-            for o, name in enumerate(names):
+        for m in group:
+            for o, name in enumerate(edge_ops[m]):
                 if name.split("_")[0] == kind:
-                    total = total + weights[m, o] / len(edge_ops)
+                    total = total + weights[m, o] / len(group)
         if total > gamma_max:
-            l_2 = l_2 + zeta1 * (total - gamma_max)
+            l_2 = l_2 + zeta1 * (total - gamma_max) / len(groups)
         if total < gamma_min:
-            l_2 = l_2 + zeta2 * (gamma_min - total)
+            l_2 = l_2 + zeta2 * (gamma_min - total) / len(groups)
     return skip_weight * l_1 + type_weight * l_2
 
 
