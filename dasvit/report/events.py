@@ -5,6 +5,7 @@ progress line, or a test's `list.append`. Accuracies are ratios in [0, 1], times
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,20 @@ class SearchEpoch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageEnd:
-    """A stage is over: its last weights, and what the next stage keeps (None after the last)."""
+    """A stage is over, and the next one has been entered (after the last there is none).
+
+    Attributes:
+        epoch: the stage's last, 0-based, counted over all stages.
+        stage: 0-based.
+        weights: weights of the candidates at its end, one row per edge.
+        edge_ops: the candidates of each row.
+        kept: those that the next stage keeps; None after the last.
+        genotype: what the stage would derive.
+        accuracy_before: the supernet's at the stage's end, on the validation half (ratio).
+        accuracy_after: that of the next stage's supernet (pruned, grown, weights inherited) before
+            any training, on the same images (ratio); None after the last stage.
+        largest_class: share of these images in the largest class (ratio).
+    """
 
     epoch: int
     stage: int
@@ -84,6 +98,27 @@ class StageEnd:
     edge_ops: EdgeOps
     kept: EdgeOps | None
     genotype: Genotype
+    accuracy_before: float
+    accuracy_after: float | None
+    largest_class: float
+
+    @property
+    def pruned(self) -> dict[str, int]:
+        """From how many edges each operation goes, by its name."""
+        pairs = zip(self.edge_ops, self.kept or self.edge_ops, strict=True)
+        return dict(Counter(name for old, new in pairs for name in old if name not in new))
+
+    @property
+    def drops_to_chance(self) -> bool:
+        """Whether the change leaves the supernet at most half better than one answer to all images,
+        and it was better before."""
+        after, chance = self.accuracy_after, 1.5 * self.largest_class
+        return after is not None and after <= chance < self.accuracy_before
+
+    def record(self) -> dict[str, Any]:
+        """The change of stage as `SearchResult.stages` has it."""
+        names = ("stage", "accuracy_before", "accuracy_after", "largest_class", "pruned")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +133,7 @@ class SearchResult:
         zero_share: mean weight of `zero` over all edges at the end.
         seconds: wall time of all epochs, restarts not counted.
         settings: the outer hyper-parameters, by name, for comparison of runs.
+        stages: what each change of stage did to the supernet (`StageEnd.record`).
     """
 
     genotype: Genotype
@@ -107,6 +143,7 @@ class SearchResult:
     zero_share: float
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
+    stages: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def gap(self) -> float:
@@ -249,4 +286,9 @@ def scalars(event: Event) -> dict[str, float]:
             "num_params": event.num_params,
             "seconds": event.seconds,
         }
-    return {}
+    if event.accuracy_after is None:  # no stage follows
+        return {}
+    return {
+        "stage/accuracy_before": event.accuracy_before,
+        "stage/accuracy_after": event.accuracy_after,
+    }

@@ -64,7 +64,7 @@ class ProgressReport:
                     f"{100 * event.train_accuracy:5.1f} %  lr {event.lr:.2e}  {self._left(event)}"
                 )
             case StageEnd():
-                return f"stage {event.stage + 1} ends; derived so far: {event.genotype}"
+                return _stage_end(event)
             case SearchResult():
                 return (
                     f"found {event.genotype}\nvalidation accuracy: supernet "
@@ -97,3 +97,19 @@ class ProgressReport:
         rate = (time.perf_counter() - self._started) / (event.epoch + 1 - self._first_epoch)
         remaining = event.total_epochs - event.epoch - 1
         return f"{duration(rate * remaining)} left" if remaining else "done"
+
+
+def _stage_end(event: StageEnd) -> str:
+    line = f"stage {event.stage + 1} ends; derived so far: {event.genotype}"
+    if event.accuracy_after is None:
+        return line
+    before, now = 100 * event.accuracy_before, 100 * event.accuracy_after
+    line += f"\nstage {event.stage + 2} begins: val accuracy {before:.1f} % before, {now:.1f} % now"
+    if not event.drops_to_chance:
+        return line
+    line += "\nwarning: the change of stage dropped the supernet to chance"
+    if pruned := event.pruned:
+        most, edges = max(pruned.values()), len(event.edge_ops)
+        names = ", ".join(name for name, count in pruned.items() if count == most)
+        line += f": {names} went from {'all' if most == edges else f'{most} of'} {edges} edges"
+    return line

@@ -45,6 +45,7 @@ class TensorBoardReport:
     the first        text `settings`                                          0
     SearchEpoch      `events.scalars`, `weights/<operation>`                  epoch
     StageEnd         images `operation_weights`, `encoder`; text `genotype`   stage
+    (the same)       `events.scalars`, where a stage follows                  epochs done
     SearchResult     `accuracy/discretised`; the HParams tab                  epochs done
     RetrainEpoch     `events.scalars`                                         epoch
     RetrainResult    `accuracy/test`; the HParams tab                         epochs done
@@ -82,6 +83,7 @@ class TensorBoardReport:
             _add_scalars(writer, epoch_scalars(event), event.epoch)
         elif isinstance(event, StageEnd):
             self._stage_end(writer, event)
+            _add_scalars(writer, scalars(event), self._epochs_done)
         elif isinstance(event, SearchResult):
             _add_scalars(writer, {DISCRETISED: event.discretised_accuracy}, self._epochs_done)
             _add_summaries(writer, _hparams(event.settings, _SEARCH_METRICS))

@@ -6,6 +6,7 @@ not, bit for bit on CPU.
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,11 @@ def search(
                 # After the report: a crash between the two repeats the epoch, and loses nothing.
                 if is_due(run.epoch, config.checkpoint_epochs, run.stage_end):
                     checkpoints.save({**run.state_dict(), "data": data.facts})
-            kept = run.pruned()
-            report(run.stage_report(kept))
-            if kept is None:
+            end = run.end_stage(val)
+            report(end)
+            if end.kept is None:
                 break
-            run.enter_next_stage()
-        result = run.finish(val)
+        result = run.finish(end, val)
 
     result.genotype.save(out_dir / "genotype.json")
     save_result(out_dir / "result.json", result)
@@ -169,6 +169,7 @@ class _Run:
         self.epoch = 0
         self.stage = 0
         self.seconds = 0.0
+        self.changes: list[dict[str, Any]] = []
         self._enter(0, None)
 
     def _enter(self, stage: int, edge_ops: EdgeOps | None) -> None:
@@ -276,7 +277,28 @@ class _Run:
             **values,
         )
 
-    def pruned(self) -> tuple[EdgeOps, Int[Tensor, "edges kept"]] | None:
+    def end_stage(self, val: Split) -> StageEnd:
+        """Algorithm 1, lines 17-18, and 4-8 where a stage follows. The supernet is scored on the
+        validation half before and after; that draws nothing and changes nothing."""
+        kept = self._pruned()
+        end = StageEnd(
+            epoch=self.epoch - 1,
+            stage=self.stage,
+            weights=_rows(self.model.weights().detach()),
+            edge_ops=self.edge_ops,
+            kept=None if kept is None else kept[0],
+            genotype=self.derive(),
+            accuracy_before=accuracy(self.model, val),
+            accuracy_after=None,
+            largest_class=val.targets.bincount().max().item() / len(val),
+        )
+        if kept is not None:
+            self._enter_next_stage(*kept)
+            end = replace(end, accuracy_after=accuracy(self.model, val))
+            self.changes.append(end.record())
+        return end
+
+    def _pruned(self) -> tuple[EdgeOps, Int[Tensor, "edges kept"]] | None:
         """Algorithm 1, lines 17-18: what the next stage keeps; None after the last stage."""
         config = self.config
         if self.stage + 1 == len(config.stages):
@@ -288,11 +310,8 @@ class _Run:
             zero=config.method.prune_zero,
         )
 
-    def enter_next_stage(self) -> None:
+    def _enter_next_stage(self, edge_ops: EdgeOps, columns: Int[Tensor, "edges kept"]) -> None:
         """Algorithm 1, lines 4-8, from the second stage on."""
-        kept = self.pruned()
-        assert kept is not None, "the last stage has no next"
-        edge_ops, columns = kept
         method, old = self.config.method, self.model
         del self.step  # optimisers' states and a captured step: not held beside the next stage's
         self._enter(self.stage + 1, edge_ops)
@@ -303,16 +322,6 @@ class _Run:
             for name, value in method.carried(old.named_arch(), columns).items():
                 self.model.arch[name].copy_(value)
         self._show_progress()
-
-    def stage_report(self, kept: tuple[EdgeOps, Int[Tensor, "edges kept"]] | None) -> StageEnd:
-        return StageEnd(
-            epoch=self.epoch - 1,
-            stage=self.stage,
-            weights=_rows(self.model.weights().detach()),
-            edge_ops=self.edge_ops,
-            kept=None if kept is None else kept[0],
-            genotype=self.derive(),
-        )
 
     def derive(self) -> Genotype:
         """Algorithm 1, line 21."""
@@ -327,19 +336,18 @@ class _Run:
             },
         )
 
-    def finish(self, val: Split) -> SearchResult:
-        """Derive, and score the supernet and the derived network on the validation half."""
-        genotype = self.derive()
-        derived = self.config.space.network(self.model.supernet, genotype)
-        weights = _rows(self.model.weights().detach())
+    def finish(self, end: StageEnd, val: Split) -> SearchResult:
+        """What the last stage derived, scored on the validation half."""
+        derived = self.config.space.network(self.model.supernet, end.genotype)
         return SearchResult(
-            genotype=genotype,
-            supernet_accuracy=accuracy(self.model, val),
+            genotype=end.genotype,
+            supernet_accuracy=end.accuracy_before,
             discretised_accuracy=accuracy(derived, val),
-            skip_share=operation_share(weights, self.edge_ops, "identity"),
-            zero_share=operation_share(weights, self.edge_ops, "zero"),
+            skip_share=operation_share(end.weights, end.edge_ops, "identity"),
+            zero_share=operation_share(end.weights, end.edge_ops, "zero"),
             seconds=self.seconds,
             settings=self.config.outer_settings,
+            stages=self.changes,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -350,6 +358,7 @@ class _Run:
             "stage": self.stage,
             "epoch": self.epoch,
             "seconds": self.seconds,
+            "changes": self.changes,
             "edge_ops": [list(names) for names in self.edge_ops],
             "model": self.model.state_dict(),
             "weight_optimizer": self.step.weight_optimizer.state_dict(),
@@ -360,6 +369,7 @@ class _Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._enter(state["stage"], tuple(tuple(names) for names in state["edge_ops"]))
         self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.changes = state.get("changes", [])  # an earlier version kept none
         self.model.load_state_dict(state["model"])
         self._show_progress()
         self.step.weight_optimizer.load_state_dict(state["weight_optimizer"])

@@ -5,12 +5,10 @@ import math
 from dataclasses import replace
 
 import pytest
-from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH, SEARCH_RESULT
-from support.runs import ENCODER
+from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH, SEARCH_RESULT, STAGE_END
 
 from dasvit.report.events import (
     Event,
-    StageEnd,
     edge_name,
     mean_entropy,
     operation_share,
@@ -129,16 +127,12 @@ def test_scalars_of_a_retraining() -> None:
     }
 
 
-def test_a_stage_end_has_no_numbers() -> None:
-    event = StageEnd(
-        epoch=0,
-        stage=0,
-        weights=SEARCH_EPOCH.weights,
-        edge_ops=SEARCH_EPOCH.edge_ops,
-        kept=None,
-        genotype=ENCODER,
-    )
-    assert scalars(event) == {}
+def test_scalars_of_a_change_of_stage() -> None:
+    assert scalars(STAGE_END) == {}
+    assert scalars(dataclasses.replace(STAGE_END, accuracy_after=0.5)) == {
+        "stage/accuracy_before": 0.75,
+        "stage/accuracy_after": 0.5,
+    }
 
 
 def test_events_are_frozen() -> None:

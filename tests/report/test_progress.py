@@ -5,11 +5,11 @@ import math
 from dataclasses import replace
 
 import pytest
-from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH, SEARCH_RESULT
+from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH, SEARCH_RESULT, STAGE_END
 from support.runs import ENCODER
 
 import dasvit.report.progress
-from dasvit.report.events import Event, StageEnd
+from dasvit.report.events import Event
 from dasvit.report.progress import ProgressReport, counted, duration
 
 
@@ -76,10 +76,8 @@ def test_epochs_and_the_time_left(clock: list[float]) -> None:
 
 
 def test_ends(capsys: pytest.CaptureFixture[str]) -> None:
-    own = {"weights": SEARCH_EPOCH.weights, "edge_ops": SEARCH_EPOCH.edge_ops, "kept": None}
-    stage = StageEnd(epoch=0, stage=1, genotype=ENCODER, **own)
     report = ProgressReport()  # on standard output
-    for event in (stage, SEARCH_RESULT, RETRAIN_RESULT):
+    for event in (replace(STAGE_END, stage=1), SEARCH_RESULT, RETRAIN_RESULT):
         report(event)
     assert capsys.readouterr().out == (
         f"stage 2 ends; derived so far: {ENCODER}\n"
@@ -93,3 +91,35 @@ def test_ends(capsys: pytest.CaptureFixture[str]) -> None:
         "test accuracy of vit: 33.33 % (balanced 25.00 %, largest class 40.00 %); no better than "
         "one answer to all; 0.00 M parameters; 6 s\n"
     )
+
+
+ALL = (("zero", "identity", "msa_h2"),) * 5
+
+
+@pytest.mark.parametrize(
+    ("kept", "after", "names"),
+    [
+        ((("zero", "msa_h2"),) * 5, 0.15, ": identity went from all 5 edges"),
+        ((("msa_h2",),) * 5, 0.1, ": zero, identity went from all 5 edges"),
+        (ALL[:2] + (("zero", "msa_h2"),) * 3, 0.0, ": identity went from 3 of 5 edges"),
+        (
+            (("identity", "msa_h2"),) + (("zero", "msa_h2"),) * 4,
+            0.0,
+            ": identity went from 4 of 5 edges",
+        ),
+        (ALL, 0.1, ""),
+        ((("zero", "msa_h2"),) * 5, 0.16, None),
+    ],
+)
+def test_a_change_of_stage_that_drops_to_chance_is_a_warning(
+    kept: tuple, after: float, names: str | None
+) -> None:
+    """At most 1.5 times the largest class's share, here 0.1."""
+    event = replace(STAGE_END, edge_ops=ALL, kept=kept, accuracy_after=after)
+    first, second, *more = lines(event).splitlines()
+    assert first == f"stage 1 ends; derived so far: {ENCODER}"
+    assert second == f"stage 2 begins: val accuracy 75.0 % before, {100 * after:.1f} % now"
+    warning = "warning: the change of stage dropped the supernet to chance"
+    assert more == ([] if names is None else [warning + names])
+    low = replace(event, accuracy_before=0.15)  # it was at chance before
+    assert "warning" not in lines(low)

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH, SEARCH_RESULT
+from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH, SEARCH_RESULT, STAGE_END
 from support.runs import ENCODER, names_in
 
-from dasvit.report.events import StageEnd
 from dasvit.report.record import (
     JsonLinesReport,
     load_retrain_result,
@@ -27,15 +26,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_line_an_epoch(path: Path) -> None:
     report = JsonLinesReport(path)
     assert read_trace(path) == []
-    stage = StageEnd(
-        epoch=0,
-        stage=0,
-        weights=SEARCH_EPOCH.weights,
-        edge_ops=SEARCH_EPOCH.edge_ops,
-        kept=None,
-        genotype=ENCODER,
-    )
-    for event in (SEARCH_EPOCH, stage, RETRAIN_EPOCH, SEARCH_RESULT, RETRAIN_RESULT):
+    for event in (SEARCH_EPOCH, STAGE_END, RETRAIN_EPOCH, SEARCH_RESULT, RETRAIN_RESULT):
         report(event)
         assert path.read_text().endswith("\n") or event is SEARCH_EPOCH  # on disk at once
     assert path.read_text().count("\n") == 2
@@ -102,6 +93,9 @@ def test_search_result_round_trip(tmp_path: Path) -> None:
     values = json.loads(path.read_text())
     assert values["gap"] == SEARCH_RESULT.gap == 0.6 - 1 / 7
     assert values["genotype"]["hash"] == ENCODER.canonical_hash
+    del values["stages"]  # an earlier version wrote none
+    path.write_text(json.dumps(values))
+    assert load_search_result(path) == replace(SEARCH_RESULT, stages=[])
 
 
 def test_retrain_result_round_trip(tmp_path: Path) -> None:

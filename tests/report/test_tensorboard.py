@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH
+from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH, STAGE_END
 from support.events import SEARCH_RESULT as RESULT
 from support.runs import few_images, retrain_config, search_config
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -52,8 +52,8 @@ def search_epoch(epoch: int, **changes: Any) -> SearchEpoch:
 
 
 def stage_end(stage: int, **changes: Any) -> StageEnd:
-    own = {"weights": WEIGHTS, "edge_ops": EDGE_OPS, "kept": None, "genotype": GENOTYPE}
-    return StageEnd(epoch=2 * stage + 1, stage=stage, **own | changes)
+    own = {"epoch": 2 * stage + 1, "weights": WEIGHTS, "edge_ops": EDGE_OPS, "genotype": GENOTYPE}
+    return dataclasses.replace(STAGE_END, stage=stage, **own | changes)
 
 
 def write(folder: Path, events: Iterable[Event], **settings: Any) -> EventAccumulator:
@@ -120,7 +120,8 @@ def test_search_epochs_write_all_scalars_and_weights(tmp_path: Path) -> None:
 
 
 def test_stages_write_figures_and_genotypes(tmp_path: Path) -> None:
-    found = write(tmp_path, [search_epoch(0), stage_end(0), stage_end(1, **PRUNED), RESULT])
+    ends = [stage_end(0, accuracy_after=0.25), stage_end(1, **PRUNED)]
+    found = write(tmp_path, [*map(search_epoch, (0, 1)), *ends, RESULT])
     assert set(found.Tags()["images"]) == {"operation_weights", "encoder"}
     for tag in found.Tags()["images"]:
         images = found.Images(tag)
@@ -128,6 +129,9 @@ def test_stages_write_figures_and_genotypes(tmp_path: Path) -> None:
         for image in images:
             assert image.encoded_image_string.startswith(b"\x89PNG")
             assert image.width > 300 and image.height > 100
+    # The scores at the change are one point, where the next stage begins.
+    assert points(found, "stage/accuracy_before") == [(2, 0.75)]
+    assert points(found, "stage/accuracy_after") == [(2, 0.25)]
     # Later heat maps keep the columns of the first, so the images are of one size.
     assert len({image.width for image in found.Images("operation_weights")}) == 1
     (at, first), _ = text(found, "genotype")
@@ -197,13 +201,14 @@ def test_all_settings_are_one_card(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_replaces_what_the_interrupted_one_wrote(tmp_path: Path) -> None:
-    write(tmp_path, [*map(search_epoch, range(4)), stage_end(0), RESULT])
+    write(tmp_path, [*map(search_epoch, range(4)), stage_end(0, accuracy_after=0.25), RESULT])
     found = write(tmp_path, [*(search_epoch(e, train_loss=7.0 + e) for e in (2, 3)), RESULT])
     assert points(found, "loss/train") == [(0, 2.0), (1, 1.9), (2, 9.0), (3, 10.0)]
     assert points(found, "accuracy/discretised") == [(4, 0.5)]
     assert [image.step for image in found.Images("encoder")] == [0]
     # Resumed after its last epoch: all epochs are kept, the result is replaced.
-    found = write(tmp_path, [stage_end(1), RESULT])
+    found = write(tmp_path, [stage_end(1, accuracy_after=0.5), RESULT])
+    assert points(found, "stage/accuracy_after") == [(4, 0.5)]
     assert len(points(found, "loss/train")) == 4 and points(found, "accuracy/discretised") == [
         (4, 0.5)
     ]

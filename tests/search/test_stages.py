@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from support import exhaustive, reference
-from support.runs import OPERATIONS, search_config
-from support.search_runs import Searched, literal_state
+from support.runs import OPERATIONS, assert_same_state, search_config
+from support.search_runs import Searched, literal_state, run
 
 import dasvit.search.loop
 from dasvit.methods import DARTS
 from dasvit.report.events import SearchEpoch, SearchResult, StageEnd
+from dasvit.report.progress import ProgressReport
 from dasvit.search.config import SearchConfig
 from dasvit.search.loop import search
 from dasvit.search.model import SearchModel, build_search_model
@@ -89,6 +90,10 @@ def test_what_a_stage_inherits(
     old, new = found.stages
     edge_ops = old.candidates.edge_ops, new.candidates.edge_ops
     columns = [[a.index(name) for name in b] for a, b in zip(*edge_ops, strict=True)]
+    (change, last), (first, second) = found.ends, found.epochs
+    assert change.accuracy_before == first.val_accuracy and last.accuracy_after is None
+    assert change.accuracy_after == second.val_accuracy  # after training that does nothing
+    assert found.result.stages == [change.record()]
     carried = old.arch["alpha"].gather(1, torch.tensor(columns))
     same = torch.allclose(new.arch["alpha"], carried, atol=1e-9)
     assert same == (inherit_alpha == "carry")
@@ -108,6 +113,48 @@ def test_what_a_stage_inherits(
         assert same == (inherit_weights != "fresh"), name
         checked.add(parts[0] if "selector" not in parts else "selector")
     assert checked == {"embedding", "cells", "head", "selector"}
+
+
+def test_a_change_that_changes_nothing_costs_nothing(searched_once: Searched) -> None:
+    found = searched_once(stage_layers=(2, 2), stage_ops=(8, 8))
+    change, _ = found.ends
+    assert change.accuracy_before == change.accuracy_after == found.epochs[1].val_accuracy
+    assert change.pruned == {} and not change.drops_to_chance
+
+
+def test_an_operation_that_goes_from_all_edges_and_a_drop_to_chance(
+    searched_once: Searched, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A heavy penalty bans skips, and the next stage's weights are new."""
+    found = searched_once(
+        skip_weight=100.0,
+        stage_layers=(1, 1),
+        stage_ops=(8, 7),
+        stage_epochs=8,
+        weight_lr=1e-2,
+        inherit_weights="fresh",
+    )
+    change, last = found.ends
+    assert change.accuracy_before > 1.5 * change.largest_class >= change.accuracy_after
+    assert change.pruned == {"identity": 5} and change.drops_to_chance
+    assert found.result.stages[0]["pruned"] == {"identity": 5}
+    for event in (change, last):
+        ProgressReport()(event)
+    (warning,) = (line for line in capsys.readouterr().out.splitlines() if "warning" in line)
+    assert warning.endswith("dropped the supernet to chance: identity went from all 5 edges")
+
+
+@pytest.mark.usefixtures("few_searched")
+def test_scores_at_a_change_change_nothing(
+    searched_once: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = searched_once(dropout=0.2)
+    monkeypatch.setattr(dasvit.search.loop, "accuracy", lambda model, split: 0.0)
+    unscored = run(expected.config, tmp_path)
+    states = [found.state | {"changes": []} for found in (unscored, expected)]
+    assert_same_state(*states)
+    for ours, theirs in zip(unscored.epochs, expected.epochs, strict=True):
+        assert (ours.weights, ours.train_loss) == (theirs.weights, theirs.train_loss)
 
 
 def test_optimisers_start_anew_in_each_stage(searched_once: Searched) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from support.runs import ENCODER
 
-from dasvit.report.events import RetrainEpoch, RetrainResult, SearchEpoch, SearchResult
+from dasvit.report.events import RetrainEpoch, RetrainResult, SearchEpoch, SearchResult, StageEnd
 
 SEARCH_EPOCH = SearchEpoch(
     epoch=0,
@@ -23,6 +23,17 @@ SEARCH_EPOCH = SearchEpoch(
     weight_lr=1e-3,
     seconds=0.5,
 )
+STAGE_END = StageEnd(
+    epoch=0,
+    stage=0,
+    weights=SEARCH_EPOCH.weights,
+    edge_ops=SEARCH_EPOCH.edge_ops,
+    kept=None,
+    genotype=ENCODER,
+    accuracy_before=0.75,
+    accuracy_after=None,
+    largest_class=0.1,
+)
 RETRAIN_EPOCH = RetrainEpoch(
     epoch=0, total_epochs=2, train_loss=2.25, train_accuracy=0.1, lr=1e-6, seconds=0.5
 )
@@ -34,6 +45,7 @@ SEARCH_RESULT = SearchResult(
     zero_share=0.2,
     seconds=12.5,
     settings={"xi": 0.1, "seed": 3},
+    stages=[{"stage": 0, "accuracy_before": 0.75, "accuracy_after": 0.5, "pruned": {"zero": 5}}],
 )
 RETRAIN_RESULT = RetrainResult(
     model="vit", test_top1=1 / 3, test_top5=0.9, train_accuracy=1.0, num_params=1234, seconds=5.5
