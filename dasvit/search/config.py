@@ -119,6 +119,13 @@ class SearchConfig:
         """The method's settings that a sweep varies, and the seed: they tell searches apart."""
         return {**self.method.outer_settings(), "seed": self.seed}
 
+    @property
+    def plain_darts(self) -> Self:
+        """What this search is compared with: plain DARTS (`DARTS.like`) in first order. One stage
+        at the first depth, for all epochs; all tokens; no fairness."""
+        method = dataclasses.replace(DARTS.like(self.method), xi=0.0)
+        return dataclasses.replace(self, method=method)
+
     def replaced(self, **settings: Any) -> Self:
         """The same with settings put in by their own names, whichever part they belong to.
 
