@@ -126,7 +126,7 @@ def test_a_result_outweighs_a_stop(
 
 
 SWEEP = [
-    *shlex.split(f"{ASHA} --grace-epochs 1 --reduction-factor 2 --num-samples 4 --xi 0"),
+    *shlex.split(f"{ASHA} --grace-epochs 1 --reduction-factor 2 --num-samples 4 --seeds 1 --xi 0"),
     *shlex.split("--name asha --dim 12 --stage-layers 1 1 1 --retrain-top 1 --retrain.epochs 2"),
     *shlex.split("--retrain.warmup-epochs 1 --retrain.dim 12 --retrain.depth 2"),
     *("--max-concurrent-trials", "1"),
