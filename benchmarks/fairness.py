@@ -4,8 +4,9 @@ the types of operations in the mean or on each edge, at two learning rates of th
     python benchmarks/fairness.py --seeds 3
 
 Every search is of the `digits` preset, and its encoder is trained from scratch at that preset's
-size on half of the training images and tested on the other half; test images are not used. The
-results are written after every search; the same command goes on where it was stopped.
+size on half of the training images and tested on the other half; test images are not used. Writes
+OUT.json after every search, where the same command goes on, and OUT.md: how many operations are
+skips, searches that were kept from a blind encoder, changes of stage that drop to chance.
 """
 
 import itertools
@@ -47,12 +48,11 @@ class Args:
     epochs: int = 8
     """Epochs of training an encoder from scratch."""
     out: Path = Path("docs/results/fairness.json")
-    """File of the results."""
+    """File of the results; the table is beside it."""
 
 
 def run(settings: dict[str, Any], seed: int, epochs: int) -> dict[str, Any]:
-    """One search, and one training of what it found. "repaired" says where an operation that mixes
-    tokens was put in, without which the encoder would not see the image."""
+    """One search and training. "repaired": where an operation that mixes tokens was put in."""
     preset = get_preset("digits")
     config = preset.search.replaced(**settings, seed=seed)
     pruning = patch.object(prune, "_keep_one_that_mixes", wraps=prune._keep_one_that_mixes)
@@ -64,8 +64,8 @@ def run(settings: dict[str, Any], seed: int, epochs: int) -> dict[str, Any]:
                 opened.reset_mock()  # not of the last stage
 
         found = search(config, f"{folder}/search", report=report)
-        training = replace(preset.retrain, epochs=epochs, held_out=config.val_fraction, seed=seed)
-        training = replace(training, model=f"{folder}/search/genotype.json")
+        own = {"epochs": epochs, "seed": seed, "model": f"{folder}/search/genotype.json"}
+        training = replace(preset.retrain, held_out=config.val_fraction, **own)
         trained = retrain(training, f"{folder}/training")
     return {
         **settings,
@@ -84,20 +84,21 @@ def run(settings: dict[str, Any], seed: int, epochs: int) -> dict[str, Any]:
     }
 
 
-def summary(rows: list[dict[str, Any]]) -> str:
-    """One line of Markdown for the runs of one setting."""
-    first = rows[0]
-    drops = sum(s["accuracy_after"] <= 1.5 * s["largest_class"] for r in rows for s in r["stages"])
-    cells = (
-        *(f"{first[name]:g}" for name in ("skip_weight", "alpha_lr")),
-        first["type_scope"],
-        f"{sum(r['identity_edges'] for r in rows)} of {sum(r['edges'] for r in rows)}",
-        f"{sum(bool(r['repaired']) for r in rows)} of {len(rows)}",
-        f"{drops} of {sum(len(r['stages']) for r in rows)}",
-        *(spread(r[n] for r in rows).percent for n in ("supernet_accuracy", "balanced_accuracy")),
-        f"{sum(r['num_params'] for r in rows) / len(rows) / 1e6:.2f} M",
-    )
-    return f"| {' | '.join(cells)} |"
+def summary(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The runs of one setting, by column."""
+    first, stages = rows[0], [stage for row in rows for stage in row["stages"]]
+    drops = sum(stage["accuracy_after"] <= 1.5 * stage["largest_class"] for stage in stages)
+    return {
+        "a": f"{first['skip_weight']:g}",
+        "rate of alpha": f"{first['alpha_lr']:g}",
+        "type_scope": first["type_scope"],
+        "skips": f"{sum(r['identity_edges'] for r in rows)} of {sum(r['edges'] for r in rows)}",
+        "repaired": f"{sum(bool(r['repaired']) for r in rows)} of {len(rows)}",
+        "drops": f"{drops} of {len(stages)}",
+        "supernet %": spread(r["supernet_accuracy"] for r in rows).percent,
+        "trained %": spread(r["balanced_accuracy"] for r in rows).percent,
+        "parameters": f"{sum(r['num_params'] for r in rows) / len(rows) / 1e6:.2f} M",
+    }
 
 
 def main(args: Args) -> None:
@@ -112,8 +113,12 @@ def main(args: Args) -> None:
             facts["runs"].append(run(settings, seed, args.epochs))
             facts["date"] = time.strftime("%Y-%m-%d")
             write_atomic(args.out, json.dumps(facts, indent=1) + "\n")
-    for settings in SETTINGS:
-        print(summary([row for row in facts["runs"] if settings.items() <= row.items()]))
+    done = facts["runs"]
+    table = [summary([r for r in done if s.items() <= r.items()]) for s in SETTINGS]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (table[0], ["---"] * len(table[0]))]
+    lines += ["| " + " | ".join(cells.values()) + " |" for cells in table]
+    title = f"`{facts['command']}`; trained: balanced accuracy after {args.epochs} epochs"
+    write_atomic(args.out.with_suffix(".md"), "\n".join([title, "", *lines, ""]))
 
 
 if __name__ == "__main__":
