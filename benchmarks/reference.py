@@ -23,12 +23,26 @@ __all__ = ["ReferenceNet", "ReferenceStep"]
 
 Batch = tuple[Tensor, Tensor]
 
+Gate = Tensor | None
+"""Of selected tokens, (batch, tokens, 1)."""
+
+
+def _gated(x: Tensor, gate: Gate) -> Tensor:
+    return x if gate is None else x * gate
+
 
 class Zero(nn.Module):
     """No connection: the input times zero."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gate: Gate) -> Tensor:
         return x * 0.0
+
+
+class Identity(nn.Module):
+    """Skip connection."""
+
+    def forward(self, x: Tensor, gate: Gate) -> Tensor:
+        return _gated(x, gate)
 
 
 class MSA(nn.Module):
@@ -42,9 +56,11 @@ class MSA(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:  # (batch, tokens, dim), and the same out
+    def forward(self, x: Tensor, gate: Gate) -> Tensor:  # (batch, tokens, dim), and the same out
         batch, tokens, dim = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(batch, tokens, 3, self.heads, dim // self.heads)
+        qkv = self.qkv(_gated(self.norm(x), gate)).reshape(
+            batch, tokens, 3, self.heads, dim // self.heads
+        )
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, dim / heads)
         scores = q @ k.transpose(-2, -1) / math.sqrt(dim // self.heads)
         out = scores.softmax(dim=-1) @ v
@@ -60,8 +76,8 @@ class MLP(nn.Module):
         self.fc1 = nn.Linear(dim, round(dim * ratio))
         self.fc2 = nn.Linear(round(dim * ratio), dim)
 
-    def forward(self, x: Tensor) -> Tensor:  # (batch, tokens, dim), and the same out
-        return self.fc2(F.gelu(self.fc1(self.norm(x))))
+    def forward(self, x: Tensor, gate: Gate) -> Tensor:  # (batch, tokens, dim), and the same out
+        return self.fc2(F.gelu(self.fc1(_gated(self.norm(x), gate))))
 
 
 def _candidate(name: str, dim: int) -> nn.Module:
@@ -69,7 +85,7 @@ def _candidate(name: str, dim: int) -> nn.Module:
     if name == "zero":
         return Zero()
     if name == "identity":
-        return nn.Identity()
+        return Identity()
     kind, value = name.split("_")
     if kind == "msa":
         return MSA(dim, int(value[1:]))
@@ -87,8 +103,8 @@ class MixedEdge(nn.Module):
         super().__init__()
         self.ops = nn.ModuleList(_candidate(name, dim) for name in names)
 
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        return _sum([w * op(x) for w, op in zip(weights, self.ops, strict=True)])
+    def forward(self, x: Tensor, weights: Tensor, gate: Gate) -> Tensor:
+        return _sum([w * op(x, gate) for w, op in zip(weights, self.ops, strict=True)])
 
 
 class Encoder(nn.Module):
@@ -99,12 +115,12 @@ class Encoder(nn.Module):
         self.num_nodes = num_nodes
         self.edges = nn.ModuleList(MixedEdge(names, dim) for names in edge_ops)
 
-    def forward(self, before_last: Tensor, last: Tensor, weights: Tensor) -> Tensor:
+    def forward(self, before_last: Tensor, last: Tensor, weights: Tensor, gate: Gate) -> Tensor:
         states = [before_last, last]
         wired = list(zip(edge_list(self.num_nodes), self.edges, weights, strict=True))
         for node in range(self.num_nodes):
             states.append(
-                _sum([edge(states[source], row) for (source, to), edge, row in wired if to == node])
+                _sum([edge(states[s], row, gate) for (s, to), edge, row in wired if to == node])
             )
         return _sum(states[2:])
 
@@ -125,7 +141,7 @@ class Embedding(nn.Module):
 
 
 class TokenSelector(nn.Module):
-    """Eq. 13-15 as they stand, CLS kept, and a straight-through gate that trains W_Q and W_K."""
+    """Eq. 13-15 as they stand, CLS kept, and the straight-through gate that trains W_Q and W_K."""
 
     def __init__(self, dim: int, token_ratio: float) -> None:
         super().__init__()
@@ -133,7 +149,7 @@ class TokenSelector(nn.Module):
         self.query = nn.Linear(dim, dim, bias=False)
         self.key = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         cls_token, patches = tokens[:, :1], tokens[:, 1:]
         count, dim = patches.shape[1:]
         similarity = self.query(patches) @ self.key(patches).transpose(1, 2) / math.sqrt(dim)
@@ -142,7 +158,8 @@ class TokenSelector(nn.Module):
         index = scores.topk(k, dim=1).indices.sort(dim=1).values
         kept = patches.gather(1, index.unsqueeze(-1).expand(-1, -1, dim))
         gate = scores.gather(1, index).sigmoid().unsqueeze(-1)
-        return torch.cat([cls_token, kept * (gate - gate.detach() + 1)], dim=1)
+        gate = gate - gate.detach() + 1
+        return torch.cat([cls_token, kept], dim=1), F.pad(gate, (0, 0, 1, 0), value=1.0)
 
 
 class ReferenceNet(nn.Module):
@@ -191,18 +208,18 @@ class ReferenceNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         with self._autocast():
-            tokens = self.embedding(images)
+            tokens, gate = self.embedding(images), None
             if self.selector is not None:
-                tokens = self.selector(tokens)
-            logits = self.head(self.norm(self.encode(tokens)[:, 0]))
+                tokens, gate = self.selector(tokens)
+            logits = self.head(self.norm(self.encode(tokens, gate)[:, 0]))
         return logits.to(self.alpha.dtype)
 
-    def encode(self, tokens: Tensor) -> Tensor:
+    def encode(self, tokens: Tensor, gate: Gate = None) -> Tensor:
         """The output of the last layer, (batch, tokens, dim)."""
         operation_weights = self.alpha.softmax(dim=-1)
         before_last, last = tokens, tokens
         for cell in self.cells:
-            before_last, last = last, cell(before_last, last, operation_weights)
+            before_last, last = last, cell(before_last, last, operation_weights, gate)
         return last
 
 

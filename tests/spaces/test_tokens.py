@@ -71,21 +71,25 @@ def test_k_is_the_floor_and_at_least_one() -> None:
 def test_selection_is_exactly_the_best_tokens_in_order(
     token_ratio: float, assert_same_gradients: Callable
 ) -> None:
-    """CLS first, the k best patches in their order, bit for bit, in float32 as well; gradients are
-    those of a straight-through gate."""
+    """CLS first, the k best patches in their order, bit for bit, in every precision; the gate is
+    exactly 1, its gradient that of a sigmoid."""
     selector = _selector(6, token_ratio)
     tokens = torch.randn(4, 1 + 11, 6)
     tokens[:, 0] = -100  # a CLS of any score stays
     tokens.requires_grad_()
-    (kept, index), (wanted, positions) = selector(tokens), reference.select_tokens(selector, tokens)
+    kept, index, gate = selector(tokens)
+    wanted, positions, expected = reference.select_tokens(selector, tokens)
+    assert gate is not None and gate.shape == (*index.shape, 1)
     assert index.tolist() == positions
     assert len(positions[0]) == 1 + reference.num_selected(11, token_ratio)
     direction = torch.randn_like(kept)
     params = [tokens, selector.query.weight, selector.key.weight]
-    assert_same_gradients((kept * direction).sum(), (wanted * direction).sum(), params)
-    for dtype in (torch.float64, torch.float32):
+    actual, literal = (kept * gate * direction).sum(), (wanted * expected * direction).sum()
+    assert_same_gradients(actual, literal, params)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
         rounded = tokens.detach().to(dtype)
-        kept, index = selector.to(dtype)(rounded)
+        kept, index, gate = selector.to(dtype)(rounded)
+        assert torch.equal(gate, torch.ones_like(gate))
         for b, chosen in enumerate(index.tolist()):
             assert chosen[0] == 0 and chosen == sorted(set(chosen))
             assert torch.equal(kept[b], rounded[b, chosen])  # exactly X[I]
@@ -94,9 +98,9 @@ def test_selection_is_exactly_the_best_tokens_in_order(
 def test_cls_has_no_part_in_the_scores() -> None:
     selector = _selector(6, 0.5)
     tokens = torch.randn(2, 1 + 8, 6)
-    _, before = selector(tokens)
+    _, before, _ = selector(tokens)
     tokens[:, 0] += 50 * torch.randn(2, 6)
-    _, after = selector(tokens)
+    _, after, _ = selector(tokens)
     assert torch.equal(before, after)
 
 
@@ -107,11 +111,13 @@ def test_gradient_to_one_tokens_score_is_closed_form() -> None:
         selector.query.weight.fill_(1.0)
         selector.key.weight.fill_(1.0)
     tokens = torch.tensor([[[5.0], [1.0], [3.0]]])
-    kept, index = selector(tokens)
+    _, index, gate = selector(tokens)
     assert index.tolist() == [[0, 2]]  # scores 1·2 and 3·2
-    grad = torch.autograd.grad(kept.sum(), selector.query.weight)[0]
+    grad = torch.autograd.grad(gate.sum(), selector.query.weight)[0]
     sigma = 1 / (1 + math.exp(-6.0))
-    assert grad.item() == pytest.approx(3 * sigma * (1 - sigma) * 6)  # X · σ'(s) · ∂s/∂W_Q
+    assert grad.item() == pytest.approx(sigma * (1 - sigma) * 6)  # σ'(s) · ∂s/∂W_Q
+    with torch.no_grad():
+        assert selector(tokens)[2] is None
 
 
 def test_scatter_leaves_the_others_as_they_are() -> None:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from dasvit.spaces.cell.genotype import Genotype
 
 LAYER_NORM_EPSILON = 1e-5
+ONE = torch.ones(())
+"""The gate of tokens that no selector chose."""
 
 
 # Token selection (Eq. 13-15).
@@ -40,35 +42,34 @@ def num_selected(num_patches: int, token_ratio: float) -> int:
 
 
 class SigmoidGate(torch.autograd.Function):
-    """Straight-through gate: forward X[I]; backward 1 to X[I] and X[I]·σ'(s) to the scores."""
+    """Straight-through gate: forward 1; backward σ'(s) to the scores."""
 
     @staticmethod
-    def forward(ctx: Any, kept: Tensor, scores: Tensor) -> Tensor:
-        ctx.save_for_backward(kept, scores)
-        return kept.clone()
+    def forward(ctx: Any, scores: Tensor) -> Tensor:
+        ctx.save_for_backward(scores)
+        return torch.ones_like(scores)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        kept, scores = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (scores,) = ctx.saved_tensors
         sigma = 1 / (1 + (-scores).exp())
-        return grad, (grad * kept).sum(-1) * sigma * (1 - sigma)
+        return grad * sigma * (1 - sigma)
 
 
-def select_tokens(selector: nn.Module, tokens: Tensor) -> tuple[Tensor, list[list[int]]]:
-    """CLS and the k best patch tokens in their order, and their positions in `tokens`."""
+def select_tokens(selector: nn.Module, tokens: Tensor) -> tuple[Tensor, list[list[int]], Tensor]:
+    """CLS and the k best patch tokens in their order, their positions in `tokens`, their gate."""
     patches = tokens[:, 1:]
     scores = token_scores(patches, selector.query.weight.T, selector.key.weight.T)
     k = num_selected(patches.shape[1], selector.token_ratio)
-    images, positions = [], []
+    images, positions, gates = [], [], []
     for b in range(tokens.shape[0]):
         values = scores[b].tolist()
         best = sorted(sorted(range(len(values)), key=lambda i: -values[i])[:k])
-        gated = SigmoidGate.apply(
-            torch.stack([patches[b, i] for i in best]), torch.stack([scores[b, i] for i in best])
-        )
-        images.append(torch.cat([tokens[b, :1], gated]))
+        images.append(torch.stack([tokens[b, 0], *(patches[b, i] for i in best)]))
         positions.append([0, *(i + 1 for i in best)])
-    return torch.stack(images), positions
+        gate = SigmoidGate.apply(torch.stack([scores[b, i] for i in best]))
+        gates.append(torch.cat([torch.ones(1), gate]))
+    return torch.stack(images), positions, torch.stack(gates).unsqueeze(-1)
 
 
 def bypass(tokens: Tensor, processed: Tensor, positions: list[list[int]]) -> Tensor:
@@ -99,14 +100,14 @@ def softmax(x: Tensor) -> Tensor:
     return x.exp() / x.exp().sum(-1, keepdim=True)
 
 
-def msa(op: nn.Module, heads: int, x: Tensor) -> Tensor:
+def msa(op: nn.Module, heads: int, x: Tensor, gate: Tensor) -> Tensor:
     """Eq. 1-3, a loop over images and heads."""
     dim = x.shape[-1]
     d_k = dim // heads
     w_q, w_k, w_v = (op.qkv.weight[i * dim : (i + 1) * dim].T for i in range(3))
     b_q, b_k, b_v = (op.qkv.bias[i * dim : (i + 1) * dim] for i in range(3))
     images = []
-    for z in layer_norm(x, op.norm):
+    for z in gate * layer_norm(x, op.norm):
         outputs = []
         for h in range(heads):
             of_head = slice(h * d_k, (h + 1) * d_k)
@@ -118,33 +119,33 @@ def msa(op: nn.Module, heads: int, x: Tensor) -> Tensor:
     return torch.stack(images)
 
 
-def mlp(op: nn.Module, x: Tensor) -> Tensor:
+def mlp(op: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
     """Eq. 4."""
-    hidden = layer_norm(x, op.norm) @ op.fc1.weight.T + op.fc1.bias
+    hidden = gate * layer_norm(x, op.norm) @ op.fc1.weight.T + op.fc1.bias
     gelu = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
     return gelu @ op.fc2.weight.T + op.fc2.bias
 
 
-def operation(name: str, op: nn.Module, x: Tensor) -> Tensor:
+def operation(name: str, op: nn.Module, x: Tensor, gate: Tensor = ONE) -> Tensor:
     """The operation called `name` with the parameters of `op`."""
     if name == "zero":
         return 0 * x
     if name == "identity":
-        return x
+        return gate * x
     family, value = name.split("_")
-    return msa(op, int(value[1:]), x) if family == "msa" else mlp(op, x)
+    return msa(op, int(value[1:]), x, gate) if family == "msa" else mlp(op, x, gate)
 
 
 # Mixed edge, cell, networks (Eq. 8, 9, 22-24).
 
 
 def mixed_edge(
-    names: Sequence[str], ops: Sequence[nn.Module], x: Tensor, weights: Tensor
+    names: Sequence[str], ops: Sequence[nn.Module], x: Tensor, weights: Tensor, gate: Tensor = ONE
 ) -> Tensor:
     """Eq. 8: every candidate, `zero` included."""
     total = torch.zeros_like(x)
     for o, name in enumerate(names):
-        total = total + weights[o] * operation(name, ops[o], x)
+        total = total + weights[o] * operation(name, ops[o], x, gate)
     return total
 
 
@@ -153,25 +154,27 @@ def edges_of(num_nodes: int) -> list[tuple[int, int]]:
     return [(s, j) for j in range(num_nodes) for s in range(2 + j)]
 
 
-def search_cell(cell: nn.Module, e_2: Tensor, e_1: Tensor, weights: Tensor) -> Tensor:
+def search_cell(
+    cell: nn.Module, e_2: Tensor, e_1: Tensor, weights: Tensor, gate: Tensor = ONE
+) -> Tensor:
     """`e_k` of a mixed encoder."""
     incoming: dict[int, list[Tensor]] = {}
     states = {0: e_2, 1: e_1}
     for m, (source, node) in enumerate(edges_of(cell.num_nodes)):
         x, edge = states[source], cell.edges[m]
         if hasattr(edge, "selector"):
-            kept, positions = select_tokens(edge.selector, x)
+            kept, positions, own = select_tokens(edge.selector, x)
             inner = edge.edge
-            out = bypass(x, mixed_edge(inner.names, inner.ops, kept, weights[m]), positions)
+            out = bypass(x, mixed_edge(inner.names, inner.ops, kept, weights[m], own), positions)
         else:
-            out = mixed_edge(edge.names, edge.ops, x, weights[m])
+            out = mixed_edge(edge.names, edge.ops, x, weights[m], gate)
         incoming.setdefault(node, []).append(out)
         states[2 + node] = torch.stack(incoming[node]).sum(0)
     return torch.stack([states[2 + j] for j in range(cell.num_nodes)]).sum(0)
 
 
 def derived_cell(
-    genotype: Genotype, edges: Sequence[nn.Module], e_2: Tensor, e_1: Tensor
+    genotype: Genotype, edges: Sequence[nn.Module], e_2: Tensor, e_1: Tensor, gate: Tensor = ONE
 ) -> Tensor:
     """`e_k` of a genotype."""
     states, position = {0: e_2, 1: e_1}, 0
@@ -180,10 +183,10 @@ def derived_cell(
         for wire in incoming:
             x, edge = states[wire.source], edges[position]
             if hasattr(edge, "selector"):
-                kept, positions = select_tokens(edge.selector, x)
-                out = bypass(x, operation(wire.operation, edge.edge, kept), positions)
+                kept, positions, own = select_tokens(edge.selector, x)
+                out = bypass(x, operation(wire.operation, edge.edge, kept, own), positions)
             else:
-                out = operation(wire.operation, edge, x)
+                out = operation(wire.operation, edge, x, gate)
             total, position = total + out, position + 1
         states[2 + node] = total
     return torch.stack([states[2 + j] for j in range(len(genotype.nodes))]).sum(0)
@@ -208,14 +211,15 @@ def network(
     model: Any,
     z_0: Tensor,
     layers: nn.ModuleList,
-    cell: Callable[[nn.Module, Tensor, Tensor], Tensor],
+    cell: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """Logits: `Z_0` into both inputs of the first encoder, LayerNorm and Linear on CLS."""
+    gate = ONE
     if model.selector is not None:
-        z_0, _ = select_tokens(model.selector, z_0)
+        z_0, _, gate = select_tokens(model.selector, z_0)
     outputs = [z_0, z_0]
     for layer in layers:
-        outputs.append(cell(layer, outputs[-2], outputs[-1]))
+        outputs.append(cell(layer, outputs[-2], outputs[-1], gate))
     cls = layer_norm(outputs[-1], model.norm)[:, 0]
     return cls @ model.head.weight.T + model.head.bias
 
@@ -224,7 +228,10 @@ def supernet(model: Any, images: Tensor, weights: Tensor) -> Tensor:
     """Logits of the search network under weights of the candidates, (edges, ops)."""
     z_0 = embedding(model.embedding, images)
     return network(
-        model, z_0, model.cells, lambda cell, e_2, e_1: search_cell(cell, e_2, e_1, weights)
+        model,
+        z_0,
+        model.cells,
+        lambda cell, e_2, e_1, gate: search_cell(cell, e_2, e_1, weights, gate),
     )
 
 
@@ -238,7 +245,7 @@ def derived(model: Any, images: Tensor) -> Tensor:
         model,
         z_0,
         model.blocks,
-        lambda cell, e_2, e_1: derived_cell(model.genotype, cell.edges, e_2, e_1),
+        lambda cell, e_2, e_1, gate: derived_cell(model.genotype, cell.edges, e_2, e_1, gate),
     )
 
 

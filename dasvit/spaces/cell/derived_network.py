@@ -136,14 +136,20 @@ class DerivedViT(VisionTransformer):
         groups = super().group_matcher(coarse)
         return groups | {"stem": f"{groups['stem']}|^selector"}
 
-    def _embed(self, images: Tensor) -> Tensor:
+    def _embed(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The tokens that the encoders see, and their gate."""
         tokens = self._pos_embed(self.patch_embed(images))
-        return tokens if self.selector is None else self.selector(tokens)[0]
+        if self.selector is None:
+            return tokens, None
+        tokens, _, gate = self.selector(tokens)
+        return tokens, gate
 
-    def _encode(self, block: nn.Module, before_last: Tensor, last: Tensor) -> Tensor:
+    def _encode(
+        self, block: nn.Module, before_last: Tensor, last: Tensor, gate: Tensor | None
+    ) -> Tensor:
         if self.grad_checkpointing:
-            return checkpoint(block, before_last, last, use_reentrant=False)
-        return block(before_last, last)
+            return checkpoint(block, before_last, last, gate, use_reentrant=False)
+        return block(before_last, last, gate)
 
     def forward(  # type: ignore[override], here and below: encoders take no attention mask
         self, images: Float[Tensor, "batch channels height width"]
@@ -154,9 +160,10 @@ class DerivedViT(VisionTransformer):
         self, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch tokens dim"]:
         """Normalised tokens after the last encoder, CLS first."""
-        before_last = last = self._embed(images)
+        tokens, gate = self._embed(images)
+        before_last = last = tokens
         for block in self.blocks:
-            before_last, last = last, self._encode(block, before_last, last)
+            before_last, last = last, self._encode(block, before_last, last, gate)
         return self.norm(last)
 
     def forward_intermediates(  # type: ignore[override]
@@ -191,9 +198,10 @@ class DerivedViT(VisionTransformer):
             )
         take, last_index = feature_take_indices(len(self.blocks), indices)
         found: list[Any] = []
-        before_last = last = self._embed(images)
+        tokens, gate = self._embed(images)
+        before_last = last = tokens
         for i, block in enumerate(self.blocks[: last_index + 1] if stop_early else self.blocks):
-            before_last, last = last, self._encode(block, before_last, last)
+            before_last, last = last, self._encode(block, before_last, last, gate)
             if i not in take:
                 continue
             state = self.norm(last) if norm else last

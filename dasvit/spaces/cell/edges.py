@@ -4,13 +4,14 @@ Eq. 8 is the mixed edge, the weighted sum of its candidates; Eq. 9 and 22 the su
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 from jaxtyping import Float
 from timm.layers import DropPath
 from torch import Tensor, nn
 
 from dasvit.spaces.cell.genotype import NUM_INPUTS, Genotype, edge_list
-from dasvit.spaces.cell.operations import IDENTITY, Zero, build_operation
+from dasvit.spaces.cell.operations import IDENTITY, Zero, apply_gated, build_operation
 from dasvit.spaces.cell.tokens import TokenSelector, scatter_tokens
 
 __all__ = ["DerivedCell", "MixedEdge", "PartialEdge", "SearchCell", "add_to_node"]
@@ -36,10 +37,13 @@ class MixedEdge(nn.Module):
         )
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], weights: Float[Tensor, " ops"]
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        weights: Float[Tensor, " ops"],
+        gate: Float[Tensor, "batch tokens 1"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         terms = [
-            weight * op(x)
+            weight * apply_gated(op, x, gate)
             for op, weight in zip(self.ops, weights.unbind(), strict=True)
             if not isinstance(op, Zero)  # contributes exactly nothing, to value and gradient
         ]
@@ -65,8 +69,9 @@ class PartialEdge(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch tokens dim"], *weights: Float[Tensor, " ops"]
     ) -> Float[Tensor, "batch tokens dim"]:
-        kept, index = self.selector(x)
-        return scatter_tokens(x, self.edge(kept, *weights), index)
+        kept, index, gate = self.selector(x)
+        edge = self.edge if weights else partial(apply_gated, self.edge)
+        return scatter_tokens(x, edge(kept, *weights, gate), index)
 
 
 class SearchCell(nn.Module):
@@ -117,14 +122,17 @@ class SearchCell(nn.Module):
         before_last: Float[Tensor, "batch tokens dim"],
         last: Float[Tensor, "batch tokens dim"],
         weights: Float[Tensor, "edges ops"],
+        gate: Float[Tensor, "batch tokens 1"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
-        """`e_k` from `e_{k-2}` and `e_{k-1}`, under operation weights (one row per edge)."""
+        """`e_k` from `e_{k-2}` and `e_{k-1}`, under operation weights (one row per edge); the gate
+        is that of tokens selected on the input."""
         states = [before_last, last]
         rows = weights.unbind(0)
         for (source, node), edge, row in zip(
             edge_list(self.num_nodes), self.edges, rows, strict=True
         ):
-            add_to_node(states, node, edge(states[source], row))
+            gates = () if gate is None else (gate,)
+            add_to_node(states, node, edge(states[source], row, *gates))
         return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
 
 
@@ -169,12 +177,13 @@ class DerivedCell(nn.Module):
         self,
         before_last: Float[Tensor, "batch tokens dim"],
         last: Float[Tensor, "batch tokens dim"],
+        gate: Float[Tensor, "batch tokens 1"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         states = [before_last, last]
         for (source, node), edge, dropped in zip(
             self.wiring, self.edges, self.dropped, strict=True
         ):
-            term = edge(states[source])
+            term = apply_gated(edge, states[source], gate)
             add_to_node(states, node, self.drop_path(term) if dropped else term)
         return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
 

@@ -23,7 +23,7 @@ from dasvit.run.seed import capturing
 from dasvit.spaces.cell.attention import attention
 from dasvit.spaces.cell.edges import MixedEdge, SearchCell, add_to_node
 from dasvit.spaces.cell.genotype import NUM_INPUTS, edge_list
-from dasvit.spaces.cell.operations import IDENTITY, MLP, MSA, Identity, Zero
+from dasvit.spaces.cell.operations import IDENTITY, MLP, MSA, Identity, Zero, scaled
 from dasvit.spaces.cell.tokens import TokenSelector, scatter_tokens
 from dasvit.spaces.cell.weighted_linear import autocast_dtype, weighted_linear
 
@@ -140,12 +140,15 @@ class _SourceEdges(nn.Module):
                 edge.ops[int(i)].load_state_dict(op.state_dict())
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], *rows: Float[Tensor, " ops"]
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        *rows: Float[Tensor, " ops"],
+        gate: Float[Tensor, "batch tokens 1"] | None = None,
     ) -> tuple[Float[Tensor, "batch tokens dim"], ...]:
         """The outputs of the edges under their operation weights."""
-        normalised = F.layer_norm(x, (self.dim,))
         # Once for all products under autocast, which would do it for each.
-        normalised = normalised.to(autocast_dtype(x))
+        normalised = F.layer_norm(x, (self.dim,)).to(autocast_dtype(x))
+        normalised, x = scaled(normalised, gate), scaled(x, gate)
         inputs = self._attention(normalised)
         return tuple(self._edge(e, x, normalised, row, inputs[e]) for e, row in enumerate(rows))
 
@@ -305,18 +308,21 @@ class FusedCell(nn.Module):
         before_last: Float[Tensor, "batch tokens dim"],
         last: Float[Tensor, "batch tokens dim"],
         weights: Float[Tensor, "edges ops"],
+        gate: Float[Tensor, "batch tokens 1"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """As `SearchCell.forward`."""
         states = [before_last, last]
         rows = weights.unbind(0)
         for number, members in enumerate(self.members):
             source = states[self.wiring[members[0]][0]]
-            outputs = self._group(number, source, [rows[m] for m in members])
+            outputs = self._group(number, source, [rows[m] for m in members], gate)
             for m, out in zip(members, outputs, strict=True):
                 add_to_node(states, self.wiring[m][1], out)
         return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
 
-    def _group(self, number: int, x: Tensor, rows: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _group(
+        self, number: int, x: Tensor, rows: Sequence[Tensor], gate: Tensor | None
+    ) -> Sequence[Tensor]:
         group = self.groups[number]
         assert isinstance(group, _SourceEdges)
         run: Callable[..., Sequence[Tensor]] = group
@@ -325,6 +331,6 @@ class FusedCell(nn.Module):
             draws = group.foreign and not capturing(x.device)
             run = partial(checkpoint, group, use_reentrant=False, preserve_rng_state=draws)
         if not self.selectors:
-            return run(x, *rows)
-        kept, index = self.selectors[number](x)
-        return [scatter_tokens(x, out, index) for out in run(kept, *rows)]
+            return run(x, *rows, gate=gate)
+        kept, index, gate = self.selectors[number](x)
+        return [scatter_tokens(x, out, index) for out in run(kept, *rows, gate=gate)]

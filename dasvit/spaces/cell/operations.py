@@ -27,6 +27,7 @@ __all__ = [
     "Identity",
     "OperationFamily",
     "Zero",
+    "apply_gated",
     "build_operation",
     "check_draws_nothing",
     "check_operation",
@@ -37,6 +38,7 @@ __all__ = [
     "operation_kind",
     "register_operation",
     "registered_operations",
+    "scaled",
 ]
 
 ZERO = "zero"
@@ -103,9 +105,15 @@ class MSA(nn.Module):
         init_linear(self.qkv, blocks=3)
         init_linear(self.proj)
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        gate: Float[Tensor, "batch tokens 1"] | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
         batch, tokens, dim = x.shape
-        qkv = self.qkv(self.norm(x)).view(batch, tokens, 3, self.heads, dim // self.heads)
+        qkv = self.qkv(scaled(self.norm(x), gate)).view(
+            batch, tokens, 3, self.heads, dim // self.heads
+        )
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (batch, heads, tokens, dim / heads)
         out = attention(q, k, v)
         out = out.transpose(1, 2).reshape(batch, tokens, dim)
@@ -144,8 +152,30 @@ class MLP(nn.Module):
         init_linear(self.fc1)
         init_linear(self.fc2)
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        return self.dropout(self.fc2(F.gelu(self.fc1(self.norm(x)))))
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        gate: Float[Tensor, "batch tokens 1"] | None = None,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        return self.dropout(self.fc2(F.gelu(self.fc1(scaled(self.norm(x), gate)))))
+
+
+def scaled(
+    x: Float[Tensor, "batch tokens dim"], gate: Float[Tensor, "batch tokens 1"] | None
+) -> Float[Tensor, "batch tokens dim"]:
+    """`x` times a token selector's gate; without one `x` itself."""
+    return x if gate is None else x * gate
+
+
+def apply_gated(
+    op: nn.Module,
+    x: Float[Tensor, "batch tokens dim"],
+    gate: Float[Tensor, "batch tokens 1"] | None,
+) -> Float[Tensor, "batch tokens dim"]:
+    """`op(x)`, with the gate behind the norm of MSA and MLP, and on the tokens of all others."""
+    if gate is not None and isinstance(op, MSA | MLP):
+        return op(x, gate)
+    return op(scaled(x, gate))
 
 
 @dataclass(frozen=True, slots=True)

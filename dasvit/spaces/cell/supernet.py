@@ -138,11 +138,11 @@ class SuperNet(nn.Module):
                 architecture.
         """
         with self._autocast(images.device):
-            tokens = self.embedding(images)
+            tokens, gate = self.embedding(images), None
             if self.selector is not None:
-                tokens, _ = self.selector(tokens)
+                tokens, _, gate = self.selector(tokens)
             before_last, last = tokens, tokens
             for cell in self.cells:
-                before_last, last = last, cell(before_last, last, weights)
+                before_last, last = last, cell(before_last, last, weights, gate)
             logits = self.head(self.norm(last[:, 0]))
         return logits.to(weights.dtype)

@@ -104,9 +104,10 @@ class TokenSelector(nn.Module):
     """Keeps CLS and the k = ⌊λN⌋ patch tokens with the highest scores, in their order.
 
     Scores are Eq. 13-15 over the patch tokens, computed by linearity as
-    `s = (X W_Q)(mean_j X W_K)ᵀ/√C`: O(NC), no N×N matrix. TopK passes no gradient to W_Q and W_K,
-    so the kept tokens go through a straight-through gate: forward exactly `X[I]`, backward as if
-    multiplied by `sigmoid(s_I)`, whose value in the gradient to `X` is taken as 1.
+    `s = (X W_Q)(mean_j X W_K)ᵀ/√C`: O(NC), no N×N matrix. TopK passes no gradient to W_Q and W_K.
+    So every operation multiplies what it reads of a kept token by a straight-through gate: 1
+    forward, the gradient of `sigmoid(s_I)` backward. MSA and MLP do so behind their LayerNorm,
+    which would undo a scale (`apply_gated`).
 
     Args:
         dim: embedding dimension C.
@@ -131,17 +132,25 @@ class TokenSelector(nn.Module):
 
     def forward(
         self, tokens: Float[Tensor, "batch tokens dim"]
-    ) -> tuple[Float[Tensor, "batch kept dim"], Int[Tensor, "batch kept"]]:
-        """The kept tokens `(batch, 1 + k, dim)`, CLS first, and their positions in `tokens`."""
+    ) -> tuple[
+        Float[Tensor, "batch kept dim"],
+        Int[Tensor, "batch kept"],
+        Float[Tensor, "batch kept 1"] | None,
+    ]:
+        """The kept tokens `X[I]` `(batch, 1 + k, dim)`, CLS first, their positions in `tokens`, and
+        their gate; None where nothing takes a gradient."""
         patches = tokens[:, 1:]
         scores = self.scores(patches)
         k = num_selected(patches.shape[1], self.token_ratio)
         index = scores.topk(k, dim=1).indices.sort(dim=1).values  # (batch, k), order kept
         kept = patches.gather(1, index.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
-        gate = scores.gather(1, index).sigmoid().unsqueeze(-1)
-        kept = kept * (gate - gate.detach() + 1)  # exactly 1 forward
-        cls_index = index.new_zeros(index.shape[0], 1)
-        return torch.cat([tokens[:, :1], kept], dim=1), torch.cat([cls_index, index + 1], dim=1)
+        kept = torch.cat([tokens[:, :1], kept], dim=1)
+        positions = F.pad(index + 1, (1, 0))
+        if not scores.requires_grad:
+            return kept, positions, None
+        gate = scores.gather(1, index).sigmoid()
+        gate = F.pad(gate - gate.detach() + 1, (1, 0), value=1.0)  # exactly 1 forward
+        return kept, positions, gate.unsqueeze(-1)
 
 
 def scatter_tokens(
