@@ -159,4 +159,5 @@ def scatter_tokens(
     index: Int[Tensor, "batch kept"],
 ) -> Float[Tensor, "batch tokens dim"]:
     """`tokens` with the rows at `index` replaced by `kept`; the others bypass unchanged."""
-    return tokens.scatter(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]), kept)
+    rows = index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    return tokens.scatter(1, rows, kept.to(tokens.dtype))  # under autocast an edge may end in bf16
