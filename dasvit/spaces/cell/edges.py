@@ -4,7 +4,6 @@ Eq. 8 is the mixed edge, the weighted sum of its candidates; Eq. 9 and 22 the su
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 from jaxtyping import Float
 from timm.layers import DropPath
@@ -70,8 +69,11 @@ class PartialEdge(nn.Module):
         self, x: Float[Tensor, "batch tokens dim"], *weights: Float[Tensor, " ops"]
     ) -> Float[Tensor, "batch tokens dim"]:
         kept, index, gate = self.selector(x)
-        edge = self.edge if weights else partial(apply_gated, self.edge)
-        return scatter_tokens(x, edge(kept, *weights, gate), index)
+        if weights:
+            kept = self.edge(kept, *weights, gate)
+        else:
+            kept = apply_gated(self.edge, kept, gate)
+        return scatter_tokens(x, kept, index)
 
 
 class SearchCell(nn.Module):
