@@ -69,11 +69,9 @@ class PartialEdge(nn.Module):
         self, x: Float[Tensor, "batch tokens dim"], *weights: Float[Tensor, " ops"]
     ) -> Float[Tensor, "batch tokens dim"]:
         kept, index, gate = self.selector(x)
-        if weights:
-            kept = self.edge(kept, *weights, gate)
-        else:
-            kept = apply_gated(self.edge, kept, gate)
-        return scatter_tokens(x, kept, index)
+        if not weights:
+            return scatter_tokens(x, apply_gated(self.edge, kept, gate), index)
+        return scatter_tokens(x, self.edge(kept, *weights, gate), index)
 
 
 class SearchCell(nn.Module):
