@@ -79,7 +79,7 @@ class TowardsPosition(OnTokens):
 class OnValues(TokenSelector):
     """The gate scales v in every attention and nothing else."""
 
-    gate: ClassVar[Tensor | None]
+    gate: ClassVar[Any]
 
     def forward(self, tokens: Tensor) -> Selected:
         kept, index, OnValues.gate = super().forward(tokens)
@@ -93,12 +93,17 @@ class OnValues(TokenSelector):
 class OnLogits(OnValues):
     """The gate's logarithm is added to the logits of every key."""
 
+    def forward(self, tokens: Tensor) -> Selected:
+        kept, index, _ = super().forward(tokens)
+        chosen = self.scores(tokens[:, 1:]).gather(1, index[:, 1:] - 1)
+        logs = F.pad(F.logsigmoid(chosen), (1, 0))[:, None, None]  # (batch, 1, 1, kept)
+        OnValues.gate = logs - logs.detach()
+        return kept, index, None
+
     @classmethod
     def attention(cls, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        if cls.gate is not None:
-            logits = logits + (cls.gate - 1).transpose(1, 2)[:, None]
-        return logits.softmax(dim=-1) @ v
+        return (logits + cls.gate).softmax(dim=-1) @ v
 
 
 VARIANTS: dict[str, type[TokenSelector] | None] = {

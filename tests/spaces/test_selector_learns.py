@@ -5,12 +5,16 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from support import tape
+from support import reference, tape
+from support.plugin_operation import TokenConv  # noqa: F401  registers conv_k<int>
 from torch import Tensor
 
 import dasvit.search.cuda_graph
 from dasvit.search.cuda_graph import WARM_UP, CudaGraphs
 from dasvit.spaces.base import Route
+from dasvit.spaces.cell.edges import SearchCell
+from dasvit.spaces.cell.fused_edges import FusedCell
+from dasvit.spaces.cell.operations import apply_gated, build_operation
 from dasvit.spaces.cell.supernet import SuperNet
 
 OPS = ("zero", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r2")
@@ -87,3 +91,23 @@ def test_the_gate_is_exactly_one(way: dict, token_where: str, make_batch: Callab
     gated = model(images, weights)
     with torch.no_grad():
         assert torch.equal(model(images, weights), gated)
+
+
+@pytest.mark.usefixtures("double")
+def test_a_gate_of_any_value_scales_what_operations_read(
+    tiny_ops: tuple[str, ...], randomise: Callable, assert_same_gradients: Callable
+) -> None:
+    """Behind the norm of MSA and MLP, on the tokens of all others; in a fused encoder as well."""
+    cell = randomise(SearchCell((tiny_ops,) * 5, 8, num_nodes=2))
+    tokens, last = torch.randn(2, 2, 5, 8, requires_grad=True)
+    gate, weights = torch.rand(2, 5, 1, requires_grad=True), torch.rand(5, len(tiny_ops))
+    expected = reference.search_cell(cell, tokens, last, weights, gate)
+    direction = torch.randn_like(expected)
+    for way in (cell, FusedCell(cell), FusedCell(cell, recompute=True)):
+        actual = way(tokens, last, weights, gate)
+        torch.testing.assert_close(actual, expected)
+        leaves = [tokens, last, gate]
+        assert_same_gradients((actual * direction).sum(), (expected * direction).sum(), leaves)
+    registered = build_operation("conv_k3", 8)
+    assert torch.equal(apply_gated(registered, tokens, gate), registered(tokens * gate))
+    assert torch.equal(apply_gated(registered, tokens, None), registered(tokens))

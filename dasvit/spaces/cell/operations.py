@@ -212,7 +212,8 @@ def register_operation(
     """Make an operation known by name, `family` or `family_<symbol><value>`.
 
     A registered operation can be named in `operations`, is searched, derived and retrained like
-    the built-in ones, and its type takes part in the fairness term.
+    the built-in ones, and its type takes part in the fairness term. A token selector learns nothing
+    through one that begins with a LayerNorm of its own, which undoes the gate on its tokens.
 
     Args:
         family: letters a to z and digits, a letter first.
