@@ -196,7 +196,7 @@ def run(name: str, seed: int) -> dict[str, Any]:
 def main(args: Args) -> None:
     torch.set_num_threads(1)
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
-    facts = {
+    facts: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),
         "environment": environment(),
@@ -204,7 +204,7 @@ def main(args: Args) -> None:
     for seed in range(args.seeds):
         for name in VARIANTS:
             if not any((r["variant"], r["seed"]) == (name, seed) for r in rows):
-                rows.append(run(name, seed))
+                rows.append(run(name, seed) | {"commit": facts["environment"]["git_commit"]})
                 print(rows[-1], flush=True)
                 write_atomic(args.out, json.dumps(facts | {"rows": rows}, indent=1) + "\n")
     print("| tokens | accuracy, % | patches of the digit kept, % |", "| --- " * 3 + "|", sep="\n")
