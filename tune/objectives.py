@@ -26,6 +26,7 @@ def cost(genotype: "Genotype", retrain: RetrainConfig) -> dict[str, int]:
     return dict(zip(COSTS, _cost(genotype.canonical().nodes, *size), strict=True))
 
 
+@functools.lru_cache(maxsize=16)
 def vit_cost(retrain: RetrainConfig) -> dict[str, int]:
     """`cost` of the plain ViT."""
     from dasvit.costs import complexity
