@@ -19,6 +19,7 @@ SMALL = [
     *("--stage-epochs", "2", "--stage-layers", "1", "1", "1", "--token-ratio", "0.5", "--xi", "0"),
     *("--retrain-top", "1", "--retrain-seeds", "1", "--retrain.dim", "12", "--retrain.depth", "2"),
     *("--retrain.epochs", "4", "--retrain.warmup-epochs", "1"),
+    *("--metric", "discretised_accuracy", "--random-baseline", "0"),
 ]
 """Arguments of a sweep of two searches and two retrainings."""
 

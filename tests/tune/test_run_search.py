@@ -184,6 +184,7 @@ TINY_OPTIONS = {
     "--stage-layers": (1, 1, 1),
     "--token-ratio": 0.5,
     "--xi": 0,
+    "--metric": "discretised_accuracy",
     "--retrain-top": 1,
     "--retrain-seeds": 1,
     "--retrain.dim": 12,
@@ -230,7 +231,7 @@ def left_behind(marker: str) -> list[str]:
 @pytest.mark.usefixtures("one_ray_at_a_time")
 def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
     marker = uuid.uuid4().hex
-    done = command(*TINY, marker=marker)
+    done = command(*TINY, "--random-baseline", "0", marker=marker)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert left_behind(marker) == []
@@ -272,14 +273,24 @@ def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
 
     # The same command returns the finished result; other settings are refused.
     leaderboard = (root / "leaderboard.md").read_text()
-    assert main(TINY) == 0
+    assert main([*TINY, "--random-baseline", "0"]) == 0
     assert (root / "leaderboard.md").read_text() == leaderboard
-    assert main([*TINY, "--seed", "5"]) == 2
+    assert main([*TINY, "--random-baseline", "0", "--seed", "5"]) == 2
     assert (root / "leaderboard.md").read_text() == leaderboard
 
     # With more seeds and samples it is extended: what is there stays.
     before = {path: path.read_bytes() for path in root.glob("*/*/result.json")}
-    done = command(*TINY, "--num-samples", "2", "--seeds", "3", "--retrain-seeds", "2")
+    done = command(
+        *TINY,
+        "--random-baseline",
+        "0",
+        "--num-samples",
+        "2",
+        "--seeds",
+        "3",
+        "--retrain-seeds",
+        "2",
+    )
     assert done.returncode == 0, done.stderr
     assert {path: path.read_bytes() for path in before} == before
     assert len(list(root.glob("search/*/result.json"))) == 6
@@ -288,25 +299,23 @@ def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("one_ray_at_a_time")
-def test_a_random_search_retrains_what_it_draws(tmp_path: Path) -> None:
-    done = command(*TINY, "--search", "random", "--num-samples", "2")
+def test_a_random_search_climbs_the_ladder(tmp_path: Path) -> None:
+    options = ["--metric", "trained_accuracy", "--search", "random", "--num-samples", "2"]
+    done = command(*TINY, *options)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "2 random encoders and a plain ViT" in done.stdout
     root = tmp_path / "runs" / "tiny"
     drawn = distinct_random_genotypes(parse_options(TINY).plan.search.space, 2, seed=0)
     rows = list(csv.DictReader((root / "leaderboard.csv").read_text().splitlines()))
-    assert [(row["origin"], row["model"]) for row in rows] == [
-        *(("random", genotype.canonical_hash) for genotype in drawn),
-        ("baseline", "vit"),
-    ]
-    for row, genotype in zip(rows, drawn, strict=False):
-        folder = root / "retrain" / f"{genotype.canonical_hash}_seed_0"
-        result = json.loads((folder / "result.json").read_text())
-        assert result["test_top1"] == float(row["test_top1_mean"])
-        assert Genotype.load(folder / "genotype.json") == genotype
-    assert not (root / "search").exists() and not (root / "best").exists()
-    assert (root / "report.html").exists()
-    assert main([*TINY, "--search", "random", "--num-samples", "2", "--seed", "3"]) == 2
+    assert [row["origin"] for row in rows] == ["random", "random", "baseline"]
+    names = {genotype.canonical_hash for genotype in drawn}
+    assert {row["model"] for row in rows[:2]} == names
+    scores = [float(row["rung_2_epochs_mean"]) for row in rows[:2]]
+    assert scores == sorted(scores, reverse=True)
+    best = Genotype.load(root / "best" / "genotype.json").canonical_hash
+    assert best == rows[0]["model"]
+    assert not list(root.glob("ladder/*/*/checkpoint.pt"))
+    assert len(list(root.glob("ladder/2_epochs/*/result.json"))) == 6
+    assert not (root / "search").exists() and (root / "report.html").exists()
 
 
 @pytest.mark.slow
@@ -316,7 +325,7 @@ def test_two_workers_retrain_what_one_retrains(tmp_path: Path) -> None:
     for workers in (1, 2):
         storage = tmp_path / str(workers)
         options = ["--workers", str(workers), "--retrain.optimizer", "sgd", "--seeds", "1"]
-        done = command(*TINY, *options, "--storage-path", str(storage))
+        done = command(*TINY, "--random-baseline", "0", *options, "--storage-path", str(storage))
         assert done.returncode == 0, done.stderr
         [folder] = (storage / "tiny" / "retrain").glob("vit_seed_*")
         assert load_retrain_result(folder / "result.json").num_processes == workers

@@ -24,7 +24,7 @@ from tune import trial
 from tune.demand import Demand
 from tune.searcher import CONFIGURATION, SEED
 from tune.space import first_draws
-from tune.trial import TRIAL, Job, RetrainSetup, SearchSetup, root_cause, wait_for_files
+from tune.trial import Job, RetrainSetup, SearchSetup, root_cause, wait_for_files
 from tune.trial_folder import ERROR_FILE, STOP_FILE, find_searches, read_failure, read_stop
 
 NEED = Demand(cpus=1, gpus=0.0, concurrent=2)
@@ -88,7 +88,7 @@ def test_a_retraining_is_named_by_model_and_seed(tmp_path: Path) -> None:
 def test_a_check_differs_from_its_search_by_the_seed_alone(setup: SearchSetup) -> None:
     draw = {"token_ratio": 0.1 + 0.2, "gamma_max": 0.7, "xi": 1e-3}
     for seed in (7, 8):
-        job = setup.job({TRIAL: draw | {CONFIGURATION: 3, SEED: seed}})
+        job = setup.job(draw | {CONFIGURATION: 3, SEED: seed})
         assert job.folder.name == f"config_003_seed_{seed}"
         assert job.config == setup.search.replaced(**draw, seed=seed)
 
