@@ -168,7 +168,7 @@ def read_stop(folder: Path) -> StoppedTrial | None:
 
 
 def find_searches(
-    trials_dir: Path, indices: Iterable[int], seeds: range, *, with_short: bool
+    trials_dir: Path, indices: Iterable[int], seeds: range, *, with_short: bool = False
 ) -> tuple[list[SearchTrial], list[StoppedTrial], list[Failure]]:
     """The searches of some configurations on some seeds: those that finished, those that a
     scheduler ended early, and the others.
