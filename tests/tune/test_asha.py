@@ -52,7 +52,6 @@ def test_the_plan() -> None:
     [
         ("--scheduler asha", "--metric supernet_accuracy"),
         ("--grace-epochs 2", "--grace-epochs is ASHA's: add --scheduler asha"),
-        ("--reduction-factor 4", "--reduction-factor is ASHA's: add --scheduler asha"),
         (f"{ASHA} --eval-epochs 2", "accuracy of every epoch"),
         (f"{ASHA} --grace-epochs 6", "less than a search's 6 epochs"),
         (f"{ASHA} --grace-epochs -1", "grace_epochs must lie in [0, 100000]"),
