@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import library, nn
 
 import dasvit.training.autoformer  # noqa: F401, registers its model with timm
 from dasvit.commands.fvcore_count import fvcore_macs
@@ -218,7 +218,7 @@ class Square(torch.autograd.Function):
         return (grad + grad.mT) @ x
 
 
-@torch.library.custom_op("own::product", mutates_args=())
+@library.custom_op("mine::product", mutates_args=())
 def product(x: torch.Tensor) -> torch.Tensor:
     return x @ x.mT
 
@@ -231,7 +231,7 @@ def _(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("function", "shape", "name"),
     [
-        (lambda x, w: product(x), (1,), "own::product"),
+        (lambda x, w: product(x), (1,), "mine::product"),
         (lambda x, w: F.bilinear(x, x, w), (3, 8, 8), "aten::_trilinear"),
         (lambda x, w: torch.cdist(x, w), (1, 3, 8), "aten::_cdist_forward"),
         (lambda x, w: torch.cdist(x, w), (1, 30, 8), "aten::_euclidean_dist"),
