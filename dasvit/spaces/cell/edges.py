@@ -128,10 +128,10 @@ class SearchCell(nn.Module):
         is that of tokens selected on the input."""
         states = [before_last, last]
         rows = weights.unbind(0)
+        gates = () if gate is None else (gate,)
         for (source, node), edge, row in zip(
             edge_list(self.num_nodes), self.edges, rows, strict=True
         ):
-            gates = () if gate is None else (gate,)
             add_to_node(states, node, edge(states[source], row, *gates))
         return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
 

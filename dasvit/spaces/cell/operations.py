@@ -163,8 +163,8 @@ class MLP(nn.Module):
 def scaled(
     x: Float[Tensor, "batch tokens dim"], gate: Float[Tensor, "batch tokens 1"] | None
 ) -> Float[Tensor, "batch tokens dim"]:
-    """`x` times a token selector's gate; without one `x` itself."""
-    return x if gate is None else x * gate
+    """`x` times a token selector's gate, in the type of `x`; without one `x` itself."""
+    return x if gate is None else x * gate.to(x.dtype)
 
 
 def apply_gated(
