@@ -8,15 +8,12 @@ train one network as Ray Train's workers, beside the trial's own.
 import contextlib
 import dataclasses
 import errno
-import gc
 import json
 import math
-import os
-import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from dasvit.run.plugins import load_plugins, plugins_end_here
 from dasvit.run.settings import config_to_dict
 from dasvit.search.config import SearchConfig
 from dasvit.training.config import RetrainConfig
+from tune.as_found import process_as_found
 from tune.demand import Demand
 from tune.searcher import CONFIGURATION, SEED
 from tune.space import to_search_config
@@ -52,7 +50,6 @@ __all__ = [
     "RetrainSetup",
     "SearchSetup",
     "make_trainable",
-    "process_as_found",
     "root_cause",
     "wait_for_files",
 ]
@@ -361,33 +358,6 @@ def wait_for_files(paths: Sequence[Path], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not any(path.exists() for path in paths) and time.monotonic() < deadline:
         time.sleep(0.2)
-
-
-@contextlib.contextmanager
-def process_as_found() -> Iterator[None]:
-    """What a trial changes in its process is put back, for the next one: environment, random
-    states, number of threads, what plug-ins registered; and device memory is given back."""
-    import numpy as np
-    import torch
-
-    environment, threads = dict(os.environ), torch.get_num_threads()
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    torch_state = torch.get_rng_state()
-    try:
-        with plugins_end_here():
-            yield
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(torch_state)
-        torch.set_num_threads(threads)
-        gc.collect()
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-        if "torch._dynamo" in sys.modules:
-            torch._dynamo.reset()
 
 
 def root_cause(error: BaseException) -> str:
