@@ -19,9 +19,9 @@ SMALL = [
     *("--stage-epochs", "2", "--stage-layers", "1", "1", "1", "--token-ratio", "0.5", "--xi", "0"),
     *("--retrain-top", "1", "--retrain-seeds", "1", "--retrain.dim", "12", "--retrain.depth", "2"),
     *("--retrain.epochs", "4", "--retrain.warmup-epochs", "1"),
-    *("--metric", "discretised_accuracy", "--random-baseline", "0"),
+    *("--random-baseline", "0"),
 ]
-"""Arguments of a sweep of two searches and two retrainings."""
+"""Arguments of a sweep of two searches, a rung of the ladder and two retrainings."""
 
 
 class SweepProcess:
@@ -164,8 +164,8 @@ def _under(root: int) -> list[int]:
 def results(root: Path) -> dict[str, Any]:
     """All that a sweep computed, by trial, without the times: results, epochs, and the ranking."""
     found: dict[str, Any] = {}
-    for path in sorted(root.glob("*/*/result.json")):
-        name = f"{path.parts[-3]}/{path.parts[-2]}"
+    for path in sorted((*root.glob("*/*/result.json"), *root.glob("*/*/*/result.json"))):
+        name = str(path.parent.relative_to(root))
         epochs = [
             _timeless(json.loads(line))
             for trace in ("alpha.jsonl", "train.jsonl")

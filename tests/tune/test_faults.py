@@ -21,12 +21,15 @@ pytestmark = [
 ]
 
 
+RUNG = "ladder/4_epochs"
+
+
 def test_the_process_of_a_trial_is_killed(tmp_path: Path, unhurt: dict[str, Any]) -> None:
     """As often as there are CPUs in the search: with what its trial held lost, nothing could go on.
-    Then in a retraining."""
+    Then on the ladder and in a retraining."""
     root = tmp_path / "runs" / "small"
     sweep = SweepProcess(tmp_path, SMALL)
-    for phase in ("search", "search", "retrain"):
+    for phase in ("search", "search", RUNG, "retrain"):
         sweep.wait_until(lambda phase=phase: begun(root, phase))
         sweep.kill_one("ray::ImplicitFunc")
     assert sweep.wait() == 0, sweep.error
@@ -34,8 +37,9 @@ def test_the_process_of_a_trial_is_killed(tmp_path: Path, unhurt: dict[str, Any]
     assert sweep.left_behind() == []
 
 
-def test_the_main_process_is_killed_three_times(tmp_path: Path, unhurt: dict[str, Any]) -> None:
-    """In its first seconds, in a search and in a retraining; the same command each time.
+def test_the_main_process_is_killed_in_every_phase(tmp_path: Path, unhurt: dict[str, Any]) -> None:
+    """In its first seconds, in a search, on the ladder and in a retraining; the same command each
+    time.
 
     Ray's two agents wait a minute for their dead server before they end.
     """
@@ -44,6 +48,7 @@ def test_the_main_process_is_killed_three_times(tmp_path: Path, unhurt: dict[str
     for moment in (
         lambda: (root / "sweep.json").exists(),
         lambda: begun(root, "search"),
+        lambda: begun(root, RUNG),
         lambda: begun(root, "retrain"),
     ):
         sweep = SweepProcess(tmp_path, SMALL)

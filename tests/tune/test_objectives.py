@@ -40,7 +40,7 @@ def test_bad_input(argv: str, message: str) -> None:
 
 
 def test_the_papers_encoder_costs_what_the_paper_says() -> None:
-    """design.md §2, but for the head and the images: 10.59 G multiply-adds with attention."""
+    """Table I, but for the head and the images: 10.59 G multiply-adds with attention."""
     found = cost(NAMED_GENOTYPES["dasvit_cifar10"], get_preset("cifar10").retrain)
     assert found["macs"] == pytest.approx(9.876e9 + 0.715e9, rel=0.01)
     assert found["params"] == pytest.approx(50_449_162, rel=0.01)
@@ -51,7 +51,7 @@ def test_the_papers_encoder_costs_what_the_paper_says() -> None:
 @pytest.mark.usefixtures("one_ray_at_a_time")
 def test_a_sweep_along_the_front(tmp_path: Path) -> None:
     argv = [
-        *shlex.split(f"{SEVERAL} --check-seeds 1 --num-samples 4 --xi 0 --name front --dim 12"),
+        *shlex.split(f"{SEVERAL} --num-samples 4 --random-baseline 0 --xi 0 --name front --dim 12"),
         *shlex.split("--stage-layers 1 1 1 --retrain-top 2 --retrain.epochs 2"),
         *shlex.split("--retrain.warmup-epochs 1 --retrain.dim 12 --retrain.depth 2"),
     ]

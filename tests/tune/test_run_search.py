@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import safetensors.torch
@@ -184,7 +185,6 @@ TINY_OPTIONS = {
     "--stage-layers": (1, 1, 1),
     "--token-ratio": 0.5,
     "--xi": 0,
-    "--metric": "discretised_accuracy",
     "--retrain-top": 1,
     "--retrain-seeds": 1,
     "--retrain.dim": 12,
@@ -235,18 +235,27 @@ def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert left_behind(marker) == []
+    root = tmp_path / "runs" / "tiny"
+    search = [root / "search" / f"config_000_seed_{seed}" for seed in (0, 1)]
+    results = [json.loads((folder / "result.json").read_text()) for folder in search]
+    # What ranks is the short training of what each search found, on the images of its own halves.
+    scores: dict[str, list[float]] = {}
+    for folder, result in zip(search, results, strict=True):
+        short = json.loads((folder / "short_training" / "result.json").read_text())
+        assert short["num_tested"] == 718 and short["balanced_accuracy"] is not None
+        scores.setdefault(result["genotype"]["hash"], []).append(short["balanced_accuracy"])
+        assert not (folder / "short_training" / "checkpoint.pt").exists()
+    best = max(scores, key=lambda name: fmean(scores[name]))
     for part in (
         "2 trials at a time",
         "--preset cifar10 --data-dir DIR",
         "plain ViT",
         "search 2/2",
+        "ladder, rung 1 of 1: 1 network × 2 seeds, 2 epochs each",
+        f"best encoder {best}, found ",
+        "python -m dasvit predict --model ",
     ):
         assert part in done.stdout
-
-    root = tmp_path / "runs" / "tiny"
-    search = [root / "search" / f"config_000_seed_{seed}" for seed in (0, 1)]
-    results = [json.loads((folder / "result.json").read_text()) for folder in search]
-    best = max(results, key=lambda r: r["discretised_accuracy"])["genotype"]["hash"]
     rows = list(csv.DictReader((root / "leaderboard.csv").read_text().splitlines()))
     assert [row["model"] for row in rows if row["test_top1_mean"]] == [best, "vit"]
     assert rows[0]["model"] == best
@@ -269,6 +278,7 @@ def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
     for frame in found.trial_dataframes.values():
         assert frame["epoch"].dropna().tolist() == [1, 2, 3]
         assert frame["supernet_accuracy"].notna().all() and frame["finished"].iloc[-1] == 1
+        assert frame["trained_accuracy"].notna().iloc[-1]
     assert len(list(ray_dir.glob("search/*/progress.csv"))) == 2
 
     # The same command returns the finished result; other settings are refused.
@@ -294,13 +304,14 @@ def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert {path: path.read_bytes() for path in before} == before
     assert len(list(root.glob("search/*/result.json"))) == 6
+    assert len(list(root.glob("ladder/2_epochs/vit_*/result.json"))) == 3
     assert len(list(root.glob("retrain/vit_*/result.json"))) == 2
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("one_ray_at_a_time")
 def test_a_random_search_climbs_the_ladder(tmp_path: Path) -> None:
-    options = ["--metric", "trained_accuracy", "--search", "random", "--num-samples", "2"]
+    options = ["--search", "random", "--num-samples", "2"]
     done = command(*TINY, *options)
     assert (done.returncode, done.stderr) == (0, "")
     root = tmp_path / "runs" / "tiny"
