@@ -189,7 +189,7 @@ def test_an_interrupted_search_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(dasvit.search.loop._Run, "enter_next_stage", interrupt)
+        patch.setattr(dasvit.search.loop._Run, "_enter_next_stage", interrupt)
         done = call(*SEARCH)
     assert done.code == 130
     (command,) = re.findall(r"python -m dasvit (.*)\n", done.err)

@@ -92,7 +92,7 @@ def test_split_half(digits: ImageData) -> None:
         halves = [Counter(as_keys(all_of(half)[0])) for half in (weight, alpha)]
         assert halves[0] + halves[1] == whole
         # Stratified: of every class its share, to within one image.
-        counts = digits.train.targets.bincount() * fraction
+        counts = digits.train.targets.bincount() * size / 1437
         assert (alpha.targets.bincount() - counts).abs().max() < 1
     assert_equal(all_of(split_half(digits.train, 0.25, 3)[1]), all_of(alpha))
     other = split_half(digits.train, 0.25, 4)[1]
