@@ -185,7 +185,7 @@ def test_an_interrupted_search_goes_on(
 ) -> None:
     """By the very command that the error names; TensorBoard files and the trace go on."""
 
-    def interrupt(self: Any) -> None:
+    def interrupt(self: Any, *kept: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
