@@ -46,8 +46,8 @@ def digits() -> Preset:
         name=DEFAULT_PRESET,
         search=SearchConfig(),
         retrain=RetrainConfig(),
-        score_epochs=4,
-        rungs=(12,),
+        score_epochs=8,
+        rungs=(20,),
     )
 
 
@@ -67,7 +67,9 @@ def fashion_mnist() -> Preset:
             dim=96,
             patch_size=7,
             epochs=2,
+            warmup_epochs=1,
             batch_size=64,
+            lr=2e-3,
         ),
         score_epochs=1,
         rungs=(2,),

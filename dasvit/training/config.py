@@ -47,15 +47,15 @@ class RetrainConfig:
     """Stochastic depth: an operation's output is dropped for an image with this probability in the
     last layer, with less in those before."""
 
-    epochs: Annotated[int, Range("[1, inf)")] = 8
+    epochs: Annotated[int, Range("[1, inf)")] = 40
     """Epochs over the full training set."""
-    warmup_epochs: Annotated[int, Range("[0, inf)")] = 1
+    warmup_epochs: Annotated[int, Range("[0, inf)")] = 4
     """Epochs of linear warm-up."""
     warmup_lr: Annotated[float, Range("(0, inf)")] = 1e-6
     """Learning rate at the first step of the warm-up (Section IV-A)."""
-    batch_size: Annotated[int, Range("[1, inf)")] = 32
+    batch_size: Annotated[int, Range("[1, inf)")] = 64
     """Images per step."""
-    lr: Annotated[float, Range("(0, inf)")] = 2e-3
+    lr: Annotated[float, Range("(0, inf)")] = 4e-3
     """Learning rate after warm-up."""
     weight_decay: Annotated[float, Range("[0, inf)")] = 5e-2
     """Weight decay (Section IV-A)."""
