@@ -11,7 +11,6 @@ from tune.plan import Plan
 from tune.report.outcome import Outcome
 from tune.report.tables import leaderboard
 from tune.report.worth import verdict
-from tune.space import against_baseline
 from tune.store import ResultFolder
 
 __all__ = ["print_end", "print_machine", "print_plan", "print_results"]
@@ -29,9 +28,6 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
             f"{counted(plan.num_searches, 'trial')} of {search.total_epochs} epochs, over "
             f"{', '.join(space)}"
         )
-        if against := against_baseline(search, plan.fixed):
-            given = ", ".join(f"{name} = {search.setting(name):g}" for name in against)
-            print(f"plain DARTS, the baseline, is not among them: {given} is given")
         if plan.scheduler == "asha":
             print(
                 f"ASHA stops searches early: from epoch {plan.first_rung} on, one in "

@@ -207,7 +207,7 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
     """Every proposed configuration on every seed. Finished trials are proposed again, in the same
     order, and pass their score to Optuna at once."""
     plan, folder = run.plan, run.folder
-    given = first_draws(plan.search, run.space, fixed=plan.fixed)
+    given = first_draws(plan.search, run.space)
     minimised = plan.objectives[1:]
     setup = SearchSetup(
         search=plan.search,

@@ -160,6 +160,13 @@ class Plan:
         return self.num_samples if self.strategy == "gradient" else 0
 
     @property
+    def plain_darts(self) -> int | None:
+        """The configuration that is plain DARTS; none in a sweep of a single other one."""
+        if self.search == self.search.plain_darts:
+            return 0
+        return 1 if self.num_configs > 1 else None
+
+    @property
     def num_searches(self) -> int:
         return self.num_configs * self.seeds
 

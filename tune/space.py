@@ -9,7 +9,10 @@ from ray import tune
 from dasvit.methods.base import Choice, LogUniform, Uniform
 from dasvit.search.config import SearchConfig
 
-__all__ = ["against_baseline", "first_draws", "outer_space", "to_search_config"]
+__all__ = ["PLAIN_DARTS", "first_draws", "outer_space", "to_search_config"]
+
+PLAIN_DARTS = "plain_darts"
+"""Key of the draw that stands for `SearchConfig.plain_darts`."""
 
 
 def outer_space(search: SearchConfig, *, fixed: Collection[str] = ()) -> dict[str, Any]:
@@ -46,48 +49,25 @@ def _tune_domain(domain: Uniform | LogUniform | Choice) -> Any:
 
 
 def to_search_config(search: SearchConfig, sampled: Mapping[str, Any], seed: int) -> SearchConfig:
-    """`search` with a draw from `outer_space` and a seed put in.
+    """`search` with a draw from `outer_space` and a seed put in; or plain DARTS with the seed.
 
     Raises:
         ValueError: a combination that the method refuses.
     """
+    if sampled.get(PLAIN_DARTS):
+        return dataclasses.replace(search.plain_darts, seed=seed)
     draw = {name: sampled[name] for name in search.method.as_draw() if name in sampled}
     return dataclasses.replace(search, method=search.method.drawn(draw), seed=seed)
 
 
-def against_baseline(search: SearchConfig, fixed: Collection[str]) -> list[str]:
-    """Settings that were given and keep the baseline, plain DARTS, out of a sweep."""
-    return [
-        name
-        for name, value in search.method.baseline.items()
-        if name in fixed and search.setting(name) != value
-    ]
-
-
-def first_draws(
-    search: SearchConfig, names: Collection[str] | None = None, *, fixed: Collection[str] = ()
-) -> list[dict[str, Any]]:
-    """What every sweep begins with: `search` itself, and plain DARTS, its baseline.
-
-    Both may lie outside the space: a space of the user's own may leave settings out, which plain
-    DARTS sets all the same. There is one draw where `search` is plain DARTS already, or where a
-    setting that was given or is never drawn is against it.
+def first_draws(search: SearchConfig, names: Collection[str]) -> list[dict[str, Any]]:
+    """What every sweep begins with: `search` itself, and plain DARTS, which it is compared with.
+    The second is outside the space; there is one draw where `search` is plain DARTS already.
 
     Args:
         search: the settings that the sweep starts from.
-        names: of the domains; by default those of `outer_space`.
-        fixed: settings that were given.
+        names: of the domains.
     """
-    method = search.method
-    values = method.as_draw()
-    names = outer_space(search, fixed=fixed) if names is None else names
+    values = search.method.as_draw()
     own = {name: values[name] for name in names}
-    other = {
-        name: value
-        for name, value in method.baseline.items()
-        if name in names or search.setting(name) != value
-    }
-    reachable = bool(other) and other.keys() <= values.keys()
-    if method.is_baseline(values) or against_baseline(search, fixed) or not reachable:
-        return [own]
-    return [own, own | other]
+    return [own] if search == search.plain_darts else [own, {PLAIN_DARTS: True}]

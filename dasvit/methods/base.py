@@ -96,9 +96,6 @@ class DARTS:
     """What reports call it; by default its name."""
     staged: ClassVar[bool] = False
     """Whether it goes on in several stages where a preset has them."""
-    baseline: ClassVar[Mapping[str, Any]] = {"xi": 0.0}
-    """The settings under which the method is plain DARTS in first order, a sweep's baseline. A
-    subclass names its own; without them a sweep of it has no baseline."""
     tied: ClassVar[tuple[str, ...]] = ()
     """Names of draws (`outer_space`) that bound each other."""
 
@@ -139,8 +136,6 @@ class DARTS:
         own = vars(cls)
         if "title" not in own:
             cls.title = cls.name
-        if "baseline" not in own:
-            cls.baseline = {}
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -274,13 +269,6 @@ class DARTS:
     def outer_settings(self) -> dict[str, Any]:
         """The settings that tell the trials of a sweep apart, by name."""
         return {name: getattr(self, name) for name in self.outer}
-
-    def is_baseline(self, settings: Mapping[str, Any]) -> bool:
-        """Whether this method with some settings put in is plain DARTS in first order."""
-        return bool(self.baseline) and all(
-            settings.get(name, getattr(self, name)) == value
-            for name, value in self.baseline.items()
-        )
 
     def heaviest(self, *, weight_lr: float, fixed: Collection[str] = ()) -> Self:
         """What takes the most memory of all that a sweep draws."""

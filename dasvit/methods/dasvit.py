@@ -36,12 +36,6 @@ class DASViT(DARTS):
     name: ClassVar[str] = "dasvit"
     title: ClassVar[str] = "DASViT"
     staged: ClassVar[bool] = True
-    baseline: ClassVar[Mapping[str, Any]] = {
-        "token_ratio": 1.0,
-        "skip_weight": 0.0,
-        "type_weight": 0.0,
-        "xi": 0.0,
-    }
     tied: ClassVar[tuple[str, ...]] = ("gamma_min", "gamma_max", _FRACTION)
 
     stage_layers: tuple[Annotated[int, Range("[1, 1000]")], ...] = (2, 4, 6)

@@ -81,10 +81,10 @@ def test_settings_come_back_from_json(kind: type[DARTS]) -> None:
     found = config_from_dict(SearchConfig, stored)
     assert found == config and type(found.method) is kind
     known = {f.name for f in fields(kind)}
-    assert kind.title and set(kind().outer) <= known and set(kind.baseline) <= known
+    assert kind.title and set(kind().outer) <= known
     assert set(kind.tied) <= kind().as_draw().keys()
-    plain = replace(kind(), **kind.baseline)
-    assert kind().is_baseline(plain.outer_settings()) == bool(kind.baseline)
+    plain = config.plain_darts
+    assert type(plain.method) is DARTS and plain.plain_darts == plain
 
 
 def test_stages_and_those_of_another_method(kind: type[DARTS]) -> None:

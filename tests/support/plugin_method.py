@@ -15,7 +15,6 @@ from dasvit.run.settings import Range
 class BetaDARTS(DARTS):
     name: ClassVar[str] = "betadarts"
     title: ClassVar[str] = "β-DARTS"
-    baseline: ClassVar[dict[str, float]] = {"xi": 0.0, "beta": 0.0}
 
     beta: Annotated[float, Range("[0, inf)")] = 50.0
     """Weight of the penalty at the end of the search."""
@@ -37,7 +36,6 @@ class ShakenDARTS(DARTS):
     name: ClassVar[str] = "shaken"
     title: ClassVar[str] = "shaken DARTS"
     staged: ClassVar[bool] = True
-    baseline: ClassVar[dict[str, float]] = {"xi": 0.0, "epsilon": 0.0}
 
     epsilon: Annotated[float, Range("[0, inf)")] = 0.3
     """The furthest that an alpha is shaken, at the end of the search."""

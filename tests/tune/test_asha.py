@@ -17,7 +17,7 @@ from tune.experiment import asha
 from tune.options import parse_options
 from tune.plan import Plan
 from tune.searcher import CONFIGURATION, SEED
-from tune.space import first_draws
+from tune.space import first_draws, outer_space
 from tune.trial import SearchSetup
 from tune.trial_folder import STOP_FILE, find_searches
 
@@ -34,7 +34,7 @@ def setup(search_config: SearchConfig, tmp_path: Path) -> SearchSetup:
 
 @pytest.fixture
 def sampled(search_config: SearchConfig) -> dict[str, Any]:
-    return first_draws(search_config)[0] | {CONFIGURATION: 3, SEED: 0}
+    return first_draws(search_config, outer_space(search_config))[0] | {CONFIGURATION: 3, SEED: 0}
 
 
 def test_the_plan() -> None:

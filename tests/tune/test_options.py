@@ -102,7 +102,7 @@ def test_one_bound_leaves_the_other_to_the_sweep(argv: str) -> None:
         sampled = {n: domain.sample(random_state=state) for n, domain in space.items()}
         drawn = to_search_config(options.plan.search, sampled, seed)  # refuses what cannot be
         assert drawn.setting(name) == value
-    [own, *_] = first_draws(options.plan.search, fixed=options.plan.fixed)
+    [own, *_] = first_draws(options.plan.search, space)
     assert all(space[name].is_valid(value) for name, value in own.items())
 
 

@@ -5,7 +5,7 @@ from ray import tune
 
 from dasvit.search.config import SearchConfig
 from tune.own_space import check_space, identify_space, load_space
-from tune.space import first_draws, outer_space, to_search_config
+from tune.space import first_draws, outer_space
 
 HEAD = "from ray import tune\n\n\ndef space(search, *, fixed=()):\n    "
 
@@ -27,12 +27,9 @@ def test_an_own_space(own, search_config: SearchConfig) -> None:
     space = load_space(where, search_config, fixed=())
     assert set(space) == {"token_ratio", "xi"}
     assert space["xi"].categories == [0.0, search_config.weight_lr]
-    # What it leaves out stays as it is, but for the baseline.
-    [first, darts] = first_draws(search_config, space)
+    # What it leaves out stays as it is.
+    [first, _] = first_draws(search_config, space)
     assert first == {"token_ratio": search_config.method.token_ratio, "xi": search_config.method.xi}
-    drawn = to_search_config(search_config, darts, 0)
-    assert drawn.method.is_baseline(drawn.outer_settings)
-    [_] = first_draws(search_config, space, fixed=("skip_weight",))
     assert set(load_space(where, search_config, fixed=("xi",))) == {"token_ratio"}
 
 

@@ -1,4 +1,4 @@
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from support.plugin_method import BetaDARTS
@@ -50,22 +50,6 @@ def test_a_draw_that_no_setting_takes_is_refused(search_config: SearchConfig) ->
         outer_space(search_config.replaced(method=Unnamed()))
 
 
-def test_a_baseline_that_is_never_drawn_is_not_proposed(search_config: SearchConfig) -> None:
-    """Unless the sweep starts from it."""
-
-    class Still(BetaDARTS):
-        baseline: ClassVar[dict[str, float]] = {"xi": 0.0, "beta": 0.0}
-
-        def outer_space(self, **options: Any) -> dict:
-            return DARTS.outer_space(self, **options)
-
-    for beta, count in ((50.0, 1), (0.0, 2)):
-        config = search_config.replaced(method=Still(beta=beta, xi=0.1))
-        draws = first_draws(config)
-        assert len(draws) == count
-        assert [config.method.is_baseline(draw) for draw in draws] == [False, True][:count]
-
-
 def test_a_fixed_setting_stays_as_given(search_config: SearchConfig) -> None:
     config = search_config.replaced(token_ratio=0.31, gamma_max=0.4)
     space = outer_space(config, fixed=("token_ratio", "gamma_max"))
@@ -77,25 +61,21 @@ def test_a_fixed_setting_stays_as_given(search_config: SearchConfig) -> None:
 
 
 def test_a_sweep_begins_with_the_configuration_itself(search_config: SearchConfig) -> None:
-    own = first_draws(search_config)[0]
+    own = first_draws(search_config, outer_space(search_config))[0]
     got = to_search_config(search_config, own, search_config.seed)
     assert got.method.gamma_max == pytest.approx(search_config.method.gamma_max)
     assert got.replaced(gamma_max=search_config.method.gamma_max) == search_config
 
 
 def test_then_comes_plain_darts(search_config: SearchConfig) -> None:
+    """One stage, all tokens, no penalty, first order, whatever the sweep starts from or keeps."""
     second_order = search_config.replaced(token_ratio=0.5, xi=0.1)
-    [_, plain] = first_draws(second_order)
-    got = to_search_config(second_order, plain, 0).method
-    assert (got.token_ratio, got.skip_weight, got.type_weight, got.xi) == (1.0, 0.0, 0.0, 0.0)
-    assert got.is_baseline(got.outer_settings())
-    assert not got.is_baseline(second_order.outer_settings)
-
-
-def test_plain_darts_is_not_proposed_where_it_cannot_be(search_config: SearchConfig) -> None:
-    assert len(first_draws(search_config, fixed=("zeta1", "gamma_max"))) == 2
-    assert len(first_draws(search_config, fixed=("token_ratio",))) == 1
-    plain = search_config.replaced(**search_config.method.baseline)
-    assert len(first_draws(plain)) == 1  # the first is that
-    [own, darts] = first_draws(plain.replaced(xi=0.1), fixed=("token_ratio",))
-    assert "token_ratio" not in own and darts["xi"] == 0.0
+    [_, plain] = first_draws(second_order, outer_space(second_order, fixed=("token_ratio",)))
+    got = to_search_config(second_order, plain, 7)
+    assert (type(got.method), got.method.xi, got.seed) == (DARTS, 0.0, 7)
+    assert len(got.stages) == 1 and got.total_epochs == second_order.total_epochs
+    assert got == second_order.replaced(seed=7).plain_darts
+    assert len(first_draws(got, outer_space(got))) == 1  # the first is that
+    beta = search_config.replaced(method=BetaDARTS.like(search_config.method))
+    [_, plain] = first_draws(beta, outer_space(beta))
+    assert type(to_search_config(beta, plain, 0).method) is DARTS

@@ -23,7 +23,7 @@ from dasvit.training.config import RetrainConfig
 from tune import trial
 from tune.demand import Demand
 from tune.searcher import CONFIGURATION, SEED
-from tune.space import first_draws
+from tune.space import first_draws, outer_space
 from tune.trial import Job, RetrainSetup, SearchSetup, root_cause, wait_for_files
 from tune.trial_folder import ERROR_FILE, STOP_FILE, find_searches, read_failure, read_stop
 
@@ -41,7 +41,7 @@ def setup(search_config: SearchConfig, tmp_path: Path) -> SearchSetup:
 
 @pytest.fixture
 def sampled(search_config: SearchConfig) -> dict[str, Any]:
-    return first_draws(search_config)[0] | {CONFIGURATION: 3, SEED: 1}
+    return first_draws(search_config, outer_space(search_config))[0] | {CONFIGURATION: 3, SEED: 1}
 
 
 @pytest.fixture

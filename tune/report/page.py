@@ -74,13 +74,12 @@ def page_text(outcome: Outcome, folder: ResultFolder, *, preset: str) -> str:
 def _facts(outcome: Outcome) -> dict[str, Any]:
     """What both templates show."""
     plan = outcome.plan
-    method = plan.search.method
     return {
         "outcome": outcome,
         "plan": plan,
         "score": outcome.metric.replace("_", " "),
         "costs": " and ".join(tables.COST_WORDS[name] for name in plan.objectives[1:]),
-        "baselines": [c.config_index for c in outcome.configs if method.is_baseline(c.settings)],
+        "has_plain_darts": plan.plain_darts in {c.config_index for c in outcome.configs},
         "counted": counted,
         "verdict": verdict(outcome),
         "added": gain_over_random(outcome),
@@ -202,10 +201,10 @@ def _encoder_pictures(outcome: Outcome) -> list[dict[str, str]]:
 
 def _share_pictures(outcome: Outcome, folder: ResultFolder) -> list[dict[str, str]]:
     groups: dict[str, list[dict[str, list[float]]]] = {}
-    method = outcome.plan.search.method
     for trial in outcome.search:
         if rows := read_trace(folder.search_dir / trial.name / "alpha.jsonl"):
-            name = "plain DARTS" if method.is_baseline(trial.settings) else "searches"
+            plain = trial.config_index == outcome.plan.plain_darts
+            name = "plain DARTS" if plain else "searches"
             groups.setdefault(name, []).append(operation_shares(rows))
     if not groups:
         return []
