@@ -33,6 +33,15 @@ FAIRNESS = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sweeps take minutes, one at a time: before all else, on one worker."""
+    sweeps = [item for item in items if "one_ray_at_a_time" in getattr(item, "fixturenames", ())]
+    for item in sweeps:
+        item.add_marker(pytest.mark.xdist_group("ray"))
+    items.sort(key=lambda item: item not in sweeps)
+
+
 @pytest.fixture(autouse=True)
 def fixed_seed() -> None:
     """Every test starts from the same random state, with one thread: a resumed run takes as many

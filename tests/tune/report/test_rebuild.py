@@ -97,6 +97,9 @@ def test_commands_repeat_the_trials(plan, outcome) -> None:
     got = parse_command(words[3:]).args
     assert got.preset == "digits"
     assert got.search == changed.search.replaced(**drawn)
+    darts = dataclasses.replace(trial, config_index=1, settings={"xi": 0.0, "seed": 1})
+    got = parse_command(search_command(changed, darts, preset="digits").split()[3:]).args
+    assert got.search == changed.search.replaced(seed=1).plain_darts
     words = retrain_command(changed, "genotypes/0a.json", 3, preset="digits").split()
     got = parse_command(words[3:]).args
     assert got.retrain == dataclasses.replace(changed.retrain, model="genotypes/0a.json", seed=3)
