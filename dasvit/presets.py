@@ -65,6 +65,7 @@ def fashion_mnist() -> Preset:
             small.retrain,
             data=data,
             dim=96,
+            depth=6,
             patch_size=7,
             epochs=2,
             warmup_epochs=1,

@@ -25,9 +25,9 @@ class RetrainConfig:
     same depth, width and patches, the baseline) or the name of a timm model."""
     plugins: tuple[str, ...] = ()
     """Python modules to import first; they may register operations of their own."""
-    dim: Annotated[int, Range("[1, 65536]")] = 72
+    dim: Annotated[int, Range("[1, 65536]")] = 48
     """Embedding dimension C."""
-    depth: Annotated[int, Range("[1, 1000]")] = 6
+    depth: Annotated[int, Range("[1, 1000]")] = 4
     """Encoder layers of the derived network."""
     patch_size: Annotated[int, Range("[1, 8192]")] = 2
     """Side of a patch in pixels."""
