@@ -57,7 +57,9 @@ def search_trial() -> Callable[..., Any]:
                 "name": search_dirname(config_index, seed),
                 "config_index": config_index,
                 "seed": seed,
-                "settings": {"token_ratio": 0.5 + config_index / 10, "seed": seed},
+                # The second configuration of a sweep is plain DARTS, which selects no tokens.
+                "settings": ({"xi": 0.0} if config_index == 1 else {"token_ratio": 0.5})
+                | {"seed": seed},
                 "genotype": genotype,
                 "discretised_accuracy": derived,
                 "supernet_accuracy": supernet,

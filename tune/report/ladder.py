@@ -63,11 +63,12 @@ def climb(
     Raises:
         ValueError: a malformed result file.
     """
-    found: dict[str, tuple[RetrainResult, ...]] = {}
+    # One per seed: with the same seed the same encoder is trained to the same end.
+    by_seed: dict[str, dict[int, RetrainResult]] = {}
     for trial in search:
         if trial.short is not None:
-            name = trial.genotype.canonical_hash
-            found[name] = (*found.get(name, ()), trial.short)
+            by_seed.setdefault(trial.genotype.canonical_hash, {})[trial.seed] = trial.short
+    found = {name: tuple(seeds.values()) for name, seeds in by_seed.items()}
     drawn = (genotype.canonical_hash for genotype in random)
     models = (*(name for name in drawn if name not in found), VIT)
     rungs: list[Rung] = []

@@ -79,6 +79,7 @@ def test_rung_by_rung(
     drawn = climbing.random_genotypes()
     first, second, third = (genotype.canonical_hash for genotype in drawn)
     search = [search_trial(0, seed, a, 0.5, 0.5, short=result(0.8)) for seed in (0, 1)]
+    search.append(search_trial(1, 1, a, 0.5, 0.5, short=result(0.8)))  # the seed and encoder again
 
     def rungs() -> Any:
         return climb(climbing, folder, search, drawn)
@@ -87,6 +88,7 @@ def test_rung_by_rung(
     (rung,) = rungs()
     assert (rung.epochs, rung.models) == (2, (first, second, third, "vit"))
     assert rung.interrupted and len(rung.left) == 8
+    assert len(rung.results[a.canonical_hash]) == 2  # one per seed
     train(2, first, 0.9, 0.8)
     train(2, second, 0.3, None)
     train(2, third, None, None)

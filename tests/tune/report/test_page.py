@@ -51,7 +51,8 @@ def sweep(outcome, folder, make_chain, search_trial):
     for i in range(8):
         settings = {"token_ratio": 0.3 + 0.08 * i, "skip_weight": 0.01 * 3**i, "xi": 0.0, "seed": 0}
         score = 0.4 + 0.05 * i
-        trials.append(search_trial(i, 0, found[2 * (i % 2)], score, 0.8, settings=settings))
+        own = {"xi": 0.0, "seed": 0} if i == 1 else settings  # plain DARTS
+        trials.append(search_trial(i, 0, found[2 * (i % 2)], score, 0.8, settings=own))
         params = {name: settings[name] for name in domains}
         study.add_trial(create_trial(params=params, distributions=dict(domains), value=score))
         path = folder.search_dir / trials[-1].name
