@@ -296,7 +296,10 @@ def _work(loop_config: dict[str, Any]) -> None:
     if workers > 1 and job.demand.gpus:
         device = str(train.torch.get_device())
     first = workers == 1 or train.get_context().get_world_rank() == 0
-    write = TensorBoardReport(job.folder, config_to_dict(job.config)) if first else None
+    write = None
+    if first:
+        settings, scored = config_to_dict(job.config), job.short is not None
+        write = TensorBoardReport(job.folder, settings, scored=scored)
     tell: Callable[[dict[str, Any]], Any] = tune.report if workers == 1 else train.report
 
     def report(event: Event) -> None:
@@ -309,7 +312,9 @@ def _work(loop_config: dict[str, Any]) -> None:
         if isinstance(job.config, SearchConfig):
             search(job.config, job.folder, report=report, resume=True, device=device)
             if job.short is not None:
-                _short_training(job.short, job.folder / SHORT_DIR, device=device)
+                score = _short_training(job.short, job.folder / SHORT_DIR, device=device)
+                if write is not None:
+                    write.score(score)
         else:
             retrain(job.config, job.folder, report=report, resume=True, device=device)
             if job.config.held_out and first:
@@ -323,11 +328,14 @@ def _work(loop_config: dict[str, Any]) -> None:
             write.close()
 
 
-def _short_training(config: RetrainConfig, folder: Path, *, device: str) -> None:
+def _short_training(config: RetrainConfig, folder: Path, *, device: str) -> float:
+    """The search score: class-balanced accuracy (ratio)."""
     from dasvit.training.loop import retrain
 
-    retrain(config, folder, resume=True, device=device)
+    result = retrain(config, folder, resume=True, device=device)
     _drop_weights(folder)
+    assert result.balanced_accuracy is not None
+    return result.balanced_accuracy
 
 
 def _drop_weights(folder: Path) -> None:

@@ -28,11 +28,11 @@ from dasvit.report.plots import heatmap_figure
 from dasvit.run.files import write_atomic
 from dasvit.spaces.cell.genotype import Genotype, edge_list
 
-__all__ = ["DISCRETISED", "TensorBoardReport", "epoch_scalars", "write_run"]
+__all__ = ["DISCRETISED", "TRAINED", "TensorBoardReport", "epoch_scalars", "write_run"]
 
-DISCRETISED, TESTED = "accuracy/discretised", "accuracy/test"
+TRAINED, DISCRETISED = "accuracy/trained", "accuracy/discretised"
+TESTED, HELD_OUT = "accuracy/test", "accuracy/held_out"
 _SEARCH_METRICS = (DISCRETISED, "accuracy/val")
-_RETRAIN_METRICS = (TESTED,)
 _LAYOUT = {"weights": {"mean over the edges": ["Multiline", ["weights/.*"]]}}
 
 
@@ -48,11 +48,11 @@ class TensorBoardReport:
     (the same)       `events.scalars`, where a stage follows                  epochs done
     SearchResult     `accuracy/discretised`; the HParams tab                  epochs done
     RetrainEpoch     `events.scalars`                                         epoch
-    RetrainResult    `accuracy/test`; the HParams tab                         epochs done
+    RetrainResult    `accuracy/test` or `accuracy/held_out`; the HParams tab  epochs done
     ================ ======================================================== ==============
 
-    The HParams tab has the outer settings of a search with its two accuracies, or model and seed
-    of a retraining with its test accuracy. It takes its columns from the first run it finds, so
+    The HParams tab has the outer settings of a search with its accuracies, or model and seed of a
+    retraining with its accuracy on the test images, or on those that were held out. It takes its columns from the first run it finds, so
     compare searches with searches and retrainings with retrainings: keep them under separate
     folders. A metric there is the last point of a curve, hence the two accuracies of one point.
 
@@ -67,11 +67,15 @@ class TensorBoardReport:
     Args:
         log_dir: folder of the run.
         settings: all settings of the run; nested ones become `data.dataset` and the like.
+        scored: `score` will follow a search.
     """
 
-    def __init__(self, log_dir: str | Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, log_dir: str | Path, settings: Mapping[str, Any], *, scored: bool = False
+    ) -> None:
         self._log_dir = Path(log_dir)
         self._settings = dict(settings)
+        self._search_metrics = (TRAINED, *_SEARCH_METRICS) if scored else _SEARCH_METRICS
         self._writer: SummaryWriter | None = None
         self._epochs_done = 0
         self._operations: tuple[str, ...] | None = None
@@ -86,11 +90,18 @@ class TensorBoardReport:
             _add_scalars(writer, scalars(event), self._epochs_done)
         elif isinstance(event, SearchResult):
             _add_scalars(writer, {DISCRETISED: event.discretised_accuracy}, self._epochs_done)
-            _add_summaries(writer, _hparams(event.settings, _SEARCH_METRICS))
+            _add_summaries(writer, _hparams(event.settings, self._search_metrics))
         else:
-            _add_scalars(writer, {TESTED: event.test_top1}, self._epochs_done)
+            tag = HELD_OUT if self._settings.get("held_out") else TESTED
+            _add_scalars(writer, {tag: event.test_top1}, self._epochs_done)
             own = {"model": model_name(event.model), "seed": self._settings["seed"]}
-            _add_summaries(writer, _hparams(own, _RETRAIN_METRICS))
+            _add_summaries(writer, _hparams(own, [tag]))
+        writer.flush()
+
+    def score(self, accuracy: float) -> None:
+        """Add what a search's encoder reached after a short training: `accuracy/trained`."""
+        writer = self._writer = self._writer or self._open(None)
+        _add_scalars(writer, {TRAINED: accuracy}, self._epochs_done)
         writer.flush()
 
     def close(self) -> None:
@@ -98,7 +109,7 @@ class TensorBoardReport:
         if self._writer is not None:
             self._writer.close()
 
-    def _open(self, event: Event) -> SummaryWriter:
+    def _open(self, event: Event | None) -> SummaryWriter:
         """Event files are read in the order of their names, which begin with the second they were
         made in: a resumed run's file must come after the one that it corrects."""
         now = time.time()
@@ -108,9 +119,10 @@ class TensorBoardReport:
             self._epochs_done = event.epoch
         elif isinstance(event, StageEnd):
             self._epochs_done = event.epoch + 1
-        else:  # a run that stopped between its last epoch and its result
+        else:  # a run that stopped between its last epoch and its result, or its score
             self._epochs_done = _total_epochs(self._settings)
-        writer = SummaryWriter(str(self._log_dir), purge_step=self._epochs_done)
+        purge_step = self._epochs_done + (event is None)  # its result stays
+        writer = SummaryWriter(str(self._log_dir), purge_step=purge_step)
         if self._epochs_done == 0:
             writer.add_text("settings", _table(self._settings), 0)
         if isinstance(event, SearchEpoch | StageEnd):
@@ -160,9 +172,10 @@ def write_run(
         ended: Unix time of the last step.
     """
     now = ended - sum(row.get("time/epoch_seconds", 0.0) for row in rows)
+    metrics = [m for m in (TRAINED, *_SEARCH_METRICS) if any(m in row for row in rows)]
     with tempfile.TemporaryDirectory() as folder:
         writer = SummaryWriter(folder, purge_step=0)
-        _add_summaries(writer, [custom_scalars(_LAYOUT), *_hparams(settings, _SEARCH_METRICS)])
+        _add_summaries(writer, [custom_scalars(_LAYOUT), *_hparams(settings, metrics)])
         for step, row in enumerate(rows):
             now += row.get("time/epoch_seconds", 0.0)
             _add_scalars(writer, row, step, now)

@@ -172,6 +172,29 @@ def test_the_hparams_tab_shows_what_tells_the_runs_apart(
     assert hparams_tab(tmp_path / "retrain") == expected
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_score_of_a_search_is_a_metric_too(tmp_path: Path, restarted: bool) -> None:
+    settings = {"method": {"stage_layers": [1], "stage_epochs": 2}}
+    report = TensorBoardReport(tmp_path, settings, scored=True)
+    for event in (search_epoch(0), search_epoch(1), RESULT):
+        report(event)
+    if restarted:  # a kill during the short training
+        report.close()
+        report = TensorBoardReport(tmp_path, settings, scored=True)
+    report.score(0.875)
+    report.close()
+    assert points(read(tmp_path), "accuracy/trained") == [(2, 0.875)]
+    ((_, metrics),) = hparams_tab(tmp_path).values()
+    assert metrics.keys() == {"accuracy/trained", "accuracy/discretised", "accuracy/val"}
+    assert (metrics["accuracy/trained"], metrics["accuracy/discretised"]) == (0.875, 0.5)
+
+
+def test_images_that_were_held_out_are_no_test_images(tmp_path: Path) -> None:
+    found = write(tmp_path, [RETRAIN_RESULT], epochs=2, seed=0, held_out=0.5)
+    assert points(found, "accuracy/held_out") == [(2, RETRAIN_RESULT.test_top1)]
+    assert "accuracy/test" not in found.Tags()["scalars"]
+
+
 def test_all_settings_are_one_card(tmp_path: Path) -> None:
     settings = {
         "layers": [2, 4],

@@ -181,6 +181,7 @@ TINY_OPTIONS = {
     "--num-samples": 1,
     "--seeds": 2,
     "--dim": 12,
+    "--batch-size": 240,
     "--stage-epochs": 1,
     "--stage-layers": (1, 1, 1),
     "--token-ratio": 0.5,
@@ -190,6 +191,7 @@ TINY_OPTIONS = {
     "--retrain.dim": 12,
     "--retrain.depth": 2,
     "--retrain.epochs": 2,
+    "--retrain.batch-size": 240,
     "--retrain.warmup-epochs": 1,
 }
 TINY = [

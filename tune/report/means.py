@@ -7,7 +7,7 @@ from typing import Any
 
 from dasvit.report.events import SearchEpoch
 from dasvit.report.record import read_trace
-from dasvit.report.tensorboard import DISCRETISED, epoch_scalars, write_run
+from dasvit.report.tensorboard import DISCRETISED, TRAINED, epoch_scalars, write_run
 from tune.report.outcome import Outcome
 from tune.store import ResultFolder
 
@@ -35,6 +35,8 @@ def write_means(outcome: Outcome, folder: ResultFolder) -> None:
         traces = [[_scalars(row, operations) for row in read_trace(path)] for path in paths]
         rows = [_mean(seeds) for seeds in zip(*traces, strict=False)]
         rows.append({DISCRETISED: config.score("discretised_accuracy").mean})
+        if outcome.plan.climbs:
+            rows[-1][TRAINED] = config.score("trained_accuracy").mean
         write_run(file, rows, config.settings, ended=ended)
 
 

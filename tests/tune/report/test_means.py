@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.events import SEARCH_EPOCH
+from support.events import RETRAIN_RESULT, SEARCH_EPOCH
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dasvit.report.record import JsonLinesReport
@@ -77,3 +77,11 @@ def test_one_seed_is_its_own_mean(traced: Outcome, folder: ResultFolder) -> None
     single = dataclasses.replace(traced, plan=dataclasses.replace(traced.plan, seeds=1))
     write_means(single, folder)
     assert not (folder.root / "mean").exists()
+
+
+def test_the_search_score_is_among_them(traced: Outcome, folder: ResultFolder) -> None:
+    plan = dataclasses.replace(traced.plan, metric="trained_accuracy")
+    short = dataclasses.replace(RETRAIN_RESULT, balanced_accuracy=0.75)
+    scored = tuple(dataclasses.replace(trial, short=short) for trial in traced.search)
+    write_means(dataclasses.replace(traced, plan=plan, search=scored), folder)
+    assert points(read(folder.root / "mean" / "config_000"), "accuracy/trained") == [(2, 0.75)]
