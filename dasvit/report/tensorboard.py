@@ -52,9 +52,10 @@ class TensorBoardReport:
     ================ ======================================================== ==============
 
     The HParams tab has the outer settings of a search with its accuracies, or model and seed of a
-    retraining with its accuracy on the test images, or on those that were held out. It takes its columns from the first run it finds, so
-    compare searches with searches and retrainings with retrainings: keep them under separate
-    folders. A metric there is the last point of a curve, hence the two accuracies of one point.
+    retraining with its accuracy on the test images, or on those that were held out. It takes its
+    columns from the first run it finds, so compare searches with searches and retrainings with
+    retrainings: keep them under separate folders. A metric there is the last point of a curve,
+    hence the accuracies of one point.
 
     The Custom Scalars tab has the weights of all operations in one chart. What it shows is always
     among the other scalars too, a card per tag: so these are means over the edges, and the single
