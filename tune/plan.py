@@ -61,8 +61,9 @@ class Plan:
     prefer: Literal["accuracy", "small"] = "accuracy"
     """Which becomes best/: the first of the ranking; or the cheapest encoder whose accuracy is
     within one standard error of the first one's. The report names both."""
-    cheap_by: Literal["macs", "params"] = "macs"
-    """What cheap means: multiply-adds, or parameters."""
+    cheap_by: Literal["macs", "params", "latency"] = "macs"
+    """What cheap means: multiply-adds, parameters, or the time of one image alone, measured after
+    each training of the ladder (its shortest)."""
     retrain_seeds: _Any = 0
     """Seeds per retraining: --retrain.seed and the numbers after it; 0 is as many as --seeds."""
     scheduler: Literal["none", "asha"] = "none"

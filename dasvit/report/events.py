@@ -180,6 +180,8 @@ class RetrainResult:
         largest_class: share of the test images in the largest class (ratio): what one answer to
             all of them gets.
         num_tested: images it was tested on.
+        latency_seconds: median time of a forward pass of one image alone, on the device that it was
+            trained on.
     """
 
     model: str
@@ -193,6 +195,7 @@ class RetrainResult:
     balanced_accuracy: float | None = None
     largest_class: float | None = None
     num_tested: int | None = None
+    latency_seconds: float | None = None
 
     @property
     def beats_one_answer(self) -> bool:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dasvit.costs import check_num_params
+from dasvit.costs import check_num_params, latency
 from dasvit.data.datasets import ImageData, check_data, load_data
 from dasvit.data.splits import split_half
 from dasvit.report.events import Report, RetrainEpoch, RetrainResult, tee
@@ -57,6 +57,9 @@ from dasvit.training.recipe import (
 )
 
 __all__ = ["Training", "check_retrain", "evaluate", "retrain"]
+
+LATENCY_SECONDS = 0.1
+"""Time to measure the latency in."""
 
 
 class Training:
@@ -358,6 +361,10 @@ def retrain(
         num_processes=processes.count,
     )
     if processes.first:
+        side = config.data.image_size
+        image = torch.zeros(1, data.in_channels, side, side, device=where)
+        timed = latency(training.result, image, seconds=LATENCY_SECONDS).median
+        result = dataclasses.replace(result, latency_seconds=timed)
         card = model_card(facts, config, result)
         save_model_folder(out_dir / MODEL_DIR, training.result, facts, card)
         save_result(out_dir / "result.json", result)

@@ -184,6 +184,7 @@ def test_what_a_retraining_leaves(kind: str, genotype_path: str, tmp_path: Path)
     assert result.num_params == sum(p.numel() for p in trained.model.parameters())
     assert result.model == config.model
     assert result.peak_memory_bytes and 100e6 < result.peak_memory_bytes < 50e9
+    assert result.latency_seconds and 1e-5 < result.latency_seconds < 10
     tested = evaluate(tmp_path)
     assert (tested.accuracy, tested.top5_accuracy) == (result.test_top1, result.test_top5)
     assert tested.balanced_accuracy == result.balanced_accuracy

@@ -1,6 +1,7 @@
 """A sweep as far as it has come: its trials, what ranks them, and the model to keep."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -144,7 +145,15 @@ class Outcome:
             for encoder in self.ranking
             if len(encoder.rungs) == len(first) and rung_score(encoder.rungs[-1]).mean >= least
         ]
-        return sorted(close, key=lambda encoder: self.costs_of(encoder.hash)[self.plan.cheap_by])
+        return sorted(close, key=self.price)
+
+    def price(self, encoder: GenotypeSummary) -> float:
+        """What an encoder costs, by `Plan.cheap_by`; a latency in seconds."""
+        if self.plan.cheap_by != "latency":
+            return self.costs_of(encoder.hash)[self.plan.cheap_by]
+        results = (result for rung in encoder.rungs for result in rung)
+        known = [r.latency_seconds for r in results if r.latency_seconds is not None]
+        return min(known, default=math.inf)  # whatever else the machine did, adds to it
 
     def costs_of(self, name: str) -> dict[str, int]:
         """What an encoder, by canonical hash, or "vit" costs at the retraining's size

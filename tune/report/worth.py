@@ -13,7 +13,7 @@ from scipy import stats
 
 from dasvit.costs import format_count
 from dasvit.report.progress import counted
-from tune.report.aggregate import ModelSummary
+from tune.report.aggregate import GenotypeSummary, ModelSummary
 from tune.report.outcome import VIT, Outcome
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "verdict",
 ]
 
+WORDS = {"macs": "multiply-adds", "params": "parameters"}
 RESAMPLES = 2000
 LEAST_PAIRS = 3
 
@@ -151,13 +152,20 @@ def verdict(outcome: Outcome) -> list[str]:
             lines.append(f"{words} ({interval}), which is {noise} than noise")
     smallest = outcome.as_good[0]
     if smallest.hash != outcome.ranking[0].hash:
-        cheap, first = (outcome.costs_of(e.hash)["macs"] for e in (smallest, outcome.ranking[0]))
+        first = outcome.ranking[0]
         lines.append(
             f"as good within a standard error, and cheapest: {smallest.hash} with "
-            f"{format_count(cheap)} multiply-adds, {outcome.ranking[0].hash} has "
-            f"{format_count(first)} (--prefer small keeps it)"
+            f"{_price(outcome, smallest)}, {first.hash} has {_price(outcome, first)} "
+            "(--prefer small keeps it)"
         )
     return lines
+
+
+def _price(outcome: Outcome, encoder: GenotypeSummary) -> str:
+    price = outcome.price(encoder)
+    if outcome.plan.cheap_by == "latency":
+        return f"{1e3 * price:.2f} ms per image"
+    return f"{format_count(int(price))} {WORDS[outcome.plan.cheap_by]}"
 
 
 def _accuracy(model: ModelSummary) -> str:

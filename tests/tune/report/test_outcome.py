@@ -1,12 +1,14 @@
 """What a sweep has reached: what ranks, what is chosen, what is left to do."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from tune.report.aggregate import standard_error
 from tune.report.ladder import Rung
 from tune.report.outcome import best_retraining, pareto_front, spread_out
+from tune.report.worth import verdict
 from tune.trial_folder import Failure
 
 
@@ -33,6 +35,34 @@ def test_the_smallest_that_is_as_good(climbed) -> None:
     small = dataclasses.replace(climbed, plan=dataclasses.replace(climbed.plan, prefer="small"))
     assert small.winner.hash == second.hash and small.chosen(1) == [second]
     assert best_retraining(small).model == second.hash
+
+
+def test_cheap_by_latency(climbed) -> None:
+    first, second, _ = climbed.ranking
+    plan = dataclasses.replace(climbed.plan, cheap_by="latency", prefer="small")
+
+    def timed(*milliseconds: tuple[float, float]) -> Any:
+        """The outcome with these times of the two encoders' trainings on the last rung."""
+        times = {e.hash: ms for e, ms in zip((first, second), milliseconds, strict=True)}
+        last = {
+            name: tuple(
+                dataclasses.replace(own, latency_seconds=ms / 1e3)
+                for own, ms in zip(results, times[name], strict=True)
+            )
+            if name in times
+            else results
+            for name, results in climbed.rungs[-1].results.items()
+        }
+        rungs = (climbed.rungs[0], dataclasses.replace(climbed.rungs[-1], results=last))
+        return dataclasses.replace(climbed, plan=plan, rungs=rungs)
+
+    # The shortest counts: what else the machine does can only add to it.
+    assert timed((2.0, 9.0), (3.0, 2.5)).winner.hash == first.hash
+    cheaper = timed((2.0, 9.0), (3.0, 1.5))
+    assert cheaper.winner.hash == second.hash
+    assert f"{second.hash} with 1.50 ms per image, {first.hash} has 2.00 ms" in verdict(cheaper)[-1]
+    # Trainings of an older version have none: then the ranking decides.
+    assert dataclasses.replace(climbed, plan=plan).winner.hash == first.hash
 
 
 def test_along_the_front(several) -> None:
