@@ -182,6 +182,8 @@ class RetrainResult:
         num_tested: images it was tested on.
         latency_seconds: median time of a forward pass of one image alone, on the device that it was
             trained on.
+        class_names: in the order of the labels. confusion: tested images by class (row) and answer
+            (column). Both None with more than 200 classes.
     """
 
     model: str
@@ -196,6 +198,8 @@ class RetrainResult:
     largest_class: float | None = None
     num_tested: int | None = None
     latency_seconds: float | None = None
+    class_names: list[str] | None = None
+    confusion: list[list[int]] | None = None
 
     @property
     def beats_one_answer(self) -> bool:
@@ -289,9 +293,10 @@ def scalars(event: Event) -> dict[str, float]:
             "num_params": event.num_params,
             "seconds": event.seconds,
         }
+    chance = {"accuracy/largest_class": event.largest_class}
     if event.accuracy_after is None:  # no stage follows
-        return {}
-    return {
+        return chance
+    return chance | {
         "stage/accuracy_before": event.accuracy_before,
         "stage/accuracy_after": event.accuracy_after,
     }

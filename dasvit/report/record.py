@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ def save_result(path: Path, result: SearchResult | RetrainResult) -> None:
     values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
     if isinstance(result, SearchResult):
         values |= {"genotype": result.genotype.to_dict(), "gap": result.gap}
-    write_atomic(path, json.dumps(values, indent=2) + "\n")
+    text = json.dumps(values, indent=2)
+    rows = re.sub(r"\[\n[\d,\s]+\]", lambda row: " ".join(row[0].split()), text)  # of a matrix
+    write_atomic(path, rows + "\n")
 
 
 def load_search_result(path: Path) -> SearchResult:

@@ -45,10 +45,11 @@ class TensorBoardReport:
     the first        text `settings`                                          0
     SearchEpoch      `events.scalars`, `weights/<operation>`                  epoch
     StageEnd         images `operation_weights`, `encoder`; text `genotype`   stage
-    (the same)       `events.scalars`, where a stage follows                  epochs done
+    (the same)       `events.scalars`                                         epochs done
     SearchResult     `accuracy/discretised`; the HParams tab                  epochs done
     RetrainEpoch     `events.scalars`                                         epoch
     RetrainResult    `accuracy/test` or `accuracy/held_out`; the HParams tab  epochs done
+    (the same)       `accuracy/balanced`, `accuracy/largest_class`            epochs done
     ================ ======================================================== ==============
 
     The HParams tab has the outer settings of a search with its accuracies, or model and seed of a
@@ -94,7 +95,13 @@ class TensorBoardReport:
             _add_summaries(writer, _hparams(event.settings, self._search_metrics))
         else:
             tag = HELD_OUT if self._settings.get("held_out") else TESTED
-            _add_scalars(writer, {tag: event.test_top1}, self._epochs_done)
+            values = {
+                tag: event.test_top1,
+                "accuracy/balanced": event.balanced_accuracy,
+                "accuracy/largest_class": event.largest_class,
+            }
+            known = {name: value for name, value in values.items() if value is not None}
+            _add_scalars(writer, known, self._epochs_done)
             own = {"model": model_name(event.model), "seed": self._settings["seed"]}
             _add_summaries(writer, _hparams(own, [tag]))
         writer.flush()

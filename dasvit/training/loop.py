@@ -60,6 +60,8 @@ __all__ = ["Training", "check_retrain", "evaluate", "retrain"]
 
 LATENCY_SECONDS = 0.1
 """Time to measure the latency in."""
+MOST_CLASSES = 200
+"""Whose confusion matrix a result holds."""
 
 
 class Training:
@@ -359,6 +361,8 @@ def retrain(
         seconds=training.seconds,
         peak_memory_bytes=peak_memory(where),
         num_processes=processes.count,
+        class_names=list(data.class_names) if data.num_classes <= MOST_CLASSES else None,
+        confusion=[*map(list, tested.confusion)] if data.num_classes <= MOST_CLASSES else None,
     )
     if processes.first:
         side = config.data.image_size

@@ -128,8 +128,9 @@ def test_scalars_of_a_retraining() -> None:
 
 
 def test_scalars_of_a_change_of_stage() -> None:
-    assert scalars(STAGE_END) == {}
+    assert scalars(STAGE_END) == {"accuracy/largest_class": 0.1}
     assert scalars(dataclasses.replace(STAGE_END, accuracy_after=0.5)) == {
+        "accuracy/largest_class": 0.1,
         "stage/accuracy_before": 0.75,
         "stage/accuracy_after": 0.5,
     }

@@ -137,3 +137,11 @@ def test_malformed_results_are_named(tmp_path: Path) -> None:
     for load in (load_search_result, load_retrain_result):
         with pytest.raises(ValueError, match="there is no file"):
             load(path)
+
+
+def test_a_matrix_has_a_line_per_row(path: Path) -> None:
+    names = ["[1,  2]", "b"]
+    result = replace(RETRAIN_RESULT, confusion=[[8, 2], [1, 3]], class_names=names)
+    save_result(path, result)
+    assert "    [ 8, 2 ],\n    [ 1, 3 ]\n" in path.read_text()
+    assert load_retrain_result(path) == result

@@ -132,6 +132,7 @@ def test_stages_write_figures_and_genotypes(tmp_path: Path) -> None:
     # The scores at the change are one point, where the next stage begins.
     assert points(found, "stage/accuracy_before") == [(2, 0.75)]
     assert points(found, "stage/accuracy_after") == [(2, 0.25)]
+    assert points(found, "accuracy/largest_class") == [(2, 0.1)] * 2
     # Later heat maps keep the columns of the first, so the images are of one size.
     assert len({image.width for image in found.Images("operation_weights")}) == 1
     (at, first), _ = text(found, "genotype")
@@ -190,8 +191,11 @@ def test_the_score_of_a_search_is_a_metric_too(tmp_path: Path, restarted: bool) 
 
 
 def test_images_that_were_held_out_are_no_test_images(tmp_path: Path) -> None:
-    found = write(tmp_path, [RETRAIN_RESULT], epochs=2, seed=0, held_out=0.5)
+    result = dataclasses.replace(RETRAIN_RESULT, balanced_accuracy=0.25, largest_class=0.625)
+    found = write(tmp_path, [result], epochs=2, seed=0, held_out=0.5)
     assert points(found, "accuracy/held_out") == [(2, RETRAIN_RESULT.test_top1)]
+    assert points(found, "accuracy/balanced") == [(2, 0.25)]
+    assert points(found, "accuracy/largest_class") == [(2, 0.625)]
     assert "accuracy/test" not in found.Tags()["scalars"]
 
 

@@ -189,6 +189,8 @@ def test_what_a_retraining_leaves(kind: str, genotype_path: str, tmp_path: Path)
     assert (tested.accuracy, tested.top5_accuracy) == (result.test_top1, result.test_top5)
     assert tested.balanced_accuracy == result.balanced_accuracy
     assert tested.largest_class == result.largest_class
+    assert tested.confusion == tuple(map(tuple, result.confusion))
+    assert tested.class_names == tuple(result.class_names)
     assert 0 <= result.test_top1 <= result.test_top5 <= 1
     last = runs.rows_without_times(tmp_path / "train.jsonl")[-1]
     assert result.train_accuracy == last["train_accuracy"]

@@ -15,12 +15,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from matplotlib.figure import Figure
 
 from dasvit.report.encoder import encoder_figure
-from dasvit.report.plots import operation_shares, share_figure
+from dasvit.report.plots import confusion_figure, operation_shares, share_figure
 from dasvit.report.progress import counted
 from dasvit.report.record import read_trace
 from dasvit.report.style import STYLE, new_figure
 from tune.report import tables
-from tune.report.outcome import VIT, Outcome, pareto_front
+from tune.report.outcome import VIT, Outcome, best_retraining, pareto_front
 from tune.report.reproduce import retrain_command, search_command
 from tune.report.worth import gain_over_random, score_correlation, verdict
 from tune.store import ResultFolder
@@ -59,6 +59,7 @@ def page_text(outcome: Outcome, folder: ResultFolder, *, preset: str) -> str:
     pictures = {
         "front": _front_pictures(outcome),
         "worth": _worth_pictures(outcome),
+        "classes": _class_pictures(outcome),
         "encoders": _encoder_pictures(outcome),
         "shares": _share_pictures(outcome, folder),
     }
@@ -88,7 +89,7 @@ def _facts(outcome: Outcome) -> dict[str, Any]:
             name: getattr(tables, name)(outcome)
             for name in (
                 *("leaderboard", "encoders", "configurations", "stopped"),
-                *("agreement", "failures", "wall_time"),
+                *("classes", "agreement", "failures", "wall_time"),
             )
         },
     }
@@ -185,6 +186,14 @@ def _worth_pictures(outcome: Outcome) -> list[dict[str, str]]:
         alt = "Test accuracy by number of parameters, with the Pareto front"
         pictures.append(_picture(figure, alt, caption=caption))
     return pictures
+
+
+def _class_pictures(outcome: Outcome) -> list[dict[str, str]]:
+    best = best_retraining(outcome)
+    if best is None or best.confusion is None or best.class_names is None:
+        return []
+    figure = confusion_figure(best.confusion, best.class_names)
+    return [_picture(figure, "Test images by class and answer", caption="The model in best/.")]
 
 
 def _encoder_pictures(outcome: Outcome) -> list[dict[str, str]]:

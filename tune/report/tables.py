@@ -16,12 +16,13 @@ from dasvit.report.events import edge_name
 from dasvit.report.progress import counted, duration
 from dasvit.report.statistics import Spread
 from tune.report.aggregate import SCORES, GenotypeSummary, rung_score
-from tune.report.outcome import VIT, Outcome
+from tune.report.outcome import VIT, Outcome, best_retraining
 from tune.trial_folder import RetrainTrial, SearchTrial
 
 __all__ = [
     "COST_WORDS",
     "agreement",
+    "classes",
     "configurations",
     "encoders",
     "failures",
@@ -182,6 +183,22 @@ def stopped(outcome: Outcome) -> pd.DataFrame:
             **{name: _short(v) for name, v in stop.settings.items() if name != "seed"},
         }
         for stop in outcome.stopped
+    )
+
+
+def classes(outcome: Outcome) -> pd.DataFrame:
+    """What the model that is kept gets right of each class. Empty where that is not known."""
+    best = best_retraining(outcome)
+    if best is None or best.confusion is None or best.class_names is None:
+        return pd.DataFrame()
+    rows = zip(best.class_names, best.confusion, strict=True)
+    return pd.DataFrame(
+        {
+            "class": name,
+            "test images": str(sum(row)),
+            "right": row[i] / sum(row) if sum(row) else NOTHING,
+        }
+        for i, (name, row) in enumerate(rows)
     )
 
 

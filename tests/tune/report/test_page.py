@@ -107,6 +107,22 @@ def test_what_the_page_holds(page: str, sweep) -> None:
     assert "what the search adds is not measured" in page
 
 
+def test_the_kept_model_class_by_class(sweep, folder) -> None:
+    """Of the best encoder's first seed: not of the ViT's, nor of the better seed."""
+    best, names = sweep.ranking[0].hash, ["ok", "a <b>"]
+    answers = {(best, 0): [[8, 2], [1, 3]], (best, 1): [[10, 0], [0, 4]], ("vit", 0): [[5, 5]] * 2}
+    retrained = tuple(
+        dataclasses.replace(t, class_names=names, confusion=answers.get((t.model, t.seed)))
+        for t in sweep.retrained
+    )
+    page = page_text(dataclasses.replace(sweep, retrained=retrained), folder, preset="digits")
+    rows = re.findall(
+        r">(ok|a &lt;b&gt;)</td>\s*<td>(\d+)</td>\s*<td>.*?</span>([\d.]+)", page, re.DOTALL
+    )
+    assert rows == [("ok", "10", "0.80"), ("a &lt;b&gt;", "4", "0.75")]
+    assert "classes" in Page(page).ids and "Test images by class and answer" in page
+
+
 def test_several_objectives_have_a_picture_of_the_front(several, folder) -> None:
     page = page_text(several, folder, preset="digits")
     assert "front" in Page(page).ids and "Search score by multiply-adds" in page
