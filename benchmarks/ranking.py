@@ -34,11 +34,10 @@ from dasvit.report.statistics import spread
 from dasvit.report.style import STYLE, new_figure, save_figure
 from dasvit.run.environment import environment
 from dasvit.run.files import write_atomic
-from dasvit.run.seed import generator
 from dasvit.search.loop import search
 from dasvit.search.score import accuracy
 from dasvit.spaces.cell.genotype import Genotype
-from dasvit.spaces.cell.sample import distinct_random_genotypes
+from dasvit.spaces.cell.sample import distinct_random_genotypes, proposed_genotypes
 from dasvit.training import loop as training
 from tune.report.worth import Estimate, rank_correlation
 
@@ -97,11 +96,8 @@ def find(data_dir: str, alpha_lr: float, seed: int) -> list[Row]:
 
     with tempfile.TemporaryDirectory() as folder:
         result = search(config, folder, report=report)
-    # An operation by its weight, an edge by the sum of its weights: the largest of logarithms with
-    # Gumbel noise is a draw (Gumbel, 1954), and the largest two are draws without replacement.
-    logs = torch.tensor(ends[-1].weights, dtype=torch.float64).log()
-    uniform = torch.rand(logs.shape, dtype=torch.float64, generator=generator(seed, "draw"))
-    drawn = config.space.derive(logs - (-uniform.log()).log(), ends[-1].edge_ops)
+    end, own = ends[-1], result.genotype.canonical_hash
+    drawn = proposed_genotypes(end.weights, end.edge_ops, config.space, 1, seed=seed, known=(own,))
     facts = {"alpha_lr": alpha_lr, "seed": seed}
     scores = {
         "supernet": result.supernet_accuracy,
@@ -111,7 +107,7 @@ def find(data_dir: str, alpha_lr: float, seed: int) -> list[Row]:
     }
     return [
         {"origin": FOUND, **facts, **_encoder(result.genotype), **scores},
-        {"origin": DRAWN, **facts, **_encoder(drawn)},
+        *({"origin": DRAWN, **facts, **_encoder(genotype)} for genotype in drawn),
     ]
 
 
@@ -169,13 +165,14 @@ def measure(args: Args, facts: Row, save: Callable[[], None]) -> None:
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(args.processes) as pool:
         write_part(args.data_dir, Path(folder))
         encoders, runs = facts["encoders"], facts["runs"]
+        commit = {"commit": facts["environment"]["git_commit"]}
         wanted = [
             (rate, seed)
             for seed, rate in itertools.product(range(args.searches), ALPHA_RATES)
             if not any((e.get("alpha_lr"), e.get("seed")) == (rate, seed) for e in encoders)
         ]
         for future in as_completed([pool.submit(find, folder, *job) for job in wanted]):
-            encoders += future.result()
+            encoders += [row | commit for row in future.result()]
             save()
         space = get_preset("fashion_mnist").search.space
         if not any(e["origin"] == UNIFORM for e in encoders):
@@ -189,7 +186,7 @@ def measure(args: Args, facts: Row, save: Callable[[], None]) -> None:
         jobs = [(e, *way) for e in {e["hash"]: e for e in turns}.values() for way in ways]
         jobs = [job for job in jobs if not any(_key(*job).items() <= run.items() for run in runs)]
         for future in as_completed([pool.submit(train, folder, *job) for job in jobs]):
-            runs.append(future.result())
+            runs.append(future.result() | commit)
             save()
 
 

@@ -44,9 +44,11 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
         models = f"then the best {counted(plan.retrain_top, 'encoder')} and a plain ViT"
     if plan.ladder:
         epochs = " and ".join(map(str, plan.ladder))
+        more = plan.proposals
+        proposed = f", {more} more per search that its weights propose" if more else ""
         print(
-            f"the encoders, and a plain ViT, are ranked on a ladder of short trainings: {epochs} "
-            f"epochs on a part of the training images, tested on the rest"
+            f"the encoders{proposed}, and a plain ViT, are ranked on a ladder of short trainings: "
+            f"{epochs} epochs on a part of the training images, tested on the rest"
         )
     print(
         f"{models} × {counted(len(plan.retraining_seeds), 'seed')} on "

@@ -130,7 +130,7 @@ def parse_options(argv: Sequence[str], prog: str = "python tune/run_search.py") 
     default = SweepOptions(preset=preset.name, plan=plan)
     options = parse(SweepOptions, argv, default=default, prog=prog)
     plan = options.plan
-    most = (plan.num_searches if plan.num_searches else 0) + (plan.num_random if plan.climbs else 0)
+    most = plan.num_searches * (1 + plan.proposals) + (plan.num_random if plan.climbs else 0)
     require(
         "retrain_top" not in given or plan.retrain_top <= most,
         f"--retrain-top {plan.retrain_top}: {plan.num_samples} configurations × {plan.seeds} seeds "

@@ -58,6 +58,9 @@ class Plan:
     random_baseline: _Any = 4
     """Encoders to draw uniformly from the same space: they climb the ladder beside those that a
     gradient search found, and are all retrained; the report states the gain over them."""
+    proposals: _Any = 0
+    """Encoders that each search proposes beside the derived one, drawn by the weights that it ended
+    with; they climb the ladder too."""
     prefer: Literal["accuracy", "small"] = "accuracy"
     """Which becomes best/: the first of the ranking; or the cheapest encoder whose accuracy is
     within one standard error of the first one's. The report names both."""
@@ -117,6 +120,11 @@ class Plan:
             self.climbs or self.strategy == "gradient",
             f"--search random with --metric {self.metric}: it searches nothing that has one; leave "
             "--metric away",
+        )
+        require(
+            not self.proposals or (self.climbs and self.strategy == "gradient"),
+            "--proposals are draws of a search, and climb the ladder: they need --search gradient "
+            "and --metric trained_accuracy",
         )
         require(
             self.prefer == "accuracy" or (self.climbs and len(self.objectives) == 1),

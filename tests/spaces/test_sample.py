@@ -5,8 +5,12 @@ import pytest
 from support.runs import OPERATIONS
 
 from dasvit.spaces import CellSpace
-from dasvit.spaces.cell.operations import mixes_tokens
-from dasvit.spaces.cell.sample import distinct_random_genotypes, random_genotype
+from dasvit.spaces.cell.operations import is_blind, mixes_tokens
+from dasvit.spaces.cell.sample import (
+    distinct_random_genotypes,
+    proposed_genotypes,
+    random_genotype,
+)
 
 SPACE = CellSpace(operations=OPERATIONS)
 
@@ -49,3 +53,52 @@ def test_a_small_space_is_no_endless_loop() -> None:
     assert len(distinct_random_genotypes(tiny, 1, seed=0)) == 1
     with pytest.raises(ValueError, match=r"2 distinct random encoders were asked for.*gave 1; ask"):
         distinct_random_genotypes(tiny, 2, seed=0)
+
+
+# --- Drawn by weights
+
+
+WEIGHTS = [
+    [0.2, 0.5, 0.3],  # into o_0
+    [0.6, 0.3, 0.1],
+    [0.1, 0.6, 0.3],  # into o_1: without zero the edges weigh 0.9, 0.5 and 0.2
+    [0.5, 0.4, 0.1],
+    [0.8, 0.1, 0.1],
+]
+ALL_MIX = (("zero", "msa_h1", "msa_h2"),) * 5  # nothing is blind, so nothing is repaired
+
+
+def test_operations_are_drawn_by_weight_and_edges_by_the_sum_of_theirs() -> None:
+    space = CellSpace(operations=ALL_MIX[0])
+    drawn = [
+        proposed_genotypes(WEIGHTS, ALL_MIX, space, 1, seed=seed)[0].nodes for seed in range(2000)
+    ]
+    spread = 4 * (0.25 / 2000) ** 0.5  # four standard errors at most
+    first = [nodes[0][0].operation for nodes in drawn]
+    assert first.count("msa_h1") / 2000 == pytest.approx(0.5 / 0.8, abs=spread)
+    kept = [tuple(edge.source for edge in nodes[1]) for nodes in drawn]
+    # Two of three without replacement: the sum over both orders.
+    p = [weight / 1.6 for weight in (0.9, 0.5, 0.2)]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        expected = p[one] * p[other] * (1 / (1 - p[one]) + 1 / (1 - p[other]))
+        assert kept.count((one, other)) / 2000 == pytest.approx(expected, abs=spread)
+
+
+def test_proposals_differ_see_the_image_and_repeat() -> None:
+    edge_ops = (("identity", "mlp_r3", "msa_h2"),) * 5
+    weights = [[0.49, 0.5, 0.01]] * 5  # nearly always blind
+    space = CellSpace(operations=edge_ops[0])
+    found = proposed_genotypes(weights, edge_ops, space, 6, seed=3)
+    names = [genotype.canonical_hash for genotype in found]
+    assert len(set(names)) == 6
+    assert not any(is_blind(genotype.operations) for genotype in found)
+    assert proposed_genotypes(weights, edge_ops, space, 3, seed=3) == found[:3]
+    other = proposed_genotypes(weights, edge_ops, space, 2, seed=3, known=names[:1])
+    assert [genotype.canonical_hash for genotype in other] == names[1:3]
+
+
+def test_weights_that_leave_no_choice_give_fewer() -> None:
+    weights = [[0.0, 1.0, 0.0]] * 5
+    space = CellSpace(operations=ALL_MIX[0], edges_per_node=3)
+    (only,) = proposed_genotypes(weights, ALL_MIX, space, 3, seed=0)
+    assert only.operations == ("msa_h1",) * 5

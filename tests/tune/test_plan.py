@@ -71,6 +71,8 @@ def test_the_command_line_makes_the_plan() -> None:
         ("--prefer small --metric supernet_accuracy", "--prefer small goes by the accuracy on"),
         ("--retrain.held-out 0.2", "--retrain.held-out: what is retrained sees all training"),
         ("--search grid", "search"),
+        ("--proposals 2 --search random", "--proposals are draws of a search, and climb"),
+        ("--proposals 2 --metric discretised_accuracy", "--proposals are draws of a search"),
         ("--num-samples 1 --retrain-top 7", "--retrain-top 7: 1 configurations × 2 seeds and 4 "),
     ],
 )

@@ -56,13 +56,27 @@ class GenotypeSummary(_Group):
     """An encoder, and what is known of it before it is retrained.
 
     Attributes:
-        trials: the searches that derived it; none of one that was only drawn at random.
+        trials: the searches that derived it; none of one that was only drawn.
         genotype: in canonical form, without provenance.
         rungs: of the ladder as far as it has come, the trainings on each, one per seed.
+        proposed: whether it was drawn by the weights of a search, and not uniformly.
     """
 
     genotype: Genotype
     rungs: tuple[tuple[RetrainResult, ...], ...] = ()
+    proposed: bool = False
+
+    @property
+    def of_search(self) -> bool:
+        """Whether a search derived or proposed it."""
+        return bool(self.trials) or self.proposed
+
+    @property
+    def origin(self) -> str:
+        """`found 2×`, `proposed` or `random`."""
+        if self.trials:
+            return f"found {len(self.trials)}×"
+        return "proposed" if self.proposed else "random"
 
     @property
     def hash(self) -> str:

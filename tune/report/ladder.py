@@ -52,13 +52,13 @@ def survivors(scores: Mapping[str, float], *, factor: int, least: int) -> list[s
 
 
 def climb(
-    plan: Plan, folder: ResultFolder, search: Iterable[SearchTrial], random: Iterable[Genotype]
+    plan: Plan, folder: ResultFolder, search: Iterable[SearchTrial], drawn: Iterable[Genotype]
 ) -> tuple[Rung, ...]:
     """The ladder as far as it has come.
 
     Args:
         search: finished searches.
-        random: the encoders that were drawn.
+        drawn: the encoders that were not derived but drawn.
 
     Raises:
         ValueError: a malformed result file.
@@ -69,8 +69,8 @@ def climb(
         if trial.short is not None:
             by_seed.setdefault(trial.genotype.canonical_hash, {})[trial.seed] = trial.short
     found = {name: tuple(seeds.values()) for name, seeds in by_seed.items()}
-    drawn = (genotype.canonical_hash for genotype in random)
-    models = (*(name for name in drawn if name not in found), VIT)
+    names = dict.fromkeys(genotype.canonical_hash for genotype in drawn)
+    models = (*(name for name in names if name not in found), VIT)
     rungs: list[Rung] = []
     for epochs in plan.ladder:
         trials, left = find_retrainings(folder.rung_dir(epochs), models, plan.search_seeds)

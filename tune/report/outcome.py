@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from dasvit.report.record import read_trace
+from dasvit.run.seed import derive_seed
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.training.networks import VIT
 from tune.objectives import cost, vit_cost
@@ -51,7 +53,7 @@ class Outcome:
         rungs: of the ladder, as far as it has come.
         costs: of the encoders by canonical hash and of "vit", each by objective; empty with one
             objective.
-        random: encoders drawn at random.
+        random: encoders drawn uniformly. proposed: drawn by the weights of the searches.
         wall: seconds of all runs so far ("search", "retraining", "other", "total") and the
             trials at a time ("concurrent"); empty if unknown.
     """
@@ -66,6 +68,7 @@ class Outcome:
     rungs: tuple[Rung, ...] = ()
     costs: dict[str, dict[str, int]] = field(default_factory=dict)
     random: tuple[Genotype, ...] = ()
+    proposed: tuple[Genotype, ...] = ()
     wall: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -111,13 +114,16 @@ class Outcome:
 
     @cached_property
     def encoders(self) -> list[GenotypeSummary]:
-        """All that were found, and the random ones that have climbed, with their trainings on the
-        rungs that are complete."""
+        """All that were found, and those drawn that have climbed, with their trainings on the rungs
+        that are complete."""
         closed = [rung for rung in self.rungs if not rung.interrupted]
         merged = {encoder.hash: encoder for encoder in merge_genotypes(self.search)}
+        uniform = {genotype.canonical_hash for genotype in self.random}
         for name, genotype in self.drawn.items():
             if any(name in rung.results for rung in closed):
-                merged[name] = GenotypeSummary((), Genotype(genotype.canonical().nodes))
+                merged[name] = GenotypeSummary(
+                    (), Genotype(genotype.canonical().nodes), proposed=name not in uniform
+                )
         return [
             dataclasses.replace(
                 encoder, rungs=tuple(r.results[name] for r in closed if name in r.results)
@@ -177,8 +183,8 @@ class Outcome:
 
     @cached_property
     def best_found(self) -> GenotypeSummary | None:
-        """The first of the ranking that a search found."""
-        return next((encoder for encoder in self.ranking if encoder.trials), None)
+        """The first of the ranking that a search found or proposed."""
+        return next((encoder for encoder in self.ranking if encoder.of_search), None)
 
     def _values(self, summary: GenotypeSummary) -> list[float]:
         """Of each objective; larger is better."""
@@ -196,11 +202,12 @@ class Outcome:
         return sorted(on_it, key=lambda s: self.costs[s.hash][first])
 
     def chosen(self, count: int) -> list[GenotypeSummary]:
-        """The encoders to retrain, in the order of the ranking: the best, the one to keep and the
-        cheapest that is as good among them; with several objectives, the best and others evenly
-        along the front."""
+        """The encoders to retrain, in the order of the ranking: the best, with the one to keep, the
+        first that a search found and the cheapest that is as good among them; with several
+        objectives, the best and others evenly along the front."""
         if not self.costs or not self.ranking:
-            first = [e.hash for e in (self.winner, *self.ranking[:1], *self.as_good[:1]) if e]
+            wanted = (self.winner, self.best_found, *self.ranking[:1], *self.as_good[:1])
+            first = [encoder.hash for encoder in wanted if encoder]
             names = list(dict.fromkeys([*first, *(e.hash for e in self.ranking)]))[:count]
             return [encoder for encoder in self.ranking if encoder.hash in names]
         names = spread_out([s.hash for s in self.front], count)
@@ -234,9 +241,10 @@ class Outcome:
 
     @cached_property
     def drawn(self) -> dict[str, Genotype]:
-        """The random encoders that no search found, by canonical hash."""
+        """The encoders that were drawn, uniformly or by weights, and that no search derived, by
+        canonical hash."""
         ranked = {trial.genotype.canonical_hash for trial in self.search}
-        drawn = {genotype.canonical_hash: genotype for genotype in self.random}
+        drawn = {genotype.canonical_hash: genotype for genotype in (*self.random, *self.proposed)}
         return {name: genotype for name, genotype in drawn.items() if name not in ranked}
 
     @cached_property
@@ -299,15 +307,17 @@ def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float
         folder.search_dir, indices, plan.search_seeds, with_short=plan.climbs
     )
     random = plan.random_genotypes()
+    proposed = _proposed(plan, folder, searched)
     outcome = Outcome(
         name=name,
         plan=plan,
         search=tuple(searched),
         not_searched=tuple(left),
         stopped=tuple(stopped),
-        rungs=climb(plan, folder, searched, random),
-        costs=_costs(plan, searched),
+        rungs=climb(plan, folder, searched, (*random, *proposed)),
+        costs=_costs(plan, (*(trial.genotype for trial in searched), *random, *proposed)),
         random=random,
+        proposed=proposed,
         wall=wall,
     )
     models = plan.models([summary.hash for summary in outcome.chosen(plan.retrain_top)], random)
@@ -317,9 +327,31 @@ def gather(plan: Plan, folder: ResultFolder, *, name: str, wall: dict[str, float
     )
 
 
-def _costs(plan: Plan, searched: Iterable[SearchTrial]) -> dict[str, dict[str, int]]:
+def _proposed(
+    plan: Plan, folder: ResultFolder, searched: Iterable[SearchTrial]
+) -> tuple[Genotype, ...]:
+    """What the searches propose beside what they derived, each once."""
+    if not plan.proposals:
+        return ()
+    from dasvit.spaces.cell.sample import proposed_genotypes
+
+    found: dict[str, Genotype] = {}
+    for trial in searched:
+        end = read_trace(folder.search_dir / trial.name / "alpha.jsonl")[-1]
+        drawn = proposed_genotypes(
+            end["weights"],
+            tuple(map(tuple, end["edge_ops"])),
+            plan.search.space,
+            plan.proposals,
+            seed=derive_seed(trial.config_index, trial.seed),
+            known=(trial.genotype.canonical_hash,),
+        )
+        found |= {genotype.canonical_hash: genotype for genotype in drawn}
+    return tuple(found.values())
+
+
+def _costs(plan: Plan, genotypes: Iterable[Genotype]) -> dict[str, dict[str, int]]:
     if len(plan.objectives) == 1:
         return {}
-    genotypes = (*(trial.genotype for trial in searched), *plan.random_genotypes())
     found = {g.canonical_hash: cost(g, plan.retrain) for g in genotypes}
     return found | {VIT: vit_cost(plan.retrain)}

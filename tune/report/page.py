@@ -170,7 +170,7 @@ def _worth_pictures(outcome: Outcome) -> list[dict[str, str]]:
         scored: dict[str, list[tuple[float, float]]] = {"found": [], "random": []}
         for name, s in ranked.items():
             point = (100 * s.score(outcome.metric).mean, tests[name])
-            scored["found" if s.trials else "random"].append(point)
+            scored["found" if s.of_search else "random"].append(point)
         figure = scatter_figure(scored, x=f"{words}, %", y="test top-1, %")
         pictures.append(
             _picture(figure, f"Test accuracy of the retrained encoders by their {words}")
@@ -178,7 +178,7 @@ def _worth_pictures(outcome: Outcome) -> list[dict[str, str]]:
     if len(models) > 2:
         groups: dict[str, list[tuple[float, float]]] = {"found": [], "random": [], "plain ViT": []}
         for name, model in models.items():
-            found = name in ranked and ranked[name].trials
+            found = name in ranked and ranked[name].of_search
             group = "plain ViT" if name == VIT else "found" if found else "random"
             groups[group].append((model.num_params / 1e6, tests[name]))
         figure = scatter_figure(groups, x="parameters, M", y="test top-1, %", front=True)
@@ -198,7 +198,7 @@ def _class_pictures(outcome: Outcome) -> list[dict[str, str]]:
 
 def _encoder_pictures(outcome: Outcome) -> list[dict[str, str]]:
     shown = [
-        (f"rank {rank}" + ("" if summary.trials else ", random"), summary.genotype)
+        (f"rank {rank}, {summary.origin}", summary.genotype)
         for rank, summary in enumerate(outcome.ranking, start=1)
         if rank <= DRAWN_ENCODERS or summary.hash in outcome.models
     ]

@@ -79,6 +79,7 @@ def _genotypes(outcome: Outcome) -> dict[str, Any]:
                 "rank": rank,
                 **_encoder(summary.genotype),
                 "count": len(summary.trials),
+                "origin": summary.origin,
                 **_spreads(summary.scores()),
                 "rungs": _rungs(outcome, summary.hash),
                 "costs": outcome.costs.get(summary.hash),

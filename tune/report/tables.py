@@ -45,14 +45,18 @@ def _models(outcome: Outcome) -> list[tuple[str, str, GenotypeSummary | None]]:
     not among them, and the plain ViT."""
     ranked = [(str(rank), s.hash, s) for rank, s in enumerate(outcome.ranking, start=1)]
     names = {summary.hash for summary in outcome.ranking}
-    drawn = [("random", name, None) for name in outcome.drawn if name not in names]
+    drawn = [
+        ("random", genotype.canonical_hash, None)
+        for genotype in outcome.random
+        if genotype.canonical_hash not in names
+    ]
     return [*ranked, *drawn, (NOTHING, VIT, None)]
 
 
 def _origin(encoder: GenotypeSummary | None, name: str) -> str:
     if name == VIT:
         return "baseline"
-    return f"found {len(encoder.trials)}×" if encoder and encoder.trials else "random"
+    return encoder.origin if encoder else "random"
 
 
 def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
@@ -114,6 +118,7 @@ def scores(outcome: Outcome) -> pd.DataFrame:
         row |= {"encoder": str(outcome.drawn[name])} if name in outcome.drawn else {}
         if encoder:
             row |= {"rank": int(rank), "encoder": str(encoder.genotype)}
+            row["origin"] = "proposed" if encoder.proposed else "random"
         if encoder and encoder.trials:
             found = {"found": len(encoder.trials), "origin": "search"}
             row |= {**found, **_cells(encoder.scores())}

@@ -127,8 +127,10 @@ def verdict(outcome: Outcome) -> list[str]:
         return []
     tested = models[winner.hash].trials[0].num_tested
     images = f" on {tested:,} test images" if tested else ""
-    found = "once" if len(winner.trials) == 1 else f"{len(winner.trials)} times"
-    origin = f"found {found}" if winner.trials else "drawn at random, which no search beat"
+    times = "once" if len(winner.trials) == 1 else f"{len(winner.trials)} times"
+    origin = f"found {times}" if winner.trials else "drawn by the weights of a search"
+    if not winner.of_search:
+        origin = "drawn at random, which no search beat"
     lines = [f"best encoder {winner.hash}, {origin}: {_accuracy(models[winner.hash])}{images}"]
     beside = []
     if VIT in models:

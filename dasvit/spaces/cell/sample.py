@@ -1,14 +1,19 @@
-"""Encoders drawn at random from the space of a search: what a search has to beat."""
+"""Encoders drawn at random from the space of a search: uniformly, which is what a search has to
+beat, or by the weights that a search ended with."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from dasvit.run.seed import derive_seed
+import torch
+
+from dasvit.run.seed import derive_seed, generator
+from dasvit.spaces.base import EdgeOps
+from dasvit.spaces.cell.derive import derive
 from dasvit.spaces.cell.genotype import NUM_INPUTS, Edge, Genotype
 from dasvit.spaces.cell.operations import ZERO, is_blind
 from dasvit.spaces.cell.space import CellSpace
 
-__all__ = ["distinct_random_genotypes", "random_genotype"]
+__all__ = ["distinct_random_genotypes", "proposed_genotypes", "random_genotype"]
 
 TRIES_EACH = 1000
 
@@ -62,4 +67,52 @@ def distinct_random_genotypes(space: CellSpace, count: int, *, seed: int) -> tup
             f"{len(space.operations)} operations and {space.num_nodes} nodes gave {len(found)}; "
             "ask for fewer"
         )
+    return tuple(found.values())
+
+
+def proposed_genotypes(
+    weights: Sequence[Sequence[float]],
+    edge_ops: EdgeOps,
+    space: CellSpace,
+    count: int,
+    *,
+    seed: int,
+    known: Collection[str] = (),
+) -> tuple[Genotype, ...]:
+    """Encoders drawn by the weights of the candidates: an operation of an edge by its weight, the
+    edges of a node without replacement by the sum of theirs, `zero` never.
+
+    A draw is a derivation from logarithms with Gumbel noise, whose largest ones are such a draw
+    (Gumbel, 1954; Kool et al., arXiv:1903.06059). So none is blind.
+
+    Args:
+        weights: (edges, ops), as a search ended with.
+        edge_ops: the candidates of each row.
+        space: of it `num_nodes` and `edges_per_node` count.
+        count: encoders that differ in canonical form; fewer where the weights hardly give more.
+        seed: equal seeds give equal encoders on every machine; a smaller count the beginning.
+        known: canonical hashes that are left out, such as that of the derived encoder.
+    """
+    least = torch.finfo(torch.float64).tiny  # not 0, whose logarithm is not finite
+    logs = torch.tensor(weights, dtype=torch.float64).clamp(min=least).log()
+
+    def draws() -> Iterator[Genotype]:
+        for number in range(TRIES_EACH * count):
+            uniform = torch.rand(
+                logs.shape, dtype=torch.float64, generator=generator(seed, "proposal", number)
+            )
+            yield derive(
+                logs - (-uniform.clamp(min=least).log()).log(),
+                edge_ops,
+                num_nodes=space.num_nodes,
+                edges_per_node=space.edges_per_node,
+                provenance={"source": "drawn by the weights of a search", "seed": seed},
+            )
+
+    found: dict[str, Genotype] = {}
+    for genotype in draws():
+        if len(found) == count:
+            break
+        if genotype.canonical_hash not in known:
+            found.setdefault(genotype.canonical_hash, genotype)
     return tuple(found.values())

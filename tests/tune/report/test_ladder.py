@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.events import SEARCH_EPOCH
 
-from dasvit.report.events import RetrainResult
-from dasvit.report.record import save_result
+from dasvit.report.events import RetrainResult, SearchResult
+from dasvit.report.record import JsonLinesReport, save_result
 from tune.plan import Plan
 from tune.report.ladder import climb, survivors
 from tune.report.outcome import gather
 from tune.store import ResultFolder
-from tune.trial_folder import retrain_dirname
+from tune.trial_folder import SHORT_DIR, retrain_dirname
 
 
 @pytest.mark.parametrize(
@@ -129,3 +130,45 @@ def test_what_a_rung_trains(plan: Plan) -> None:
 
 def test_the_folder_of_a_rung(tmp_path: Path) -> None:
     assert ResultFolder(tmp_path).rung_dir(4) == tmp_path / "ladder" / "4_epochs"
+
+
+def test_what_searches_propose_climbs_too(
+    climbing: Plan, folder: ResultFolder, train: Any, search_trial: Any, make_chain: Any
+) -> None:
+    plan = dataclasses.replace(climbing, proposals=2, num_samples=1, seeds=1, random_baseline=1)
+    trial = search_trial(0, 0, make_chain("msa_h2", "mlp_r3"), 0.5, 0.5)
+    path = folder.search_dir / trial.name
+    path.mkdir(parents=True)
+    values = {f.name: getattr(trial, f.name) for f in dataclasses.fields(SearchResult)}
+    save_result(path / "result.json", SearchResult(**values))
+    (path / SHORT_DIR).mkdir()
+    save_result(path / SHORT_DIR / "result.json", result(0.6))
+    epoch = dataclasses.replace(
+        SEARCH_EPOCH, edge_ops=(("msa_h2", "mlp_r3"),) * 5, weights=((0.5, 0.5),) * 5
+    )
+    JsonLinesReport(path / "alpha.jsonl")(epoch)
+
+    outcome = gather(plan, folder, name="mine", wall={})
+    assert len(outcome.proposed) == 2
+    names = [genotype.canonical_hash for genotype in outcome.proposed]
+    assert trial.genotype.canonical_hash not in names
+    (drawn,) = (genotype.canonical_hash for genotype in outcome.random)
+    assert outcome.rungs[0].models == (drawn, *names, "vit")
+    train(2, drawn, 0.3)
+    train(2, names[0], 0.7)
+    train(2, names[1], 0.9)
+    train(2, "vit", 0.5)
+    train(5, names[1], 0.95)
+    train(5, names[0], 0.90)
+    train(5, "vit", 0.5)
+    outcome = gather(plan, folder, name="mine", wall={})
+    assert [(e.hash, e.origin) for e in outcome.ranking] == [
+        (names[1], "proposed"),
+        (names[0], "proposed"),
+        (trial.genotype.canonical_hash, "found 1×"),
+        (drawn, "random"),
+    ]
+    # They are the search's: the gain over random encoders is theirs.
+    assert outcome.best_found.hash == outcome.winner.hash == names[1]
+    assert outcome.random[0].canonical_hash in plan.models([], outcome.random)
+    assert names[1] not in plan.models([], outcome.random)

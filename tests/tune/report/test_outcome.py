@@ -37,6 +37,16 @@ def test_the_smallest_that_is_as_good(climbed) -> None:
     assert best_retraining(small).model == second.hash
 
 
+def test_the_best_found_one_is_retrained_whoever_leads(climbed) -> None:
+    """Without it, what the search adds to random encoders would not be measured."""
+    first, second, third = climbed.ranking
+    alone = tuple(t for t in climbed.search if t.genotype.canonical_hash == third.hash)
+    random = (first.genotype, second.genotype)
+    outcome = dataclasses.replace(climbed, search=alone, random=random)
+    assert [e.origin for e in outcome.ranking] == ["random", "random", "found 1×"]
+    assert [e.hash for e in outcome.chosen(2)] == [first.hash, third.hash]
+
+
 def test_cheap_by_latency(climbed) -> None:
     first, second, _ = climbed.ranking
     plan = dataclasses.replace(climbed.plan, cheap_by="latency", prefer="small")
