@@ -133,8 +133,9 @@ def parse_options(argv: Sequence[str], prog: str = "python tune/run_search.py") 
     most = plan.num_searches * (1 + plan.proposals) + (plan.num_random if plan.climbs else 0)
     require(
         "retrain_top" not in given or plan.retrain_top <= most,
-        f"--retrain-top {plan.retrain_top}: {plan.num_samples} configurations × {plan.seeds} seeds "
-        f"and {plan.num_random} random encoders are at most {most}; ask for fewer, or raise "
+        f"--retrain-top {plan.retrain_top}: {plan.num_samples} configurations × {plan.seeds} seeds"
+        f"{f' × {1 + plan.proposals} encoders' if plan.proposals else ''} and {plan.num_random} "
+        f"random encoders are at most {most}; ask for fewer, or raise "
         "--num-samples",
     )
     alone = "grace_epochs" in given and plan.scheduler == "none"

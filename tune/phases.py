@@ -141,7 +141,7 @@ def _need(options: SweepOptions, plan: Plan, cluster: Cluster) -> Demand:
         gpus_per_trial=options.gpus_per_trial,
         cpus_per_trial=options.cpus_per_trial,
         max_concurrent=options.max_concurrent_trials,
-        num_trials=plan.num_searches or plan.num_retrainings,
+        num_trials=plan.num_searches * (1 + plan.proposals) or plan.num_retrainings,
     )
     check_workers(cluster, need, options.workers)
     _check_device(options, need.gpus)

@@ -216,7 +216,8 @@ class Plan:
     @property
     def num_retrainings(self) -> int:
         """At most: a found encoder may be drawn too, and a search may find few."""
-        found = min(self.retrain_top, self.num_searches or self.num_random)
+        drawn = 0 if self.num_compared else self.num_random
+        found = min(self.retrain_top, self.num_searches * (1 + self.proposals) + drawn)
         return (found + self.num_compared + 1) * len(self.retraining_seeds)
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 
 from dasvit.run.environment import environment
 from dasvit.run.files import read_json, write_atomic
-from dasvit.run.settings import differences
+from dasvit.run.settings import differences, with_defaults
 
 __all__ = ["PHASES", "SCHEMA", "ResultFolder", "SweepRecord", "open_folder", "set_aside", "wall_of"]
 
@@ -23,8 +23,11 @@ SCHEMA = "dasvit/sweep/2"
 
 PHASES = ("search", "ladder", "retraining")
 
-GROWS = ("num_samples", "seeds", "retrain_top", "retrain_seeds", "random_baseline")
+GROWS = ("num_samples", "seeds", "retrain_top", "retrain_seeds", "random_baseline", "proposals")
 """Settings that the same command may give anew, larger: the sweep goes on from what there is."""
+
+NEWER: dict[str, Any] = {"proposals": 0}
+"""What a sweep had whose file does not name these settings."""
 
 SHOWN_DIFFERENCES = 12
 
@@ -189,6 +192,7 @@ def _folder(storage_path: str, name: str) -> ResultFolder:
 
 def _check_same(saved: dict[str, Any], settings: dict[str, Any], root: Path) -> None:
     wanted = json.loads(json.dumps(settings))
+    saved = with_defaults(saved, {name: NEWER[name] for name in NEWER if name in wanted})
     # More of what is there already is the same sweep, extended.
     for name in GROWS:
         if name in saved and isinstance(saved[name], int) and saved[name] <= wanted.get(name, 0):

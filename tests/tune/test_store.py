@@ -41,13 +41,21 @@ def test_every_difference_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", GROWS)
 def test_more_of_the_same_extends_a_sweep(tmp_path: Path, plan: Plan, name: str) -> None:
-    plan = replace(plan, random_baseline=1)
+    plan = replace(plan, random_baseline=1, metric="trained_accuracy", proposals=1)
     open_folder(str(tmp_path), "mine", plan.to_dict()).write({"settings": plan.to_dict()})
     more = replace(plan, **{name: getattr(plan, name) + 1}).to_dict()
     assert open_folder(str(tmp_path), "mine", more).read() is not None
     less = replace(plan, **{name: getattr(plan, name) - 1}).to_dict()
     with pytest.raises(ValueError, match=rf"other settings \({name}: . there, .+ now\)"):
         open_folder(str(tmp_path), "mine", less)
+
+
+def test_a_sweep_from_before_there_were_proposals_continues(tmp_path: Path, plan: Plan) -> None:
+    saved = plan.to_dict()
+    del saved["proposals"]
+    open_folder(str(tmp_path), "mine", plan.to_dict()).write({"settings": saved})
+    assert open_folder(str(tmp_path), "mine", plan.to_dict()).read() is not None
+    assert Plan.from_dict(saved).proposals == 0
 
 
 def test_fewer_seeds_than_the_default_meant_are_refused(tmp_path: Path, plan: Plan) -> None:

@@ -1,14 +1,17 @@
 """A sweep as far as it has come: its trials, what ranks them, and the model to keep."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 from dasvit.report.record import read_trace
 from dasvit.run.seed import derive_seed
 from dasvit.spaces.cell.genotype import Genotype
+from dasvit.spaces.cell.space import CellSpace
 from dasvit.training.networks import VIT
 from tune.objectives import cost, vit_cost
 from tune.plan import Plan
@@ -118,11 +121,11 @@ class Outcome:
         that are complete."""
         closed = [rung for rung in self.rungs if not rung.interrupted]
         merged = {encoder.hash: encoder for encoder in merge_genotypes(self.search)}
-        uniform = {genotype.canonical_hash for genotype in self.random}
+        proposed = {genotype.canonical_hash for genotype in self.proposed}
         for name, genotype in self.drawn.items():
             if any(name in rung.results for rung in closed):
                 merged[name] = GenotypeSummary(
-                    (), Genotype(genotype.canonical().nodes), proposed=name not in uniform
+                    (), Genotype(genotype.canonical().nodes), proposed=name in proposed
                 )
         return [
             dataclasses.replace(
@@ -141,7 +144,8 @@ class Outcome:
     @cached_property
     def as_good(self) -> list[GenotypeSummary]:
         """The encoders on the last rung whose accuracy is within one standard error of the first
-        one's, cheapest first; without a ladder the first alone."""
+        one's, cheapest first (in the order of the ranking where what one costs is not known);
+        without a ladder the first alone."""
         if not self.ranking or not self.ranking[0].rungs or self.costs:
             return self.ranking[:1]
         first = self.ranking[0].rungs
@@ -151,14 +155,18 @@ class Outcome:
             for encoder in self.ranking
             if len(encoder.rungs) == len(first) and rung_score(encoder.rungs[-1]).mean >= least
         ]
-        return sorted(close, key=self.price)
+        prices = {encoder.hash: self.price(encoder) for encoder in close}
+        if math.inf in prices.values():
+            return close
+        return sorted(close, key=lambda encoder: prices[encoder.hash])
 
     def price(self, encoder: GenotypeSummary) -> float:
-        """What an encoder costs, by `Plan.cheap_by`; a latency in seconds."""
+        """What an encoder on the ladder costs, by `Plan.cheap_by`; a latency in seconds, the
+        shortest of its trainings on the rung that it has reached, or infinity where it was not
+        measured."""
         if self.plan.cheap_by != "latency":
             return self.costs_of(encoder.hash)[self.plan.cheap_by]
-        results = (result for rung in encoder.rungs for result in rung)
-        known = [r.latency_seconds for r in results if r.latency_seconds is not None]
+        known = [r.latency_seconds for r in encoder.rungs[-1] if r.latency_seconds is not None]
         return min(known, default=math.inf)  # whatever else the machine did, adds to it
 
     def costs_of(self, name: str) -> dict[str, int]:
@@ -202,14 +210,16 @@ class Outcome:
         return sorted(on_it, key=lambda s: self.costs[s.hash][first])
 
     def chosen(self, count: int) -> list[GenotypeSummary]:
-        """The encoders to retrain, in the order of the ranking: the best, with the one to keep, the
-        first that a search found and the cheapest that is as good among them; with several
-        objectives, the best and others evenly along the front."""
+        """The encoders to retrain, in the order of the ranking, beside the random ones, which all
+        are: the best, first of them the one to keep, the first that a search found, the first of
+        all and the cheapest that is as good; with several objectives, the best and others evenly
+        along the front."""
         if not self.costs or not self.ranking:
             wanted = (self.winner, self.best_found, *self.ranking[:1], *self.as_good[:1])
-            first = [encoder.hash for encoder in wanted if encoder]
-            names = list(dict.fromkeys([*first, *(e.hash for e in self.ranking)]))[:count]
-            return [encoder for encoder in self.ranking if encoder.hash in names]
+            compared = {g.canonical_hash for g in self.random[: self.plan.num_compared]}
+            names = dict.fromkeys(encoder.hash for encoder in (*wanted, *self.ranking) if encoder)
+            own = [name for name in names if name not in compared][:count]
+            return [encoder for encoder in self.ranking if encoder.hash in own]
         names = spread_out([s.hash for s in self.front], count)
         best = self.ranking[0].hash
         if best not in names:  # with two costs it need not be at an end
@@ -333,21 +343,32 @@ def _proposed(
     """What the searches propose beside what they derived, each once."""
     if not plan.proposals:
         return ()
-    from dasvit.spaces.cell.sample import proposed_genotypes
-
     found: dict[str, Genotype] = {}
     for trial in searched:
-        end = read_trace(folder.search_dir / trial.name / "alpha.jsonl")[-1]
-        drawn = proposed_genotypes(
-            end["weights"],
-            tuple(map(tuple, end["edge_ops"])),
-            plan.search.space,
-            plan.proposals,
-            seed=derive_seed(trial.config_index, trial.seed),
-            known=(trial.genotype.canonical_hash,),
-        )
-        found |= {genotype.canonical_hash: genotype for genotype in drawn}
+        trace = folder.search_dir / trial.name / "alpha.jsonl"
+        seed = derive_seed(trial.config_index, trial.seed)
+        derived = trial.genotype.canonical_hash
+        for genotype in _draws(trace, plan.search.space, plan.proposals, seed, derived):
+            own = {
+                **genotype.provenance,
+                "trial": trial.name,
+                "alpha_trace": f"search/{trial.name}/{trace.name}",
+            }
+            found.setdefault(genotype.canonical_hash, Genotype(genotype.nodes, own))
     return tuple(found.values())
+
+
+@functools.lru_cache(maxsize=4096)  # of finished searches, which do not change
+def _draws(
+    trace: Path, space: CellSpace, count: int, seed: int, derived: str
+) -> tuple[Genotype, ...]:
+    from dasvit.spaces.cell.sample import proposed_genotypes
+
+    rows = read_trace(trace)
+    if not rows:
+        raise ValueError(f"{trace} has no epoch to draw proposals from; leave --proposals away")
+    weights, edge_ops = rows[-1]["weights"], tuple(map(tuple, rows[-1]["edge_ops"]))
+    return proposed_genotypes(weights, edge_ops, space, count, seed=seed, known=(derived,))
 
 
 def _costs(plan: Plan, genotypes: Iterable[Genotype]) -> dict[str, dict[str, int]]:

@@ -73,6 +73,7 @@ def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
     if not outcome.rungs:
         words += [SCORE_WORDS[outcome.metric]]
     words += ["test top-1 %", *balanced, "parameters", "multiply-adds"]
+    words += ["ms per image"] if outcome.plan.cheap_by == "latency" else []
     rows = []
     for rank, name, encoder in _models(outcome):
         row = dict.fromkeys(words, NOTHING)
@@ -81,6 +82,8 @@ def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
         for rung in outcome.rungs:
             if own := rung.results.get(name):
                 row[f"{counted(rung.epochs, 'epoch')} %"] = rung_score(own).percent
+        if encoder and encoder.rungs and "ms per image" in row:
+            row["ms per image"] = f"{1e3 * outcome.price(encoder):.2f}"
         if encoder and not outcome.rungs:
             row[SCORE_WORDS[outcome.metric]] = encoder.score(outcome.metric).percent
         if model := outcome.models.get(name):

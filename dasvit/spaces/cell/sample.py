@@ -1,6 +1,7 @@
 """Encoders drawn at random from the space of a search: uniformly, which is what a search has to
 beat, or by the weights that a search ended with."""
 
+import itertools
 import random
 from collections.abc import Collection, Iterator, Sequence
 
@@ -80,7 +81,8 @@ def proposed_genotypes(
     known: Collection[str] = (),
 ) -> tuple[Genotype, ...]:
     """Encoders drawn by the weights of the candidates: an operation of an edge by its weight, the
-    edges of a node without replacement by the sum of theirs, `zero` never.
+    edges of a node without replacement by the sum of theirs, `zero` never. Where no edge holds
+    `zero` any more all edges sum to the same, and have the same chance.
 
     A draw is a derivation from logarithms with Gumbel noise, whose largest ones are such a draw
     (Gumbel, 1954; Kool et al., arXiv:1903.06059). So none is blind.
@@ -97,7 +99,7 @@ def proposed_genotypes(
     logs = torch.tensor(weights, dtype=torch.float64).clamp(min=least).log()
 
     def draws() -> Iterator[Genotype]:
-        for number in range(TRIES_EACH * count):
+        for number in itertools.count():
             uniform = torch.rand(
                 logs.shape, dtype=torch.float64, generator=generator(seed, "proposal", number)
             )
@@ -110,9 +112,11 @@ def proposed_genotypes(
             )
 
     found: dict[str, Genotype] = {}
+    in_vain = 0
     for genotype in draws():
-        if len(found) == count:
+        if len(found) == count or in_vain == TRIES_EACH:
             break
-        if genotype.canonical_hash not in known:
-            found.setdefault(genotype.canonical_hash, genotype)
+        in_vain += 1
+        if genotype.canonical_hash not in {*found, *known}:
+            found[genotype.canonical_hash], in_vain = genotype, 0
     return tuple(found.values())

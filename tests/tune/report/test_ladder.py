@@ -170,5 +170,10 @@ def test_what_searches_propose_climbs_too(
     ]
     # They are the search's: the gain over random encoders is theirs.
     assert outcome.best_found.hash == outcome.winner.hash == names[1]
-    assert outcome.random[0].canonical_hash in plan.models([], outcome.random)
-    assert names[1] not in plan.models([], outcome.random)
+    assert [e.hash for e in outcome.chosen(1)] == [names[1]]
+    waiting = {failure.name for failure in outcome.not_retrained}
+    assert {f"{name}_seed_0" for name in (names[1], drawn, "vit")} <= waiting
+    assert outcome.drawn[names[0]].provenance["trial"] == trial.name
+    # A proposal that is a random encoder too is the search's, as a found one is.
+    both = dataclasses.replace(outcome, random=(*outcome.random, outcome.proposed[1]))
+    assert both.winner.origin == "proposed"

@@ -24,14 +24,15 @@ def test_the_best_model_is_chosen_without_the_test_set(outcome) -> None:
 def test_the_smallest_that_is_as_good(climbed) -> None:
     """Within one standard error of the first: at 0.81 on 719 images over two seeds 0.0103 by their
     number, 0.01 by the seeds. The second is 0.005 below and cheaper, the third on no last rung."""
-    first, second, _ = climbed.ranking
+    first, second, third = climbed.ranking
     assert standard_error(first.rungs[-1]) == pytest.approx((0.81 * 0.19 / 1438) ** 0.5)
     costs = [climbed.costs_of(e.hash)["macs"] for e in (first, second)]
     assert costs[1] < costs[0]
     assert climbed.as_good == [second, first]
     assert climbed.winner is first
     assert best_retraining(climbed).model == first.hash
-    assert climbed.chosen(1) == [first] and climbed.chosen(2) == [first, second]
+    # The first is one of the random encoders, which are retrained whatever their rank.
+    assert climbed.chosen(1) == [second] and climbed.chosen(2) == [second, third]
     small = dataclasses.replace(climbed, plan=dataclasses.replace(climbed.plan, prefer="small"))
     assert small.winner.hash == second.hash and small.chosen(1) == [second]
     assert best_retraining(small).model == second.hash
@@ -44,7 +45,7 @@ def test_the_best_found_one_is_retrained_whoever_leads(climbed) -> None:
     random = (first.genotype, second.genotype)
     outcome = dataclasses.replace(climbed, search=alone, random=random)
     assert [e.origin for e in outcome.ranking] == ["random", "random", "found 1×"]
-    assert [e.hash for e in outcome.chosen(2)] == [first.hash, third.hash]
+    assert [e.hash for e in outcome.chosen(1)] == [third.hash]
 
 
 def test_cheap_by_latency(climbed) -> None:

@@ -21,6 +21,8 @@ from tune.report.worth import (
         ([1, 2, 3, 4], [10, 20, 30, 40], 1.0),
         ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
         ([1, 2, 3, 4], [1, 3, 2, 4], 4 / 6),  # of 6 pairs, (2, 3) alone is discordant
+        # Equal as fractions, apart by the last bit in floating point: a tie.
+        ([1, 1, 2], [(350 / 360 + 356 / 360) / 2, (353 / 360 + 353 / 360) / 2, 1], 1.0),
         ([1, 1, 2], [1, 2, 3], 2 / math.sqrt(6)),  # one tie in x: 2 of 3, τ-b = 2 / sqrt(2 · 3)
         ([1, 1, 1], [1, 2, 3], None),
         ([1, 2], [1, 2], None),
