@@ -1,9 +1,8 @@
 """Encoders drawn at random from the space of a search: uniformly, which is what a search has to
 beat, or by the weights that a search ended with."""
 
-import itertools
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 
@@ -98,25 +97,19 @@ def proposed_genotypes(
     least = torch.finfo(torch.float64).tiny  # not 0, whose logarithm is not finite
     logs = torch.tensor(weights, dtype=torch.float64).clamp(min=least).log()
 
-    def draws() -> Iterator[Genotype]:
-        for number in itertools.count():
-            uniform = torch.rand(
-                logs.shape, dtype=torch.float64, generator=generator(seed, "proposal", number)
-            )
-            yield derive(
-                logs - (-uniform.clamp(min=least).log()).log(),
-                edge_ops,
-                num_nodes=space.num_nodes,
-                edges_per_node=space.edges_per_node,
-                provenance={"source": "drawn by the weights of a search", "seed": seed},
-            )
-
     found: dict[str, Genotype] = {}
-    in_vain = 0
-    for genotype in draws():
-        if len(found) == count or in_vain == TRIES_EACH:
-            break
-        in_vain += 1
+    number = in_vain = 0
+    while len(found) < count and in_vain < TRIES_EACH:
+        draw = generator(seed, "proposal", number)
+        uniform = torch.rand(logs.shape, dtype=torch.float64, generator=draw)
+        genotype = derive(
+            logs - (-uniform.clamp(min=least).log()).log(),
+            edge_ops,
+            num_nodes=space.num_nodes,
+            edges_per_node=space.edges_per_node,
+            provenance={"source": "drawn by the weights of a search", "seed": seed},
+        )
+        number, in_vain = number + 1, in_vain + 1
         if genotype.canonical_hash not in {*found, *known}:
             found[genotype.canonical_hash], in_vain = genotype, 0
     return tuple(found.values())
