@@ -14,16 +14,21 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+if __name__ == "__main__":
+    # Python puts this file's folder first; `benchmarks` is imported from the checkout's root.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
 import matplotlib
 import torch
 
+from benchmarks.tables import markdown
 from dasvit.commands.arguments import parse
 from dasvit.data.config import DataConfig
 from dasvit.data.datasets import load_data
@@ -240,23 +245,18 @@ def correlations(facts: Row) -> dict[str, tuple[float, Estimate]]:
     return found
 
 
-def table(rows: Iterable[tuple[str, ...]], *head: str) -> list[str]:
-    lines = [head, ("---",) * len(head), *rows]
-    return ["| " + " | ".join(cells) + " |" for cells in lines]
-
-
 def page(facts: Row) -> str:
     end, params = truth(facts), {r["hash"]: r["num_params"] for r in facts["runs"]}
     score = scores_of(facts)[f"{SHORT[0]} epochs on one half"][1]
     rows = [
-        (name, f"{tau.value:+.2f}", _interval(tau), str(tau.count), f"{cost:.2f}")
+        {
+            "score": name,
+            "τ": f"{tau.value:+.2f}",
+            "95 % interval": _interval(tau),
+            "encoders": tau.count,
+            "cost": f"{cost:.2f}",
+        }
         for name, (cost, tau) in correlations(facts).items()
-    ]
-    lines = [
-        f"`{facts['command']}`",
-        "",
-        *table(rows, "score", "τ", "95 % interval", "encoders", "cost"),
-        "",
     ]
     groups: dict[str, list[str]] = {}
     for e in facts["encoders"]:
@@ -267,19 +267,16 @@ def page(facts: Row) -> str:
     for origin, names in groups.items():
         first = max(names, key=lambda name: score[name])
         by_origin.append(
-            (
-                origin,
-                str(len(names)),
-                spread(end[n] for n in names).percent,
-                f"{100 * max(end[n] for n in names):.1f}",
-                f"{100 * end[first]:.1f}",
-                f"{statistics.fmean(params[n] for n in names) / 1e6:.2f} M",
-            )
+            {
+                "encoders": origin,
+                "number": len(names),
+                "accuracy %": spread(end[n] for n in names).percent,
+                "best": f"{100 * max(end[n] for n in names):.1f}",
+                "first by the score": f"{100 * end[first]:.1f}",
+                "parameters": f"{statistics.fmean(params[n] for n in names) / 1e6:.2f} M",
+            }
         )
-    lines += table(
-        by_origin, "encoders", "number", "accuracy %", "best", "first by the score", "parameters"
-    )
-    return "\n".join([*lines, ""])
+    return "\n\n".join([f"`{facts['command']}`", markdown(rows), markdown(by_origin)]) + "\n"
 
 
 def _interval(tau: Estimate) -> str:
