@@ -134,6 +134,7 @@ class SearchResult:
         seconds: wall time of all epochs, restarts not counted.
         settings: the outer hyper-parameters, by name, for comparison of runs.
         stages: what each change of stage did to the supernet (`StageEnd.record`).
+        largest_class: share of the validation half's images in the largest class (ratio).
     """
 
     genotype: Genotype
@@ -144,6 +145,7 @@ class SearchResult:
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
+    largest_class: float | None = None
 
     @property
     def gap(self) -> float:

@@ -66,11 +66,12 @@ class ProgressReport:
             case StageEnd():
                 return _stage_end(event)
             case SearchResult():
+                largest = event.largest_class
+                beside = "" if largest is None else f", largest class {100 * largest:.1f} %"
                 return (
                     f"found {event.genotype}\nvalidation accuracy: supernet "
                     f"{100 * event.supernet_accuracy:.1f} %, derived with inherited weights "
-                    f"{100 * event.discretised_accuracy:.1f} %, gap {100 * event.gap:.1f} points; "
-                    f"{duration(event.seconds)}"
+                    f"{100 * event.discretised_accuracy:.1f} %{beside}; {duration(event.seconds)}"
                 )
             case RetrainResult():
                 beside = []

@@ -348,6 +348,7 @@ class _Run:
             seconds=self.seconds,
             settings=self.config.outer_settings,
             stages=self.changes,
+            largest_class=end.largest_class,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -82,10 +82,11 @@ def test_ends(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == (
         f"stage 2 ends; derived so far: {ENCODER}\n"
         f"found {ENCODER}\n"
-        "validation accuracy: supernet 60.0 %, derived with inherited weights 14.3 %, gap 45.7 "
-        "points; 12 s\n"
+        "validation accuracy: supernet 60.0 %, derived with inherited weights 14.3 %; 12 s\n"
         "test accuracy of vit: 33.33 %; 0.00 M parameters; 6 s\n"
     )
+    report(replace(SEARCH_RESULT, largest_class=0.4))
+    assert "inherited weights 14.3 %, largest class 40.0 %; 12 s\n" in capsys.readouterr().out
     report(replace(RETRAIN_RESULT, balanced_accuracy=0.25, largest_class=0.4))
     assert capsys.readouterr().out == (
         "test accuracy of vit: 33.33 % (balanced 25.00 %, largest class 40.00 %); no better than "
