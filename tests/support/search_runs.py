@@ -68,9 +68,9 @@ def make_model(
     return model
 
 
-def make_batch(size: int = 4, num_classes: int = 3) -> Batch:
+def make_batch(size: int = 4, *, num_classes: int = 3, side: int = 8) -> Batch:
     """Random grey images and labels, in the default dtype."""
-    return torch.randn(size, 1, 8, 8), torch.randint(num_classes, (size,))
+    return torch.randn(size, 1, side, side), torch.randint(num_classes, (size,))
 
 
 # --- Searches
