@@ -119,6 +119,12 @@ class Run:
         return load_checkpoint(self.folder / "checkpoint.pt", KIND)
 
 
+def make_quick(patch: pytest.MonkeyPatch) -> None:
+    """128 training images, two steps per epoch, and no check before, which would take longer."""
+    runs.few_images(patch, dasvit.search.loop)
+    patch.setattr(dasvit.search.loop, "check_search", lambda config: None)
+
+
 def run(config: SearchConfig, folder: Path, **options: Any) -> Run:
     """A search and all that it reported."""
     events: list[Event] = []
