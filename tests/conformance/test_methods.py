@@ -10,25 +10,32 @@ from typing import Any
 import pytest
 import support.plugin_method  # noqa: F401  registers betadarts and shaken
 import torch
-from support import reference, runs
+from support import reference
 from support.hypergradient import hypergradient, second_order
-from support.search_runs import assert_same_run
+from support.runs import CrashError, crash_after_saving, search_config
+from support.search_runs import (
+    SIX,
+    assert_same_run,
+    make_batch,
+    make_model,
+    make_quick,
+    model_config,
+)
 from support.tape import Tape
 from torch import Tensor
 from torch.testing import assert_close
 
-import dasvit.search.loop
+from dasvit.data.batch import Batch
 from dasvit.methods import DARTS, DASViT, get_method, method_names
 from dasvit.methods.base import Choice, LogUniform, Uniform
 from dasvit.run.settings import config_from_dict, config_to_dict
 from dasvit.search.architect import arch_gradient
 from dasvit.search.config import SearchConfig
 from dasvit.search.loop import load_search_config, search
-from dasvit.spaces.base import Route
+from dasvit.search.model import SearchModel
 from dasvit.spaces.cell.candidates import Candidates
 
-OPERATIONS = ("zero", "identity", "msa_h2", "msa_h4", "mlp_r0.5", "mlp_r2")
-CANDIDATES = Candidates(edge_ops=(OPERATIONS,) * 5, operations=OPERATIONS)
+CANDIDATES = Candidates(edge_ops=(SIX,) * 5, operations=SIX)
 STAGED = DASViT(stage_layers=(2, 3, 4), stage_ops=(6, 4, 2), stage_epochs=5, alpha_lr=0.01, xi=0.1)
 WEIGHT_LR = 0.004
 XI = 0.4
@@ -83,8 +90,6 @@ def test_settings_come_back_from_json(kind: type[DARTS]) -> None:
     known = {f.name for f in fields(kind)}
     assert kind.title and set(kind().outer) <= known
     assert set(kind.tied) <= kind().as_draw().keys()
-    plain = config.plain_darts
-    assert type(plain.method) is DARTS and plain.plain_darts == plain
 
 
 def test_stages_and_those_of_another_method(kind: type[DARTS]) -> None:
@@ -94,8 +99,8 @@ def test_stages_and_those_of_another_method(kind: type[DARTS]) -> None:
     assert (method.alpha_lr, method.xi, method.total_epochs) == (0.01, 0.1, 15)
     assert method.stage_layers == ((2, 3, 4) if kind.staged else (2,))
     assert DASViT.like(method).total_epochs == 15
-    stages = method.stages(len(OPERATIONS))
-    assert stages[0].num_ops == len(OPERATIONS)
+    stages = method.stages(len(SIX))
+    assert stages[0].num_ops == len(SIX)
     assert tuple(stage.num_layers for stage in stages) == method.stage_layers
     assert sum(stage.epochs for stage in stages) == 15
     assert [method.frozen(epoch) for epoch in range(4)] == [True, True, False, False]
@@ -170,7 +175,6 @@ def test_the_penalty_is_its_formula(kind: type[DARTS], assert_same_gradients: Ca
         assert (penalty is not None) == (kind.name in LITERAL), "its formula belongs into LITERAL"
         if penalty is not None:
             literal = LITERAL[kind.name](method, arch, weights, 0.6)
-            assert_close(penalty, literal)
             assert_same_gradients(penalty, literal, list(arch.values()))
 
 
@@ -200,14 +204,20 @@ def test_what_the_next_stage_goes_on_with(kind: type[DARTS]) -> None:
 # --- In the step
 
 
+def _model(kind: type[DARTS], **settings: Any) -> tuple[SearchModel, tuple[Batch, Batch]]:
+    """Of a method, half way through its search, with a training and a validation batch."""
+    config = model_config(**settings)
+    method = replace(kind.like(config.method), alpha_init_std=1.0)
+    model = make_model(config.replaced(method=method))
+    model.t.fill_(0.5)
+    return model, (make_batch(), make_batch())
+
+
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("fused", [False, True])
-def test_second_order_is_the_exact_hypergradient(
-    fused: bool, kind: type[DARTS], make_model: Callable, make_batch: Callable
-) -> None:
+def test_second_order_is_the_exact_hypergradient(fused: bool, kind: type[DARTS]) -> None:
     """By double backward, under noise; every architecture parameter has a gradient."""
-    model, batches = make_model(kind(), fused=fused, route=Route()), (make_batch(4), make_batch(4))
-    model.t.fill_(0.5)
+    model, batches = _model(kind, fused=fused)
     noise = model.noise()
     first = hypergradient(model, *batches, 0.0, noise)
     assert_close(arch_gradient(model, *batches, noise=noise, xi=0.0).gradients, first)
@@ -219,13 +229,10 @@ def test_second_order_is_the_exact_hypergradient(
 
 
 @pytest.mark.usefixtures("double")
-def test_second_order_on_the_methods_own_route(
-    kind: type[DARTS], make_model: Callable, make_batch: Callable
-) -> None:
+def test_second_order_with_selected_tokens(kind: type[DARTS]) -> None:
     """DARTS' formula term by term: where tokens are selected by a straight-through gate, no double
     backward is exact."""
-    model, batches = make_model(kind()), (make_batch(4), make_batch(4))
-    model.t.fill_(0.5)
+    model, batches = _model(kind, token_ratio=0.5)
     noise = model.noise()
     direct, product = second_order(model, *batches, XI, noise)
     wanted = [d - XI * p for d, p in zip(direct, product, strict=True)]
@@ -240,18 +247,16 @@ def test_a_killed_search_ends_as_if_it_had_not_been(
     kind: type[DARTS], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a genotype of the space that says which method found it; in second order."""
-    runs.few_images(monkeypatch, dasvit.search.loop)
-    config = runs.search_config(
-        operations=OPERATIONS, stage_layers=(1, 2), stage_ops=(6, 3), dim=8, xi=0.05
-    )
+    make_quick(monkeypatch)
+    config = search_config(operations=SIX, stage_layers=(1, 2), stage_ops=(6, 3), dim=8, xi=0.05)
     config = config.replaced(method=kind.like(config.method), plugins=("support.plugin_method",))
     found = search(config, tmp_path / "whole")
-    assert set(found.genotype.operations) <= set(OPERATIONS) - {"zero"}
+    assert set(found.genotype.operations) <= set(SIX) - {"zero"}
     assert found.genotype.provenance["settings"]["method"]["name"] == kind.name
     assert found.settings == config.outer_settings
     with monkeypatch.context() as patch:
-        runs.crash_after_saving(patch, epoch=1)
-        with pytest.raises(runs.CrashError):
+        crash_after_saving(patch, epoch=1)
+        with pytest.raises(CrashError):
             search(config, tmp_path / "killed")
     search(config, tmp_path / "killed", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")

@@ -9,7 +9,7 @@ from support.plugin_method import BetaDARTS
 
 from dasvit.data.config import DataConfig
 from dasvit.methods import DARTS, DASViT
-from dasvit.presets import PAPER_PRESET, PRESETS, get_preset, modern
+from dasvit.presets import PAPER_PRESET, PRESETS, get_preset
 from dasvit.run.settings import config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
 from dasvit.search.loop import check_search, check_supernet
@@ -43,26 +43,58 @@ def test_conformance(name: str) -> None:
         check_search(search)
 
 
+MSA, MLP = ("msa_h8", "msa_h12", "msa_h16"), ("mlp_r0.5", "mlp_r3", "mlp_r4")
+PAPER_SEARCH = {
+    "operations": ("zero", "identity", *MSA, *MLP),
+    "stage_layers": (2, 4, 6),
+    "stage_ops": (8, 5, 3),
+    "stage_epochs": 30,
+    "dim": 768,
+    "num_nodes": 2,
+    "dropout": 0.0,
+    "image_size": 224,
+    "patch_size": 16,
+    "batch_size": 64,
+    "val_fraction": 0.5,
+    "weight_lr": 1e-3,
+    "weight_decay": 5e-2,
+    "grad_clip": 0.0,
+    "lr_span": "stage",
+    "alpha_lr": 3e-4,
+    "alpha_betas": (0.5, 0.999),
+    "alpha_weight_decay": 1e-3,
+    "xi": 0.0,
+    "token_where": "input",
+    "prune_zero": "ranked",
+    "inherit_weights": "cyclic",
+    "inherit_alpha": "carry",
+}
+PAPER_RETRAINING = {
+    "dim": 768,
+    "depth": 12,
+    "patch_size": 16,
+    "vit_heads": 12,
+    "epochs": 500,
+    "warmup_epochs": 20,
+    "warmup_lr": 1e-6,
+    "batch_size": 128,
+    "lr": 1e-3,
+    "weight_decay": 5e-2,
+    "grad_clip": 0.0,
+}
+
+
 @pytest.mark.parametrize("name", ["cifar10", "imagenet100"])
 def test_the_papers_setting(name: str) -> None:
     """Section IV-A, number by number."""
-    preset = get_preset(name)
-    search = preset.search
+    preset, modern = get_preset(name), get_preset(f"{name}_modern")
+    search, retrain = preset.search, preset.retrain
     assert preset.needs_gpu and PAPER_PRESET == "cifar10"
-    assert (search.data.image_size, search.space.patch_size, search.space.dim) == (224, 16, 768)
+    assert {setting: search.setting(setting) for setting in PAPER_SEARCH} == PAPER_SEARCH
     assert search.space == CellSpace() and search.method == DASViT()
-    assert [(s.num_layers, s.num_ops, s.epochs) for s in search.stages] == [
-        (2, 8, 30), (4, 5, 30), (6, 3, 30)
-    ]  # fmt: skip
-    assert (search.batch_size, search.weight_lr, search.weight_decay) == (64, 1e-3, 5e-2)
-    assert (search.lr_span, search.grad_clip) == ("stage", 0.0)
-    assert (search.method.alpha_lr, search.method.alpha_weight_decay) == (3e-4, 1e-3)
-    retrain = preset.retrain
+    assert replace(retrain, **PAPER_RETRAINING) == retrain
     assert (retrain.model, retrain.data) == (f"dasvit_{name}", search.data)
-    assert (retrain.dim, retrain.depth, retrain.patch_size, retrain.vit_heads) == (768, 12, 16, 12)
-    assert (retrain.epochs, retrain.warmup_epochs, retrain.warmup_lr) == (500, 20, 1e-6)
-    assert (retrain.batch_size, retrain.lr, retrain.weight_decay) == (128, 1e-3, 5e-2)
-    assert retrain.grad_clip == 0.0
+    assert modern.search == search and modern.retrain.mixup > retrain.mixup  # retraining alone
 
 
 def test_settings_of_python_begin_where_the_command_line_does() -> None:
@@ -77,18 +109,12 @@ def test_digits_is_the_papers_search_at_a_small_size() -> None:
     assert [re.sub("h[0-9]+", "h", name) for name in small.space.operations] == [
         re.sub("h[0-9]+", "h", name) for name in paper.space.operations
     ]
-    own = {"stage_layers": paper.method.stage_layers, "stage_epochs": 30, "alpha_lr": 3e-4}
+    own = {name: PAPER_SEARCH[name] for name in ("stage_layers", "stage_epochs", "alpha_lr")}
     assert replace(small.method, **own) == paper.method
 
 
-def test_modern_is_a_recipe_for_retraining_alone() -> None:
-    plain, recipe = get_preset("cifar10"), get_preset("cifar10_modern")
-    assert recipe.search == plain.search and recipe.retrain == modern(plain.retrain)
-    assert recipe.retrain.data.augment == "rand" and recipe.retrain.mixup > 0
-
-
-@pytest.mark.parametrize("name", ["", "mnist", "Digits", "digits "])
-def test_unknown_names_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="unknown preset") as caught:
-        get_preset(name)
-    assert repr(name) in str(caught.value) and all(known in str(caught.value) for known in PRESETS)
+def test_unknown_names_are_refused() -> None:
+    for name in ("", "mnist", "Digits"):
+        with pytest.raises(ValueError, match="unknown preset") as caught:
+            get_preset(name)
+        assert all(known in str(caught.value) for known in [repr(name), *PRESETS])

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from dasvit.methods import DASViT
 from dasvit.methods.dasvit import skip_loss, type_totals
 from dasvit.run.settings import SettingError
-from dasvit.spaces.base import EdgeOps, Route
+from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.candidates import Candidates
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -51,16 +51,17 @@ def penalty(weights: Tensor, candidates: Candidates, method: DASViT = METHOD) ->
 
 
 @pytest.mark.parametrize("type_scope", ["mean", "edge"])
-@pytest.mark.parametrize("space", SPACES)
-def test_equations_16_to_19(space: str, type_scope: str, assert_same_gradients: Callable) -> None:
-    edge_ops, settings = SPACES[space], SETTINGS | {"type_scope": type_scope}
-    for scale in (0.1, 1.0, 1.0, 1.0, 5.0, 5.0):
+@pytest.mark.parametrize("edge_ops", SPACES.values(), ids=SPACES)
+def test_equations_16_to_19(
+    edge_ops: EdgeOps, type_scope: str, assert_same_gradients: Callable
+) -> None:
+    settings = SETTINGS | {"type_scope": type_scope}
+    for scale in (0.1, 1.0, 1.0, 5.0, 5.0):
         alpha = (scale * torch.randn(5, len(edge_ops[0]))).requires_grad_()
         actual = penalty(alpha.softmax(-1), of(edge_ops), DASViT(**settings))
         expected = reference.fairness(
             reference.softmax(alpha), edge_ops, ("msa", "mlp"), **settings
         )
-        assert_close(actual, expected)
         assert_same_gradients(actual, expected, [alpha])
 
 
@@ -105,19 +106,17 @@ def test_nothing_is_copied_from_the_host_after_the_first_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A step of the search on a GPU would wait for such a copy."""
-    alpha = torch.randn(5, 6, requires_grad=True)
-    each = replace(METHOD, type_scope="edge")
+    alpha, candidates = torch.randn(5, 6, requires_grad=True), of(SPACES["full"])
     with torch.inference_mode():
-        penalty(alpha.softmax(-1), of(SPACES["full"]))
+        penalty(alpha.softmax(-1), candidates)
 
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a tensor is made from host data")
 
     for name in ("tensor", "as_tensor", "from_numpy"):
         monkeypatch.setattr(torch, name, refuse)
-    penalty(alpha.softmax(-1), of(SPACES["full"])).backward()
-    penalty(alpha.softmax(-1), of(SPACES["full"]), each).backward()
-    assert alpha.grad is not None and alpha.grad.abs().sum() > 0
+    for method in (METHOD, replace(METHOD, type_scope="edge")):
+        penalty(alpha.softmax(-1), candidates, method).backward()
     with pytest.raises(AssertionError, match="from host data"):  # other candidates: a new mask
         penalty(alpha.softmax(-1), of((OPERATIONS[::-1],) * 5))
 
@@ -126,11 +125,6 @@ def test_masks_are_of_the_weights_type() -> None:
     for dtype in (torch.float64, torch.float32, torch.float64):
         weights = torch.full((5, 3), 1 / 3, dtype=dtype)
         assert penalty(weights, of(SPACES["pruned"])).dtype == dtype
-
-
-def test_the_route_is_that_of_the_settings() -> None:
-    method = DASViT(token_ratio=0.3, token_where="edge")
-    assert method.route() == Route(token_ratio=0.3, token_where="edge")
 
 
 def test_gamma_max_is_drawn_as_a_share_of_what_gamma_min_leaves() -> None:
@@ -143,6 +137,12 @@ def test_gamma_max_is_drawn_as_a_share_of_what_gamma_min_leaves() -> None:
     ):
         with pytest.raises(SettingError, match=message):
             METHOD.drawn(draw)
+    for bound, message in (
+        ({"gamma_max": 0.0}, "--gamma-max 0 leaves --gamma-min no room"),
+        ({"gamma_min": 1.0}, "--gamma-min 1 leaves --gamma-max no room"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            METHOD.make_room(bound)
 
 
 @pytest.mark.parametrize(
@@ -158,17 +158,3 @@ def test_gamma_max_is_drawn_as_a_share_of_what_gamma_min_leaves() -> None:
 def test_a_given_bound_makes_itself_room(given: dict[str, float], low: float, high: float) -> None:
     moved = METHOD.make_room(given)
     assert (moved.gamma_min, moved.gamma_max) == pytest.approx((low, high))
-
-
-def test_a_bound_at_the_end_leaves_no_room() -> None:
-    with pytest.raises(SettingError, match="--gamma-max 0 leaves --gamma-min no room"):
-        METHOD.make_room({"gamma_max": 0.0})
-    with pytest.raises(SettingError, match="--gamma-min 1 leaves --gamma-max no room"):
-        METHOD.make_room({"gamma_min": 1.0})
-
-
-def test_bounds_are_not_swept_where_they_have_no_effect() -> None:
-    space = DASViT(type_weight=0.0).outer_space(weight_lr=0.1, fixed=("type_weight",))
-    assert set(space) - {"type_weight"} == {"token_ratio", "skip_weight", "xi"}
-    space = METHOD.outer_space(weight_lr=0.1, fixed=("gamma_max",))
-    assert space["gamma_min"] == (0.0, pytest.approx(0.45)) and "gamma_fraction" not in space

@@ -4,19 +4,12 @@ from typing import Any
 
 import pytest
 from support import runs
-from support.search_runs import Run, Searched, watched
-
-import dasvit.search.loop
-
-
-def make_quick(patch: pytest.MonkeyPatch) -> None:
-    """128 training images, two steps per epoch, and no check before, which would take longer."""
-    runs.few_images(patch, dasvit.search.loop)
-    patch.setattr(dasvit.search.loop, "check_search", lambda config: None)
+from support.search_runs import Run, Searched, make_quick, watched
 
 
 @pytest.fixture
 def few_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches are quick."""
     make_quick(monkeypatch)
 
 

@@ -41,7 +41,7 @@ def captured_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("xi", "changes"), [(0.01, {}), (0.01, {"recompute": True}), (0.0, {"fused": False})], ids=str
+    ("xi", "changes"), [(0.01, {"recompute": True}), (0.0, {"fused": False})], ids=str
 )
 @pytest.mark.usefixtures("double", "captured_only")
 def test_compiled_encoders_have_the_same_gradients(xi: float, changes: dict) -> None:
@@ -64,7 +64,7 @@ def test_compiled_encoders_have_the_same_gradients(xi: float, changes: dict) -> 
 
 @pytest.mark.usefixtures("captured_only")
 def test_a_search_with_compiled_encoders_is_the_same_search(searched_once: Searched) -> None:
-    settings = {**SMALL, "alpha_init_std": 1.0, "stage_layers": (1, 2), "stage_ops": (3, 2)}
+    settings = {**SMALL, "alpha_init_std": 1.0, "stage_layers": (1,), "stage_ops": (3,)}
     plain, compiled = (searched_once(**settings, compile=on) for on in (False, True))
     assert compiled.result.genotype == plain.result.genotype
     losses = [[e.train_loss for e in found.epochs] for found in (plain, compiled)]

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from dasvit.methods import DARTS
-from dasvit.methods.base import Stage
 from dasvit.presets import get_preset
 from dasvit.run.settings import SettingError, config_from_dict, config_to_dict
 from dasvit.search.config import SearchConfig
@@ -15,37 +14,6 @@ from dasvit.search.config import SearchConfig
 NAN, INF = float("nan"), float("inf")
 PAPER = get_preset("cifar10").search
 EIGHT = PAPER.space.operations
-
-
-def test_the_papers_values() -> None:
-    assert PAPER.stages == (
-        Stage(num_layers=2, num_ops=8, epochs=30),
-        Stage(num_layers=4, num_ops=5, epochs=30),
-        Stage(num_layers=6, num_ops=3, epochs=30),
-    )
-    assert PAPER.total_epochs == 90
-    msa, mlp = ("msa_h8", "msa_h12", "msa_h16"), ("mlp_r0.5", "mlp_r3", "mlp_r4")
-    expected = {
-        "operations": ("zero", "identity", *msa, *mlp),
-        "dim": 768,
-        "num_nodes": 2,
-        "dropout": 0.0,
-        "image_size": 224,
-        "patch_size": 16,
-        "batch_size": 64,
-        "val_fraction": 0.5,
-        "weight_lr": 1e-3,
-        "weight_decay": 5e-2,
-        "alpha_lr": 3e-4,
-        "alpha_betas": (0.5, 0.999),
-        "alpha_weight_decay": 1e-3,
-        "xi": 0.0,
-        "token_where": "input",
-        "prune_zero": "ranked",
-        "inherit_weights": "cyclic",
-        "inherit_alpha": "carry",
-    }
-    assert {name: PAPER.setting(name) for name in expected} == expected
 
 
 COUNTS = "image_size dim patch_size batch_size num_nodes edges_per_node stage_epochs"
@@ -92,7 +60,6 @@ def test_what_lies_outside_a_settings_range(names: str, values: list[Any]) -> No
         ({"dropout": 0.1, "recompute": True}, "recompute needs fused, and dropout 0"),
         ({"fused": False, "recompute": True}, "recompute needs fused, and dropout 0"),
         ({"gamma_min": 0.5, "gamma_max": 0.5}, "(gamma_min=0.5, gamma_max=0.5)"),
-        ({"gamma_min": 0.7}, "(gamma_min=0.7, gamma_max=0.5)"),
         ({"stage_layers": (2, 4)}, "one entry per stage, but got (2, 4) and (8, 5, 3)"),
         ({"stage_ops": (8, 5, 1)}, "ends at 1: an edge could be left with zero alone"),
         ({"xii": 1}, "'xii' is no setting of this search"),
@@ -119,9 +86,7 @@ def test_plain_darts_is_one_configuration() -> None:
     "changes",
     [
         {"token_ratio": 1.0, "val_fraction": 0.01, "alpha_freeze_epochs": 29, "num_nodes": 6},
-        {"gamma_min": 0.0, "gamma_max": 1.0, "stage_ops": (8, 8, 8)},
-        {"stage_ops": (8, 5, 2), "xi": 0.01, "dim": 48},
-        {"stage_ops": (8, 5, 1), "prune_zero": "first"},
+        {"stage_ops": (8, 5, 1), "prune_zero": "first", "gamma_min": 0.0, "gamma_max": 1.0},
         {"operations": EIGHT[1:], "stage_ops": (7, 4, 1)},
         {"operations": ("identity",), "stage_layers": (6,), "stage_ops": (1,)},
         {"method": DARTS(), "xi": 0.5, "plugins": ("a", "b"), "image_size": 32},

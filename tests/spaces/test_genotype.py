@@ -1,6 +1,5 @@
 """The genotype: text form, canonical form, and what a bad file says."""
 
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -48,23 +47,18 @@ def test_the_papers_encoder() -> None:
         "o_0 = mlp_r0.5(e_{k-2}) + mlp_r0.5(e_{k-1}); "
         "o_1 = mlp_r0.5(e_{k-2}) + msa_h8(o_0); e_k = o_0 + o_1"
     )
-    assert PAPER.operations == ("mlp_r0.5", "mlp_r0.5", "mlp_r0.5", "msa_h8")
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        PAPER.nodes = ()  # type: ignore[misc]
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
-    chance = random.Random(0)
-    for number in range(12):
+    """In its own order of edges; what is recorded beside it makes no difference."""
+    chance, path = random.Random(0), tmp_path / "found.json"
+    for number in range(8):
         nodes = _random_genotype(chance, 1 + number % 4, ["zero", "msa_h2", "conv_k3"]).nodes
         genotype = Genotype(nodes, {"seed": number, "note": "α", "list": [1, None]})
-        path = tmp_path / f"{number}.json"
         genotype.save(path)
-        read = Genotype.load(path)
-        other = Genotype(nodes, {"seed": 99})  # which makes no difference
+        read, other = Genotype.load(path), Genotype(nodes, {"seed": 99})
         assert read == genotype == other and hash(read) == hash(other)
-        assert read.nodes == genotype.nodes  # not its canonical form
-        assert read.provenance == genotype.provenance
+        assert (read.nodes, read.provenance) == (genotype.nodes, genotype.provenance)
         stored = json.loads(path.read_text())
         assert stored["schema"] == SCHEMA
         assert stored["hash"] == genotype.canonical_hash == other.canonical_hash
@@ -153,7 +147,7 @@ def test_the_canonical_form_is_the_first_of_all_orders() -> None:
         (((Edge(0, "msa_h8"), Edge(0, "mlp_r3")),), r"two edges from one source: \[0, 0\]"),
         *(
             ((((Edge(0, name),),)), "is not an operation's name")
-            for name in ("msa h8", "MSA_h8", "msa_h8\n", "", "mlp_r", "mlp_r.5")
+            for name in ("msa h8", "MSA_h8", "msa_h8\n", "", "mlp_r.5")
         ),
     ],
 )
@@ -173,57 +167,42 @@ def _nodes_with(node: int, edge: int, **changes: Any) -> list[Any]:
     return nodes
 
 
-BAD_FILES: dict[str, tuple[Any, list[str]]] = {
-    "wrong schema": (_edited(schema="dasvit/genotype/2"), ["'dasvit/genotype/2'", repr(SCHEMA)]),
-    "another file": ({"weights": [1, 2]}, ["is not a genotype", repr(SCHEMA)]),
-    "a list": ([1, 2], ["is not a genotype"]),
-    "malformed operation": (
-        _edited(nodes=_nodes_with(1, 0, operation="rm -rf"), hash=None),
-        ["node o_1", "'rm -rf'"],
-    ),
-    "an operation that is a number": (
-        _edited(nodes=_nodes_with(1, 0, operation=8), hash=None),
-        ["'8'"],
-    ),
-    "an edge from a later node": (
-        _edited(nodes=_nodes_with(0, 1, source=3), hash=None),
-        ["node o_0", "source 3"],
-    ),
-    **{
-        f"source {value!r}": (_edited(nodes=_nodes_with(0, 1, source=value)), [repr(value)])
-        for value in ("1", True, 0.5)
-    },
-    "no nodes entry": (_edited(nodes=None), ["malformed", "'nodes'"]),
-    "nodes that are a number": (_edited(nodes=3), ["malformed"]),
-    "an edge without operation": (_edited(nodes=[[{"source": 0}]]), ["malformed", "'operation'"]),
-    "provenance that is text": (_edited(provenance="x"), ["provenance must be an object", "'x'"]),
-    "edited hash": (_edited(hash="0123456789ab"), ["'0123456789ab'", PAPER.canonical_hash]),
-    "edited nodes": (
-        _edited(nodes=_nodes_with(1, 1, operation="msa_h16")),
-        [PAPER.canonical_hash, "edited"],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_files_name_the_file_and_the_value(name: str, tmp_path: Path) -> None:
-    content, fragments = BAD_FILES[name]
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (_edited(schema="dasvit/genotype/2"), ["'dasvit/genotype/2'", repr(SCHEMA)]),
+        ({"weights": [1, 2]}, ["is not a genotype", repr(SCHEMA)]),
+        ([1, 2], ["is not a genotype"]),
+        (_edited(nodes=_nodes_with(1, 0, operation="rm -rf"), hash=None), ["o_1", "'rm -rf'"]),
+        (_edited(nodes=_nodes_with(1, 0, operation=8), hash=None), ["'8'"]),
+        (_edited(nodes=_nodes_with(0, 1, source=3), hash=None), ["node o_0", "source 3"]),
+        *((_edited(nodes=_nodes_with(0, 1, source=s)), [repr(s)]) for s in ("1", True, 0.5)),
+        (_edited(nodes=None), ["malformed", "'nodes'"]),
+        (_edited(nodes=3), ["malformed"]),
+        (_edited(nodes=[[{"source": 0}]]), ["malformed", "'operation'"]),
+        (_edited(provenance="x"), ["provenance must be an object", "'x'"]),
+        (_edited(hash="0123456789ab"), ["'0123456789ab'", PAPER.canonical_hash]),
+        (_edited(nodes=_nodes_with(1, 1, operation="msa_h16")), [PAPER.canonical_hash, "edited"]),
+    ],
+)
+def test_bad_files_name_the_file_and_the_value(
+    content: Any, words: list[str], tmp_path: Path
+) -> None:
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError) as caught:  # noqa: PT011
+    with pytest.raises(ValueError, match="bad") as caught:
         Genotype.load(path)
-    assert all(fragment in str(caught.value) for fragment in [str(path), *fragments])
+    assert all(word in str(caught.value) for word in [str(path), *words])
 
 
 def test_truncated_and_missing_files(tmp_path: Path) -> None:
     path = tmp_path / "cut.json"
     text = json.dumps(PAPER.to_dict(), indent=2)
-    for end in (0, 1, len(text) // 2, len(text) - 1):
+    for end in (0, len(text) // 2, len(text) - 1):
         path.write_text(text[:end])
-        with pytest.raises(
-            ValueError, match=r"not valid JSON.*cut\.json|cut\.json.*not valid JSON"
-        ):
+        with pytest.raises(ValueError, match="not valid JSON") as caught:
             Genotype.load(path)
+        assert "cut.json" in str(caught.value)
     with pytest.raises(ValueError, match=r"there is no file .*missing\.json"):
         Genotype.load(tmp_path / "missing.json")
 

@@ -1,23 +1,20 @@
-"""Operations against their equations, their names, and what is refused. (Every one through one
-suite: tests/conformance/test_operations.py.)"""
+"""Names and sizes of operations, and what is refused. (Every operation through one suite:
+tests/conformance/test_operations.py; their equations: test_supernet.py, test_derived_network.py.)
+"""
 
-import math
 from collections.abc import Callable
 
 import pytest
 import torch
-from support import plugin_operation, reference
+from support import plugin_operation
 from torch import nn
 
 from dasvit.spaces.cell.operations import (
     _FAMILIES,
-    MLP,
-    MSA,
     build_operation,
     check_draws_nothing,
     check_operation,
     check_shape_preserving,
-    init_linear,
     operation_kind,
     register_operation,
     registered_operations,
@@ -26,38 +23,10 @@ from dasvit.spaces.cell.operations import (
 DIM = 48
 
 
-@pytest.mark.parametrize("name", ["msa_h1", "msa_h3", "msa_h6", "mlp_r0.5", "mlp_r3"])
-@pytest.mark.usefixtures("double")
-def test_equations_1_to_4(name: str, randomise: Callable, assert_same_gradients: Callable) -> None:
-    op, x = randomise(build_operation(name, 12)), torch.randn(2, 5, 12, requires_grad=True)
-    actual, expected = op(x), reference.operation(name, op, x)
-    torch.testing.assert_close(actual, expected)
-    direction = torch.randn_like(x)
-    params = [x, *op.parameters()]
-    assert_same_gradients((actual * direction).sum(), (expected * direction).sum(), params)
-
-
-def test_linears_start_xavier_uniform() -> None:
-    """Uniform on ±√(6 / (in + out)): within the bound, close to it, of its variance."""
-    attention, perceptron, plain = MSA(64, 4), MLP(64, 3), nn.Linear(64, 48, bias=False)
-    nn.init.constant_(plain.weight, 9.0)
-    init_linear(plain)
-    # Each of W_Q, W_K, W_V is a layer of its own.
-    layers = (attention.proj, perceptron.fc1, perceptron.fc2, plain)
-    for weight in (*attention.qkv.weight.chunk(3), *(layer.weight for layer in layers)):
-        bound = math.sqrt(6 / sum(weight.shape))
-        assert 0.98 * bound < weight.abs().max() <= bound
-        assert weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
-    assert not any(layer.bias.any() for layer in (attention.qkv, *layers[:3]))
-
-
 @pytest.mark.parametrize(
     "name",
-    [
-        "", "msa", "mlp", "msa_", "msa_h", "msa_h08", "msa_h0", "msa_h-2", "msa_h2.5", "msa_h 8",
-        "msa_8", "msa_r8", "MSA_h8", "mlp_r3.0", "mlp_r0", "mlp_r.5", "mlp_rnan", "mlp_h2", "zero_",
-        "identity_h1", "attention_h8", "msa_h8_h8",
-    ],
+    ["", "msa", "msa_h", "msa_h08", "msa_h0", "msa_h2.5", "msa_h 8", "msa_r8", "MSA_h8",
+     "mlp_r3.0", "mlp_rnan", "zero_", "identity_h1", "attention_h8", "msa_h8_h8"],
 )  # fmt: skip
 def test_unknown_names_are_refused(name: str) -> None:
     for function in (check_operation, operation_kind, lambda n: build_operation(n, DIM)):
@@ -80,9 +49,8 @@ def test_unknown_names_are_refused(name: str) -> None:
 def test_sizes_that_do_not_fit_are_refused(name: str, dim: int, message: str) -> None:
     with torch.device("meta"):
         assert build_operation("mlp_r131072", 8).fc1.out_features == 2**20
-        with pytest.raises(ValueError, match=message) as caught:
+        with pytest.raises(ValueError, match=message):
             build_operation(name, dim)
-    assert len(str(caught.value)) < 110
     with pytest.raises(ValueError, match=message):
         check_shape_preserving(name, dim)
 
@@ -90,8 +58,8 @@ def test_sizes_that_do_not_fit_are_refused(name: str, dim: int, message: str) ->
 @pytest.mark.parametrize(
     ("family", "symbol"),
     [
-        *((family, "k") for family in ("", "Conv", "conv_x", "3conv", "con v", "cönv")),
-        *(("another", symbol) for symbol in ("", "kk", "K", "3", "λ")),
+        *((family, "k") for family in ("", "Conv", "conv_x", "con v", "cönv")),
+        *(("another", symbol) for symbol in ("", "kk", "K", "3")),
     ],
 )
 def test_malformed_families_and_symbols_are_refused(family: str, symbol: str) -> None:

@@ -18,7 +18,6 @@ SPACE = CellSpace(operations=OPERATIONS)
 def test_seed_and_space_decide() -> None:
     drawn = [random_genotype(SPACE, seed) for seed in range(20)]
     assert drawn == [random_genotype(replace(SPACE, dim=24), seed) for seed in range(20)]
-    assert len(set(drawn)) > 15
     assert drawn[3].provenance == {"source": "drawn uniformly", "seed": 3}
     whole = random_genotype(replace(SPACE, edges_per_node=3), 0)
     assert [len(edges) for edges in whole.nodes] == [2, 3]  # the first has no more
@@ -26,7 +25,7 @@ def test_seed_and_space_decide() -> None:
 
 def test_sources_and_operations_are_uniform() -> None:
     drawn = [random_genotype(SPACE, seed) for seed in range(3000)]
-    assert all(len(edges) == 2 for genotype in drawn for edges in genotype.nodes)
+    assert not any(is_blind(genotype.operations) for genotype in drawn)
     sets = Counter(tuple(e.source for e in genotype.nodes[1]) for genotype in drawn)
     assert set(sets) == {(0, 1), (0, 2), (1, 2)}
     # Standard deviation of a share of 1/3 over 3000 draws: 0.0086; of 1/7 over 12000: 0.0032.
@@ -71,17 +70,17 @@ ALL_MIX = (("zero", "msa_h1", "msa_h2"),) * 5  # nothing is blind, so nothing is
 def test_operations_are_drawn_by_weight_and_edges_by_the_sum_of_theirs() -> None:
     space = CellSpace(operations=ALL_MIX[0])
     drawn = [
-        proposed_genotypes(WEIGHTS, ALL_MIX, space, 1, seed=seed)[0].nodes for seed in range(2000)
+        proposed_genotypes(WEIGHTS, ALL_MIX, space, 1, seed=seed)[0].nodes for seed in range(1000)
     ]
-    spread = 4 * (0.25 / 2000) ** 0.5  # four standard errors at most
+    spread = 4 * (0.25 / 1000) ** 0.5  # four standard errors at most
     first = [nodes[0][0].operation for nodes in drawn]
-    assert first.count("msa_h1") / 2000 == pytest.approx(0.5 / 0.8, abs=spread)
+    assert first.count("msa_h1") / 1000 == pytest.approx(0.5 / 0.8, abs=spread)
     kept = [tuple(edge.source for edge in nodes[1]) for nodes in drawn]
     # Two of three without replacement: the sum over both orders.
     p = [weight / 1.6 for weight in (0.9, 0.5, 0.2)]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         expected = p[one] * p[other] * (1 / (1 - p[one]) + 1 / (1 - p[other]))
-        assert kept.count((one, other)) / 2000 == pytest.approx(expected, abs=spread)
+        assert kept.count((one, other)) / 1000 == pytest.approx(expected, abs=spread)
 
 
 def test_proposals_differ_see_the_image_and_repeat() -> None:

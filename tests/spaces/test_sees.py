@@ -46,87 +46,66 @@ def sees(genotype: Genotype) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["random", "flat", "equal", "against"])
-@pytest.mark.parametrize("num_nodes", [1, 2, 3])
-def test_every_derived_encoder_sees(kind: str, num_nodes: int) -> None:
-    edges = len(edge_list(num_nodes))
-    for seed, per_node in itertools.product(range(25), (1, 2, 3)):
-        names = (NAMES,) * edges
+def test_what_is_derived_and_what_outlives_every_stage_sees(kind: str) -> None:
+    for seed, num_nodes in itertools.product(range(6), (1, 2, 3)):
+        names = (NAMES,) * len(edge_list(num_nodes))
         scores = alphas(kind, names, seed)
-        genotype = derive(scores, names, num_nodes=num_nodes, edges_per_node=per_node)
-        assert not is_blind(genotype.operations)
-        if seed < 3:
-            assert sees(genotype)
+        for per_node in (1, 2, 3):
+            genotype = derive(scores, names, num_nodes=num_nodes, edges_per_node=per_node)
+            assert not is_blind(genotype.operations)
+            if seed == 0:
+                assert sees(genotype)
+        for zero in ("ranked", "first"):
+            edge_ops: EdgeOps = names
+            for num_ops in (4, 2):
+                kept, columns = prune(alphas(kind, edge_ops, seed), edge_ops, num_ops, zero=zero)
+                rows = zip(edge_ops, columns.tolist(), strict=True)
+                assert kept == tuple(tuple(row[i] for i in index) for row, index in rows)
+                edge_ops = kept
+                assert not is_blind(itertools.chain(*edge_ops))
 
 
-@pytest.mark.parametrize("kind", ["random", "flat", "equal", "against"])
-def test_something_that_mixes_outlives_every_stage(kind: str) -> None:
-    for seed, zero in itertools.product(range(25), ("ranked", "first")):
-        edge_ops: EdgeOps = (NAMES,) * 5
-        for num_ops in (4, 2):
-            scores = alphas(kind, edge_ops, seed)
-            edge_ops, columns = prune(scores, edge_ops, num_ops, zero=zero)
-            assert columns.shape == (5, num_ops)
-            assert not is_blind(itertools.chain(*edge_ops))
-            rows = [[edge_ops[edge].index(name) for name in edge_ops[edge]] for edge in range(5)]
-            assert rows == [list(range(num_ops))] * 5  # distinct, in their order
-
-
-def weight(nodes: tuple[tuple[Edge, ...], ...], scores: torch.Tensor) -> float:
-    rows = dict(zip(edge_list(len(nodes)), scores.tolist(), strict=True))
-    return sum(
-        rows[edge.source, node][NAMES.index(edge.operation)]
-        for node, edges in enumerate(nodes)
-        for edge in edges
-    )
-
-
-def every_encoder(per_node: int) -> list[tuple[tuple[Edge, ...], ...]]:
-    """Of one node, then of two: all that derivation can choose among."""
+@pytest.mark.parametrize("per_node", [1, 2])
+def test_the_change_costs_the_least_weight(per_node: int) -> None:
+    """Against trying every encoder of two nodes. One that sees already stays as it is."""
     kept = [name for name in NAMES if name != "zero"]
     nodes = [
         [
-            tuple(Edge(s, o) for s, o in zip(sources, operations, strict=True))
+            tuple(map(Edge, sources, operations))
             for sources in itertools.combinations(range(node + 2), per_node)
             for operations in itertools.product(kept, repeat=per_node)
         ]
         for node in range(2)
     ]
-    return list(itertools.product(*nodes))
-
-
-@pytest.mark.parametrize("per_node", [1, 2])
-def test_the_change_costs_the_least_weight(per_node: int) -> None:
-    """Against trying every encoder. One that sees already stays as it is."""
-    encoders = every_encoder(per_node)
-    blind = {
-        nodes: is_blind(edge.operation for edges in nodes for edge in edges) for nodes in encoders
-    }
+    encoders = [Genotype(pair) for pair in itertools.product(*nodes)]
+    blind = {encoder: is_blind(encoder.operations) for encoder in encoders}
     changed = 0
-    for seed in range(40):
+    for seed in range(24):
         scores = alphas("random" if seed % 2 else "against", (NAMES,) * 5, seed)
+        rows = dict(zip(edge_list(2), scores.tolist(), strict=True))
+        weights = {
+            encoder: sum(
+                rows[edge.source, node][NAMES.index(edge.operation)]
+                for node, edges in enumerate(encoder.nodes)
+                for edge in edges
+            )
+            for encoder in encoders
+        }
         found = derive(scores, (NAMES,) * 5, num_nodes=2, edges_per_node=per_node)
-        best = max(weight(nodes, scores) for nodes in encoders if not blind[nodes])
-        assert weight(found.nodes, scores) == pytest.approx(best, abs=1e-12)
-        first = max(encoders, key=lambda nodes: weight(nodes, scores))
+        best = max(weights[encoder] for encoder in encoders if not blind[encoder])
+        assert weights[found] == pytest.approx(best, abs=1e-12)
+        first = max(encoders, key=lambda encoder: weights[encoder])
         changed += blind[first]
         if not blind[first]:
-            assert found.nodes == first
-    assert 10 < changed < 40
-
-
-def test_random_encoders_see() -> None:
-    space = CellSpace(operations=NAMES, dim=8)
-    for seed in range(200):
-        genotype = random_genotype(space, seed)
-        assert not is_blind(genotype.operations)
+            assert found == first
+    assert 8 < changed < 24
 
 
 def test_a_space_without_mixing_is_refused() -> None:
     space = CellSpace(operations=("zero", "identity", "mlp_r3"), dim=8)
     for refuse in (space.check, lambda: random_genotype(space, 0)):
-        with pytest.raises(ValueError, match="one that mixes tokens, such as msa_h8") as error:
+        with pytest.raises(ValueError, match="one that mixes tokens, such as msa_h8"):
             refuse()
-        assert "\n" not in str(error.value)
 
 
 class Mean(nn.Module):

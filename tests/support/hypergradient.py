@@ -2,7 +2,7 @@
 differentiating through the step, or by DARTS' formula term by term. For the tests alone."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -66,21 +66,13 @@ def second_order(
     val_batch: Batch,
     xi: float,
     noise: Noise,
-    *,
-    radius: float = 0.01,
-    before_pass: Callable[[], None] = lambda: None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """DARTS' formula term by term: `∇_α(L_val + penalty)(w')` and
-    `(∇_α L_train(w⁺) − ∇_α L_train(w⁻)) / 2ε`, ε = radius / ‖∇_{w'}L_val‖; one of each per
-    architecture parameter.
-
-    Args:
-        before_pass: called ahead of every forward pass.
-    """
+    `(∇_α L_train(w⁺) − ∇_α L_train(w⁻)) / 2ε`, ε = 0.01 / ‖∇_{w'}L_val‖; one of each per
+    architecture parameter."""
     weights, arch = _leaves(model.supernet.named_parameters()), _leaves(model.arch.items())
 
     def train_gradient(at: dict[str, Tensor], of: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        before_pass()
         loss = _loss(model, at, model.method.train_weights(arch, noise, model.t), train_batch)
         return torch.autograd.grad(loss, list(of.values()), materialize_grads=True)
 
@@ -88,12 +80,11 @@ def second_order(
         name: (w - xi * g).detach().requires_grad_()
         for (name, w), g in zip(weights.items(), train_gradient(weights, weights), strict=True)
     }
-    before_pass()
     objective = _objective(model, moved, arch, noise, val_batch)
     inputs = [*arch.values(), *moved.values()]
     found = torch.autograd.grad(objective, inputs, materialize_grads=True)
     direct, vector = list(found[: len(arch)]), found[len(arch) :]
-    epsilon = radius / math.sqrt(sum(float((v**2).sum()) for v in vector))
+    epsilon = 0.01 / math.sqrt(sum(float((v**2).sum()) for v in vector))
     above, below = (
         train_gradient(
             {

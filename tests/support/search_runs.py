@@ -68,9 +68,9 @@ def make_model(
     return model
 
 
-def make_batch(size: int = 4, num_classes: int = 3) -> Batch:
+def make_batch(size: int = 4, *, num_classes: int = 3, side: int = 8) -> Batch:
     """Random grey images and labels, in the default dtype."""
-    return torch.randn(size, 1, 8, 8), torch.randint(num_classes, (size,))
+    return torch.randn(size, 1, side, side), torch.randint(num_classes, (size,))
 
 
 # --- Searches
@@ -117,6 +117,12 @@ class Run:
     def state(self) -> dict[str, Any]:
         """The last checkpoint."""
         return load_checkpoint(self.folder / "checkpoint.pt", KIND)
+
+
+def make_quick(patch: pytest.MonkeyPatch) -> None:
+    """128 training images, two steps per epoch, and no check before, which would take longer."""
+    runs.few_images(patch, dasvit.search.loop)
+    patch.setattr(dasvit.search.loop, "check_search", lambda config: None)
 
 
 def run(config: SearchConfig, folder: Path, **options: Any) -> Run:
