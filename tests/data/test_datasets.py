@@ -39,19 +39,10 @@ def digits() -> ImageData:
 # --- Digits
 
 
-def test_digits(digits: ImageData) -> None:
-    assert (len(digits.train), len(digits.test)) == (1437, 360)
-    assert digits.class_names == tuple("0123456789")
-    assert (digits.num_classes, digits.in_channels) == (10, 1)
-    images, labels = all_of(digits.train)
-    assert images.shape == (1437, 1, 8, 8)
-    assert images.dtype == torch.float32
-    assert labels.dtype == torch.int64
-    assert len(digits.mean) == len(digits.std) == 1
-
-
 def test_digits_are_scikit_learns_in_its_own_split(digits: ImageData) -> None:
     """Always the same stratified fifth, whatever the seed."""
+    assert digits.class_names == tuple("0123456789")
+    assert (digits.num_classes, digits.in_channels) == (10, 1)
     pixels, target = load_digits(return_X_y=True)
     torch.manual_seed(99)
     np.random.seed(99)
@@ -60,6 +51,7 @@ def test_digits_are_scikit_learns_in_its_own_split(digits: ImageData) -> None:
     for data in (digits, again):
         found = [all_of(split) for split in (data.train, data.test)]
         for (images, labels), raw, wanted in zip(found, parts[:2], parts[2:], strict=True):
+            assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
             grey = (images[:, 0].flatten(1).double() * data.std[0] + data.mean[0]) * 16
             assert np.array_equal(grey.round().numpy(), raw)
             assert np.array_equal(labels.numpy(), wanted)
@@ -78,9 +70,7 @@ def test_normalisation_is_the_training_sets(digits: ImageData) -> None:
     assert train.std().item() == pytest.approx(1, abs=1e-4)
     test, _ = all_of(digits.test)
     assert abs(test.mean().item()) > 1e-4  # no look at the test images
-    # The same map for both: a black pixel is the same value.
-    assert test.min() == train.min()
-    assert train.min().item() == pytest.approx(-digits.mean[0] / digits.std[0], rel=1e-5)
+    assert test.min() == train.min()  # the same map for both
 
 
 def test_resizing_is_torchs_antialiased_bilinear(digits: ImageData) -> None:
@@ -118,8 +108,7 @@ def write_fashion(folder: Path, suffix: str = "") -> None:
         (folder / f"{name}-ubyte{suffix}").write_bytes(content)
 
 
-@pytest.mark.parametrize("suffix", ["", ".gz"])
-@pytest.mark.parametrize("below", [".", "FashionMNIST/raw"])
+@pytest.mark.parametrize(("suffix", "below"), [("", "."), (".gz", "FashionMNIST/raw")])
 def test_fashion_mnist(tmp_path: Path, suffix: str, below: str) -> None:
     write_fashion(tmp_path / below, suffix)
     config = replace(FASHION, data_dir=str(tmp_path))
@@ -140,14 +129,10 @@ def test_fashion_mnist(tmp_path: Path, suffix: str, below: str) -> None:
 
 BREAK: dict[str, Callable[[bytes], bytes]] = {
     "gz: truncated": lambda content: gzip.compress(content)[:-100],
-    "gz: wrong inside": lambda content: gzip.compress(content)[:12] + bytes(9) + content,
     "gz: not gzip": lambda content: b"<html>not found</html>",
     "empty": lambda content: b"",
-    "header only": lambda content: content[:4],
-    "truncated": lambda content: content[: len(content) // 2],
     "one byte short": lambda content: content[:-1],
     "one byte too many": lambda content: content + b"\0",
-    "garbage": lambda content: bytes(range(256)) * 4,
     "floats": lambda content: content[:2] + b"\x0d" + content[3:],
     "30 images, 29 labels": lambda content: idx(np.zeros(29)),
     "a label 10": lambda content: idx(np.arange(10) + 1),
@@ -158,7 +143,7 @@ NAMES = {"30 images, 29 labels": 1, "a label 10": 3, "10 images": 2}
 
 @pytest.mark.parametrize(
     ("how", "number"),
-    [(how, n) for how in BREAK for n in ([NAMES[how]] if how in NAMES else (0, 3))],
+    [(how, NAMES.get(how, 0)) for how in BREAK],
 )
 def test_corrupt_fashion_mnist_is_named(tmp_path: Path, how: str, number: int) -> None:
     write_fashion(tmp_path)
@@ -174,7 +159,7 @@ def test_corrupt_fashion_mnist_is_named(tmp_path: Path, how: str, number: int) -
 # --- Folders in general
 
 
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "fashion_mnist", "imagenet100"])
+@pytest.mark.parametrize("dataset", ["cifar10", "fashion_mnist", "imagenet100"])
 def test_a_missing_folder_is_named(dataset: str, tmp_path: Path) -> None:
     config = DataConfig(dataset=dataset)
     for check in (check_data, lambda config: load_data(config, CPU)):
@@ -186,27 +171,18 @@ def test_a_missing_folder_is_named(dataset: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dataset", "folder", "file"),
-    [
-        ("cifar10", "cifar-10-batches-py", "data_batch_1"),
-        ("cifar100", "cifar-100-python", "train"),
-    ],
+    ("dataset", "file"),
+    [("cifar10", "cifar-10-batches-py/data_batch_1"), ("cifar100", "cifar-100-python/train")],
 )
 def test_a_corrupt_cifar_folder_is_named_and_not_unpickled(
-    dataset: str, folder: str, file: str, tmp_path: Path
+    dataset: str, file: str, tmp_path: Path
 ) -> None:
-    config = DataConfig(dataset=dataset, data_dir=str(tmp_path))
-    with pytest.raises(ValueError, match=f"{dataset} in .* is missing or corrupt") as caught:
-        load_data(config, CPU)
-    assert str(tmp_path) in str(caught.value)
-    (tmp_path / folder).mkdir()
-    # Unpickling this would write a file.
-    (tmp_path / folder / file).write_bytes(
-        b"cposix\nsystem\n(S'touch " + str(tmp_path / "harm").encode() + b"'\ntR."
-    )
-    with pytest.raises(ValueError, match="is missing or corrupt"):
-        load_data(config, CPU)
-    assert not (tmp_path / "harm").exists()
+    harm = tmp_path / "harm"  # which unpickling would make
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).write_bytes(b"cposix\nsystem\n(S'touch " + bytes(harm) + b"'\ntR.")
+    with pytest.raises(ValueError, match=f"{dataset} in {tmp_path} is missing or corrupt"):
+        load_data(DataConfig(dataset=dataset, data_dir=str(tmp_path)), CPU)
+    assert not harm.exists()
 
 
 def test_unknown_data_sets_are_refused() -> None:

@@ -54,7 +54,7 @@ def test_channels_are_normalised_one_by_one() -> None:
 # --- Order
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 60, 100])
+@pytest.mark.parametrize("batch_size", [7, 100])
 def test_shuffled_batches(digits: ImageData, batch_size: int) -> None:
     """Every image at most once, complete batches only; the same again from the same seed."""
     split = digits.train.subset(torch.arange(60))
@@ -142,13 +142,12 @@ def test_held_and_streamed_images_make_the_same_batches(photos: Path, augment: s
     assert plain == set(as_keys(all_of(held)[0]))  # evaluation sees the images as they are
 
 
-@pytest.mark.parametrize("augment", ["resized_crop", "rand"])
 @pytest.mark.parametrize("in_memory", ["yes", "no"])
 @pytest.mark.parametrize("seed", [None, 3])
 def test_shares_are_rows_of_the_whole_batches(
-    photos: Path, in_memory: str, augment: str, seed: int | None
+    photos: Path, in_memory: str, seed: int | None
 ) -> None:
-    split = of(photos, in_memory, augment=augment)
+    split = of(photos, in_memory, augment="rand")
     whole = list(split.batches(8, seed=seed))  # in order, the last batch has two images
     for rank in range(3):
         share = split.batches(8, seed=seed, share=(rank, 3))

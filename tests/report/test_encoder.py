@@ -1,7 +1,7 @@
 """Drawings of encoders: what they show, and that nothing overlaps, whatever the encoder."""
 
 import random
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -9,8 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from dasvit.report.encoder import encoder_figure, operation_label
-from dasvit.report.layout import PADDING, encoder_layout
+from dasvit.report.encoder import encoder_figure
 from dasvit.report.style import save_figure
 from dasvit.spaces.cell.genotype import NAMED_GENOTYPES, Edge, Genotype
 
@@ -18,13 +17,12 @@ PAPERS = NAMED_GENOTYPES["dasvit_cifar10"]
 OPERATIONS = ("zero", "identity", "msa_h8", "msa_h12", "msa_h16", "mlp_r0.5", "mlp_r3", "conv_k3")
 
 
-def random_genotype(num_nodes: int, seed: int, edges: int | None = None) -> Genotype:
-    """Nodes with `edges` incoming edges each, or with any number of them."""
+def random_genotype(num_nodes: int, seed: int) -> Genotype:
+    """Nodes with any number of incoming edges."""
     generator = random.Random(seed)
     nodes = []
     for j in range(num_nodes):
-        count = min(edges or generator.randint(1, j + 2), j + 2)
-        sources = sorted(generator.sample(range(j + 2), count))
+        sources = sorted(generator.sample(range(j + 2), generator.randint(1, j + 2)))
         nodes.append(tuple(Edge(s, generator.choice(OPERATIONS)) for s in sources))
     return Genotype(tuple(nodes))
 
@@ -82,12 +80,10 @@ def assert_nothing_overlaps(figure: Figure) -> None:
                     assert not inside(points, box), f"{gid} runs through {name}"
 
 
-@pytest.mark.parametrize("name", sorted(NAMED_GENOTYPES))
-def test_the_papers_encoder(name: str) -> None:
-    heads = "8" if name == "dasvit_cifar10" else "12"
-    figure = encoder_figure(NAMED_GENOTYPES[name], title="found")
-    expected = ["$e_{k-2}$", "$e_{k-1}$", "$o_0$", "$o_1$", "$e_k$", "found", "MLP ×0.5"]
-    assert sorted(texts(figure)) == sorted([*expected, *["MLP ×0.5"] * 2, f"MSA {heads} heads"])
+def test_the_papers_encoder() -> None:
+    figure = encoder_figure(PAPERS, title="found")
+    expected = ["$e_{k-2}$", "$e_{k-1}$", "$o_0$", "$o_1$", "$e_k$", "found", "MSA 8 heads"]
+    assert sorted(texts(figure)) == sorted([*expected, *["MLP ×0.5"] * 3])
     # Into and out of each of 4 boxes, 2 into the sum and 1 out, and 4 lanes.
     sizes = {"box": 4, "node": 2, "sum": 1, "line": 4 + 4 + 2 + 1 + 4}
     assert {kind: len(patches(figure, kind)) for kind in sizes} == sizes
@@ -112,67 +108,15 @@ def test_colours_are_by_kind() -> None:
 
 @pytest.mark.parametrize("num_nodes", range(1, 7))
 def test_nothing_overlaps(num_nodes: int) -> None:
-    for seed in range(12 if num_nodes == 2 else 2):
-        for edges in (None, 2)[: 1 if num_nodes == 2 else 2]:
-            genotype = random_genotype(num_nodes, seed, edges)
-            assert_nothing_overlaps(encoder_figure(genotype, "a title"))
-
-
-def test_the_overlap_check_can_fail() -> None:
-    figure = encoder_figure(PAPERS)
-    (item,) = patches(figure, "box").popitem()[1]
-    item.set_x(item.get_x() + 0.8)
-    with pytest.raises(AssertionError, match=r"overlaps|runs through|label"):
-        assert_nothing_overlaps(figure)
-
-
-def test_long_names_of_other_operations_fit() -> None:
-    operation = "averylongnameofanoperation_k10.25"
-    figure = encoder_figure(Genotype(((Edge(0, operation), Edge(1, "zero")),)))
-    assert "averylongnameofanoperation k=10.25" in texts(figure)
-    assert_nothing_overlaps(figure)
-
-
-@pytest.mark.parametrize(
-    ("operation", "label"),
-    [
-        ("zero", "zero"),
-        ("msa_h1", "MSA 1 head"),
-        ("msa_h12", "MSA 12 heads"),
-        ("mlp_r0.5", "MLP ×0.5"),
-        ("conv_k3", "conv k=3"),
-    ],
-)
-def test_operation_label(operation: str, label: str) -> None:
-    assert operation_label(operation) == label
-
-
-def test_places_run_left_to_right_and_keep_their_distance() -> None:
-    items, links = encoder_layout(random_genotype(5, 0), box_width=1.3)
-    assert (items, links) == encoder_layout(random_genotype(5, 0), box_width=1.3)
-    assert {item.width for item in items if item.kind == "box"} == {1.3}
-    for u, v in links:
-        start, end = items[u], items[v]
-        assert end.column == start.column + 1
-        assert start.x + start.width / 2 < end.x - end.width / 2
-    for column in range(items[-1].column):
-        inside = sorted((i for i in items if i.column == column), key=lambda i: -i.y)
-        for above, below in pairwise(inside):
-            assert above.bottom - below.top > 0.99 * PADDING
-    for v in {v for _, v in links if items[v].kind in ("node", "sum")}:
-        arriving = sorted((items[u].y, angle) for (u, w), angle in links.items() if w == v)
-        assert all(low[1] < high[1] for low, high in pairwise(arriving))
+    for seed in range(8 if num_nodes == 2 else 2):
+        assert_nothing_overlaps(encoder_figure(random_genotype(num_nodes, seed), "a title"))
 
 
 def test_equal_encoders_give_equal_files(tmp_path) -> None:
     first = save_figure(encoder_figure(PAPERS, "found"), tmp_path / "new" / "a.v1")
-    second = save_figure(encoder_figure(PAPERS, "found"), tmp_path / "b")
+    second = save_figure(encoder_figure(PAPERS, "found"), tmp_path / "c.svg")
     assert [p.name for p in first] == ["a.v1.png", "a.v1.svg"]
-    ended = save_figure(encoder_figure(PAPERS, "found"), tmp_path / "c.svg")
-    assert [p.name for p in ended] == ["c.png", "c.svg"]
+    assert [p.name for p in second] == ["c.png", "c.svg"]
+    assert first[0].read_bytes().startswith(b"\x89PNG")
     for a, b in zip(first, second, strict=True):
         assert a.read_bytes() == b.read_bytes()
-    svg = first[1].read_text(encoding="utf-8")
-    assert first[0].read_bytes().startswith(b"\x89PNG") and "dc:date" not in svg
-    other = save_figure(encoder_figure(NAMED_GENOTYPES["dasvit_imagenet100"]), tmp_path / "b")
-    assert other[0].read_bytes() != first[0].read_bytes()

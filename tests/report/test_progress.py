@@ -14,26 +14,15 @@ from dasvit.report.progress import ProgressReport, counted, duration
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (3599.6, "1 h 00 min"),
-        (100_000, "27 h 46 min"),
-    ],
+    ("seconds", "text"), [(59.4, "59 s"), (59.6, "1 min 00 s"), (3599.6, "1 h 00 min")]
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
-@pytest.mark.parametrize(
-    ("number", "asked", "words"),
-    [(1, 1, "1 seed"), (2, 2, "2 seeds"), (1, 2, "1 of 2 seeds"), (3, 0, "3 seeds")],
-)
-def test_counted(number: int, asked: int, words: str) -> None:
-    assert counted(number, "seed", asked=asked) == words
+def test_counted() -> None:
+    for number, asked, words in ((1, 1, "1 seed"), (1, 2, "1 of 2 seeds"), (3, 0, "3 seeds")):
+        assert counted(number, "seed", asked=asked) == words
 
 
 @pytest.fixture
@@ -79,19 +68,15 @@ def test_ends(capsys: pytest.CaptureFixture[str]) -> None:
     report = ProgressReport()  # on standard output
     for event in (replace(STAGE_END, stage=1), SEARCH_RESULT, RETRAIN_RESULT):
         report(event)
-    assert capsys.readouterr().out == (
-        f"stage 2 ends; derived so far: {ENCODER}\n"
-        f"found {ENCODER}\n"
-        "validation accuracy: supernet 60.0 %, derived with inherited weights 14.3 %; 12 s\n"
-        "test accuracy of vit: 33.33 %; 0.00 M parameters; 6 s\n"
-    )
+    stage, found, searched, trained = capsys.readouterr().out.splitlines()
+    assert stage.endswith(str(ENCODER)) and found == f"found {ENCODER}"
+    assert "supernet 60.0 %" in searched and "inherited weights 14.3 %; 12 s" in searched
+    assert trained == "test accuracy of vit: 33.33 %; 0.00 M parameters; 6 s"
     report(replace(SEARCH_RESULT, largest_class=0.4))
     assert "inherited weights 14.3 %, largest class 40.0 %; 12 s\n" in capsys.readouterr().out
     report(replace(RETRAIN_RESULT, balanced_accuracy=0.25, largest_class=0.4))
-    assert capsys.readouterr().out == (
-        "test accuracy of vit: 33.33 % (balanced 25.00 %, largest class 40.00 %); no better than "
-        "one answer to all; 0.00 M parameters; 6 s\n"
-    )
+    shown = "(balanced 25.00 %, largest class 40.00 %); no better than one answer to all;"
+    assert shown in capsys.readouterr().out
 
 
 ALL = (("zero", "identity", "msa_h2"),) * 5
@@ -100,14 +85,8 @@ ALL = (("zero", "identity", "msa_h2"),) * 5
 @pytest.mark.parametrize(
     ("kept", "after", "names"),
     [
-        ((("zero", "msa_h2"),) * 5, 0.15, ": identity went from all 5 edges"),
-        ((("msa_h2",),) * 5, 0.1, ": zero, identity went from all 5 edges"),
+        ((("msa_h2",),) * 5, 0.15, ": zero, identity went from all 5 edges"),
         (ALL[:2] + (("zero", "msa_h2"),) * 3, 0.0, ": identity went from 3 of 5 edges"),
-        (
-            (("identity", "msa_h2"),) + (("zero", "msa_h2"),) * 4,
-            0.0,
-            ": identity went from 4 of 5 edges",
-        ),
         (ALL, 0.1, ""),
         ((("zero", "msa_h2"),) * 5, 0.16, None),
     ],

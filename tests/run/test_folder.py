@@ -32,6 +32,11 @@ def check(folder: Path, *, resume: bool, settings: Any = SETTINGS, **defaults: A
 def test_made_where_missing(folder: Path, resume: bool) -> None:
     check(folder, resume=resume)
     assert not folder.parent.exists()  # checking makes nothing
+    folder.mkdir(parents=True)
+    for name in ("events.out.tfevents.1.host", "stdout.log", ".config.json.7.tmp"):
+        (folder / name).write_text("left over")
+        check(folder, resume=resume)
+        (folder / name).unlink()
     open_folder(folder, KIND, SETTINGS)
     assert names_in(folder) == ["config.json"]
     assert read_settings(str(folder), KIND) == SETTINGS
@@ -47,13 +52,6 @@ def test_resumed_with_its_own_settings(folder: Path) -> None:
     assert {name: content for name, (content, _) in files_of(folder).items()} == before
 
 
-@pytest.mark.parametrize("name", ["events.out.tfevents.1.host", "stdout.log", ".config.json.7.tmp"])
-def test_leftovers_may_lie_there(folder: Path, name: str) -> None:
-    folder.mkdir(parents=True)
-    (folder / name).write_text("text")
-    check(folder, resume=False)
-
-
 ELSE = r"holds something else \(.+\); choose a new or an empty folder"
 
 
@@ -65,10 +63,7 @@ ELSE = r"holds something else \(.+\); choose a new or an empty folder"
         ("config.json", "{}", False, "holds a run already; resume it or choose another folder"),
         ("config.json", '{"kind": "other/1", "config": {}}', True, "of kind 'other/1', not"),
         ("config.json", '{"learning_rate": 1}', True, "of kind None, not"),
-        ("config.json", "[1, 2]", True, "of kind None"),
-        ("config.json", '{"kind": "dasvit/test/1"}', True, "of kind"),
         ("config.json", '{"kind": "dasvit/test/1", "config": [', True, "not valid JSON"),
-        (".", "", False, "is a file; choose another folder"),
         (".", "", True, "is a file; choose another folder"),
     ],
 )
@@ -89,9 +84,7 @@ def test_what_is_no_folder_for_a_run(
     ("changed", "message"),
     [
         ({"xi": 0.1}, r"with other settings \(xi: 0\.0 there, 0\.1 now\); continue it"),
-        ({"b": "x"}, r"\(b: None there, 'x' now\)"),
         ({"xi": 1, "operations": []}, r"\(operations: \[.*\] there, \[\] now; xi: 0\.0 there, 1 "),
-        ({"data": {"data_dir": "d"}}, r"\(data_dir: None there, 'd' now\)"),
         ({"method": {"name": "darts", "xi": 1}}, r"\(method: None there, 'darts' now; xi: "),
     ],
 )
@@ -107,12 +100,6 @@ def test_new_settings_were_at_their_defaults(folder: Path) -> None:
     check(folder, resume=True, settings=now, xi=1.0, compile=False)
     with pytest.raises(ValueError, match=r"\(compile: False there, True now\)"):
         check(folder, resume=True, settings=now | {"compile": True}, compile=False)
-
-
-def test_no_run_there(folder: Path) -> None:
-    with pytest.raises(ValueError, match="run folder: there is no file"):
-        read_settings(folder, KIND)
-    assert not folder.exists()
 
 
 def test_a_place_that_cannot_be_written(folder: Path) -> None:

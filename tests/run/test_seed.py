@@ -8,9 +8,7 @@ import torch
 
 from dasvit.run.seed import (
     derive_seed,
-    generator,
     get_rng_state,
-    same_draws,
     seed_everything,
     set_rng_state,
 )
@@ -34,14 +32,6 @@ def test_derived_seeds_differ_and_fit() -> None:
     assert derive_seed(1, 23) != derive_seed(12, 3)
 
 
-def test_generator_repeats_and_leaves_the_global_state_alone() -> None:
-    before = torch.get_rng_state()
-    first = torch.randn(5, generator=generator(3, "x"))
-    assert torch.equal(first, torch.randn(5, generator=generator(3, "x")))
-    assert not torch.equal(first, torch.randn(5, generator=generator(4, "x")))
-    assert torch.equal(torch.get_rng_state(), before)
-
-
 def _draws() -> tuple[float, float, float]:
     return torch.rand(()).item(), float(np.random.rand()), random.random()
 
@@ -63,12 +53,3 @@ def test_rng_state_round_trip() -> None:
     assert not torch.equal(first, torch.randn(5))
     set_rng_state(state, CPU)
     assert torch.equal(first, torch.randn(5))
-
-
-def test_same_draws() -> None:
-    state = get_rng_state(CPU)
-    first = torch.randn(5)
-    for _ in range(2):
-        torch.randn(3)
-        with same_draws(state, CPU):
-            assert torch.equal(first, torch.randn(5))

@@ -22,16 +22,8 @@ def _value() -> None:
     raise ValueError("100 images in a row cannot be read any more")
 
 
-def _missing_package() -> None:
-    raise ImportError("no module named 'turbo'")
-
-
 def _unreadable() -> None:
     Path("/no/such/image.png").read_bytes()
-
-
-def _memory() -> None:
-    raise MemoryError("cannot allocate 99 GiB")
 
 
 def _kernel() -> None:
@@ -40,9 +32,7 @@ def _kernel() -> None:
 
 FAULTS = {
     "value": _value,
-    "import": _missing_package,
     "unreadable": _unreadable,
-    "memory": _memory,
     "kernel": _kernel,
     "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }

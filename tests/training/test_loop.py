@@ -1,6 +1,5 @@
 """Training from scratch: the data, the schedule, the single look at the test set, what is left."""
 
-import json
 import math
 import os
 import subprocess
@@ -12,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 from support import runs
+from support.cli_calls import RETRAIN
 from support.reference import cosine_lr
-from support.retrain_runs import assert_same_run, weights_of
-from support.runs import DIGITS, ENCODER, files_of, names_in, retrain_config
+from support.retrain_runs import weights_of
+from support.runs import DIGITS, ENCODER, assert_same_state, files_of, retrain_config
 
 import dasvit.training.loop
+from dasvit.cli import parse_command
 from dasvit.data.datasets import load_data
 from dasvit.data.splits import split_half
 from dasvit.report.events import Event, RetrainEpoch, RetrainResult
@@ -24,27 +25,16 @@ from dasvit.report.record import load_retrain_result, read_trace
 from dasvit.run.checkpoint import load_checkpoint
 from dasvit.run.distributed import Processes
 from dasvit.run.files import check_free_space
-from dasvit.run.settings import config_to_dict
+from dasvit.run.settings import SettingError, config_to_dict
 from dasvit.spaces.cell.genotype import Genotype
 from dasvit.training.answers import answers_of
-from dasvit.training.config import RetrainConfig
 from dasvit.training.loop import Training, evaluate, retrain
 from dasvit.training.model_folder import RETRAIN_KIND as KIND
-from dasvit.training.model_folder import load, load_retrain_config
+from dasvit.training.model_folder import load
 from dasvit.training.networks import build_network
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
-
-
-@pytest.mark.usefixtures("few_retrained")
-def test_the_seed_decides(genotype_path: str, tmp_path: Path) -> None:
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        torch.rand(ord(name))
-        retrain(retrain_config(model=genotype_path, seed=seed), tmp_path / name)
-    assert_same_run(tmp_path / "a", tmp_path / "b")
-    heads = [weights_of(tmp_path / name)["head.weight"] for name in ("a", "c")]
-    assert not torch.equal(*heads)
 
 
 @pytest.mark.usefixtures("few_retrained")
@@ -163,55 +153,15 @@ def test_balanced_classes_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few_retrained")
-@pytest.mark.parametrize("kind", ["encoder", "vit", "test_vit", "test_resnet"])
-def test_what_a_retraining_leaves(kind: str, genotype_path: str, tmp_path: Path) -> None:
-    """Weights on disk are the trained ones, and give the accuracy of the result."""
-    changes: dict[str, Any] = {"model": genotype_path if kind == "encoder" else kind, "epochs": 2}
-    if kind == "test_vit":  # timm's patch size is 16
-        changes |= {"data": replace(DIGITS, image_size=16)}
-    config = retrain_config(**changes, channels_last=True)
-    result = retrain(config, tmp_path)
-    assert result == load_retrain_result(tmp_path / "result.json")
-    expected = {"config.json", "checkpoint.pt", "train.jsonl", "model", "result.json"}
-    expected |= {"genotype.json"} if kind == "encoder" else set()
-    assert set(names_in(tmp_path)) == expected
-    assert load_retrain_config(tmp_path) == config
-
-    trained = load(tmp_path)
-    assert not trained.model.training
-    state = load_checkpoint(tmp_path / "checkpoint.pt", KIND)["model"]
-    torch.testing.assert_close(dict(trained.model.state_dict()), dict(state), rtol=0, atol=0)
-    assert result.num_params == sum(p.numel() for p in trained.model.parameters())
-    assert result.model == config.model
-    assert result.peak_memory_bytes and 100e6 < result.peak_memory_bytes < 50e9
-    assert result.latency_seconds and 1e-5 < result.latency_seconds < 10
-    tested = evaluate(tmp_path)
-    assert (tested.accuracy, tested.top5_accuracy) == (result.test_top1, result.test_top5)
-    assert tested.balanced_accuracy == result.balanced_accuracy
-    assert tested.largest_class == result.largest_class
-    assert tested.confusion == tuple(map(tuple, result.confusion))
-    assert tested.class_names == tuple(result.class_names)
-    assert 0 <= result.test_top1 <= result.test_top5 <= 1
-    last = runs.rows_without_times(tmp_path / "train.jsonl")[-1]
-    assert result.train_accuracy == last["train_accuracy"]
-    data, facts = load_data(config.data, CPU), trained.facts
-    assert (facts.mean, facts.std, facts.image_size) == (
-        data.mean,
-        data.std,
-        config.data.image_size,
-    )
-    assert facts.class_names == data.class_names
-
-
-@pytest.mark.usefixtures("few_retrained")
-def test_the_average_is_what_is_tested_and_saved(tmp_path: Path) -> None:
+def test_the_seed_decides_and_the_average_is_tested_and_saved(tmp_path: Path) -> None:
     config = retrain_config(epochs=2)
-    results = [retrain(config, tmp_path / "plain")]
-    results.append(retrain(replace(config, ema_decay=0.9), tmp_path / "averaged"))
-    plain, averaged = (
-        load_checkpoint(tmp_path / name / "checkpoint.pt", KIND) for name in ("plain", "averaged")
+    changes = {"plain": {}, "averaged": {"ema_decay": 0.9}, "other": {"seed": 1}}
+    results = [retrain(replace(config, **c), tmp_path / name) for name, c in changes.items()]
+    plain, averaged, other = (
+        load_checkpoint(tmp_path / name / "checkpoint.pt", KIND) for name in changes
     )
-    torch.testing.assert_close(plain["model"], averaged["model"])  # it changes no training
+    assert_same_state(plain["model"], averaged["model"])  # it changes no training
+    assert not torch.equal(plain["model"]["head.weight"], other["model"]["head.weight"])
     torch.testing.assert_close(dict(averaged["average"]), weights_of(tmp_path / "averaged"))
     assert not torch.equal(averaged["average"]["head.weight"], averaged["model"]["head.weight"])
     assert evaluate(tmp_path / "averaged").accuracy == results[1].test_top1 != results[0].test_top1
@@ -219,9 +169,9 @@ def test_the_average_is_what_is_tested_and_saved(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_retrained")
 def test_a_finished_retraining_returns_at_once(
-    genotype_path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = retrain_config(model=genotype_path, epochs=2)
+    config = retrain_config(epochs=2)
     result = retrain(config, tmp_path)
     before = files_of(tmp_path)
     with monkeypatch.context() as patch:
@@ -261,15 +211,19 @@ def test_evaluate_on_other_data(
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        ({"dim": 0}, "dim .* 0"),
+        ({"lr": 0.0}, "lr .* 0.0"),
+        ({"dropout": 1.5}, "dropout .* 1.5"),
+        ({"label_smoothing": math.nan}, "label_smoothing .* nan"),
         ({"accumulate": 5}, "accumulate must divide batch_size"),
-        ({"warmup_epochs": 3}, "warmup_epochs < epochs must hold"),
-        ({"warmup_lr": 1.0}, "warmup_lr <= lr must hold"),
-        ({"patch_size": 3}, "patch_size must divide image_size"),
+        ({"warmup_epochs": 3}, "warmup_epochs=3, epochs=3"),
+        ({"warmup_lr": 1.0}, "warmup_lr=1.0, lr=0.003"),
+        ({"patch_size": 3}, "patch_size=3, image_size=8"),
         ({"mixup": 0.5, "batch_size": 33}, "batch_size must be even"),
     ],
 )
-def test_settings_that_do_not_fit_each_other(changes: dict[str, Any], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+def test_settings_that_are_refused(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(SettingError, match=text):
         retrain_config(**changes)
 
 
@@ -317,63 +271,28 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
 
 # --- Several processes
 
-TWO = """
-import json, sys
-from datetime import timedelta
-import torch, torch.distributed as dist
-from dasvit.run.settings import config_from_dict
-from dasvit.training.config import RetrainConfig
-from dasvit.training.loop import retrain
-torch.set_num_threads(1)
-rank, store, settings, out = int(sys.argv[1]), *sys.argv[2:5]
-dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2,
-                        timeout=timedelta(seconds=120))
-events = []
-config = config_from_dict(RetrainConfig, json.loads(settings))
-result = retrain(config, out, report=events.append, resume=True)
-assert len(events) == config.epochs + (rank == 0)  # the first one has the result too
-print(json.dumps([result.test_top1, result.train_accuracy]))
-dist.destroy_process_group()
-"""
-
-
-def two_processes(config: RetrainConfig, out: Path, store: Path) -> list[str]:
-    settings = json.dumps(config_to_dict(config))
-    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO, str(rank), str(store), settings, str(out)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for rank in (0, 1)
-    ]
-    done = [process.communicate(timeout=240) for process in processes]
-    assert all(p.returncode == 0 for p in processes), done
-    return [out for out, _ in done]
-
 
 def test_two_processes_train_what_one_trains(genotype_path: str, tmp_path: Path) -> None:
+    folders = one, two = tmp_path / "one", tmp_path / "two"
     # Plain descent: Adam makes steps of rounding where a gradient is 0, as of the keys' biases.
-    config = retrain_config(
-        model=genotype_path,
-        optimizer="sgd",
-        lr=0.05,
-        epochs=2,
-        batch_size=64,
-        accumulate=2,
-        data=replace(DIGITS, augment="shift"),
+    argv = [
+        *(*RETRAIN, "--model", genotype_path, "--optimizer", "sgd", "--lr", "0.05"),
+        *("--batch-size", "64", "--accumulate", "2", "--augment", "shift", "--out", str(two)),
+    ]
+    retrain(parse_command(argv).args.retrain, one)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, *torchrun, "-m", "dasvit", *argv],
+        env=environment,
+        capture_output=True,
+        timeout=240,
     )
-    one = retrain(config, tmp_path / "one")
-    said = two_processes(config, tmp_path / "two", tmp_path / "store")
-    assert said[0] == said[1]  # reduced over both
-    folders = [tmp_path / name for name in ("one", "two")]
-    counts = [load_retrain_result(folder / "result.json").num_processes for folder in folders]
-    assert counts == [1, 2]
+    assert done.returncode == 0, done.stderr
+    results = [load_retrain_result(folder / "result.json") for folder in folders]
+    assert [result.num_processes for result in results] == [1, 2]
+    assert abs(results[0].test_top1 - results[1].test_top1) <= 2 / 360
     torch.testing.assert_close(*map(weights_of, folders), rtol=1e-4, atol=1e-5)
     losses = [[row["train_loss"] for row in read_trace(f / "train.jsonl")] for f in folders]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    assert abs(one.test_top1 - json.loads(said[0])[0]) <= 2 / 360
-    assert Genotype.load(tmp_path / "two" / "genotype.json") == ENCODER
+    assert Genotype.load(two / "genotype.json") == ENCODER
