@@ -8,46 +8,28 @@ from tune.demand import Demand
 from tune.options import parse_options
 from tune.phases import memory_warning
 
-SMALL = "--stage-layers 1 1 1 --batch-size 8"
 
-
-@pytest.fixture
-def planned(monkeypatch: pytest.MonkeyPatch) -> list[tuple[SearchConfig, int]]:
-    """What is planned against how many bytes, on a machine with a GPU of 1000 bytes."""
-    calls: list[tuple[SearchConfig, int]] = []
+def test_memory_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU of 1000 bytes."""
+    planned: list[tuple[SearchConfig, int]] = []
 
     def shortfall(config: SearchConfig, available: int, progress: object) -> str:
-        calls.append((config, available))
+        planned.append((config, available))
         return "too much"
+
+    def warning(argv: str, gpus: float) -> tuple[SearchConfig, str | None]:
+        options = parse_options(argv.split())
+        need = Demand(cpus=1, gpus=gpus, concurrent=1)
+        return options.plan.search, memory_warning(options, need)
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("tune.phases.device_memory", lambda device: 1000)
     monkeypatch.setattr("tune.phases.shortfall", shortfall)
-    return calls
-
-
-def _need(gpus: float) -> Demand:
-    return Demand(cpus=1, gpus=gpus, concurrent=1)
-
-
-def test_the_most_that_is_drawn(planned: list) -> None:
-    options = parse_options(SMALL.split())
-    assert memory_warning(options, _need(1.0)) == "too much"
-    assert planned == [
-        (options.plan.search.replaced(token_ratio=1.0, xi=options.plan.search.weight_lr), 1000)
-    ]
-
-
-def test_fixed_settings_are_planned_as_they_are(planned: list) -> None:
-    options = parse_options([*SMALL.split(), "--token-ratio", "0.5", "--xi", "0"])
-    assert memory_warning(options, _need(0.25)) == "too much"
-    assert planned == [(options.plan.search, 250)]
-    assert options.plan.search.method.token_ratio == 0.5
-
-
-def test_no_gpu_no_plan(planned: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = parse_options(SMALL.split())
-    assert memory_warning(options, _need(0.0)) is None
+    drawn, text = warning("--batch-size 8", 1.0)
+    fixed, _ = warning("--batch-size 8 --token-ratio 0.5 --xi 0", 0.25)
+    assert text == "too much"
+    most = drawn.replaced(token_ratio=1.0, xi=drawn.weight_lr)
+    assert planned == [(most, 1000), (fixed, 250)]
+    assert warning("", 0.0)[1] is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert memory_warning(options, _need(1.0)) is None
-    assert planned == []
+    assert warning("", 1.0)[1] is None

@@ -1,7 +1,7 @@
 """What a sweep proposes: the same, whatever the order in which trials end."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +19,16 @@ SAMPLES = 12
 FIRST = [{"x": 0.25, "y": 1.0}, {"x": 0.75, "y": 0.0}]
 """Inside the space, and outside of it."""
 
-Proposals = list[dict[str, Any]]
+Sweep = Callable[..., list[dict[str, Any]]]
+
+
+def proposer(file: Path, **options: Any) -> Proposer:
+    given = {"metric": "score", "num_samples": SAMPLES, "seeds": (0, 1), "sampler_seed": 3}
+    return Proposer(SPACE, study_file=file, lag=1, **given | options)
 
 
 def score(sampled: dict[str, Any]) -> float:
     return 1 - (sampled["x"] - 0.3) ** 2 + 0.01 * sampled[SEED]
-
-
-def run(
-    file: Path,
-    *,
-    order: int = 0,
-    stop_after: int | None = None,
-    failing: frozenset[tuple[int, int]] = frozenset(),
-    stopped: frozenset[tuple[int, int]] = frozenset(),
-    seeds: Sequence[int] = (0, 1),
-    num_samples: int = SAMPLES,
-    **options: Any,
-) -> Proposals:
-    """All proposals of a sweep, two trials at a time, that end in a random order."""
-    given: dict[str, Any] = {"metric": "score", "sampler_seed": 3, "lag": 1, "study_file": file}
-    searcher = Proposer(SPACE, seeds=seeds, num_samples=num_samples, **given | options)
-    rng, most = random.Random(order), stop_after or num_samples * len(seeds)
-    running: list[tuple[str, dict[str, Any]]] = []
-    proposed: Proposals = []
-    while len(proposed) < most or running:
-        while len(running) < 2 and len(proposed) < most:
-            sampled = searcher.suggest(f"trial{len(proposed)}")
-            if sampled is None:
-                break
-            proposed.append(sampled)
-            running.append((f"trial{len(proposed) - 1}", sampled))
-        assert running, "the searcher waits for results that nobody computes"
-        trial_id, sampled = running.pop(rng.randrange(len(running)))
-        place = (sampled[CONFIGURATION], sampled[SEED])
-        result: dict[str, Any] = {"score": score(sampled), "cost": 3, "finished": 1}
-        if place in failing:
-            result = {"finished": 0}
-        if place in stopped:
-            result = {"epoch": 2, "supernet_accuracy": 0.25}
-        searcher.on_trial_complete(trial_id, result)
-    return proposed
 
 
 @pytest.fixture
@@ -67,49 +36,92 @@ def study_file(tmp_path: Path) -> Path:
     return tmp_path / "optuna.journal"
 
 
-def test_every_configuration_runs_on_every_seed(study_file: Path) -> None:
-    proposed = run(study_file)
+@pytest.fixture
+def sweep(study_file: Path) -> Sweep:
+    """All proposals of a sweep, two trials at a time, that end in a random order."""
+
+    def run(
+        file: str = "optuna.journal",
+        *,
+        order: int = 0,
+        stop_after: int | None = None,
+        failing: Collection[tuple[int, int]] = (),
+        stopped: Collection[tuple[int, int]] = (),
+        seeds: Sequence[int] = (0, 1),
+        num_samples: int = SAMPLES,
+        **options: Any,
+    ) -> list[dict[str, Any]]:
+        searcher = proposer(
+            study_file.with_name(file), seeds=seeds, num_samples=num_samples, **options
+        )
+        rng, most = random.Random(order), stop_after or num_samples * len(seeds)
+        running: list[tuple[str, dict[str, Any]]] = []
+        proposed: list[dict[str, Any]] = []
+        while len(proposed) < most or running:
+            while len(running) < 2 and len(proposed) < most:
+                sampled = searcher.suggest(f"trial{len(proposed)}")
+                if sampled is None:
+                    break
+                proposed.append(sampled)
+                running.append((f"trial{len(proposed) - 1}", sampled))
+            assert running, "the searcher waits for results that nobody computes"
+            trial_id, sampled = running.pop(rng.randrange(len(running)))
+            place = (sampled[CONFIGURATION], sampled[SEED])
+            result: dict[str, Any] = {"score": score(sampled), "cost": 3, "finished": 1}
+            if place in failing:
+                result = {"finished": 0}
+            if place in stopped:
+                result = {"epoch": 2, "supernet_accuracy": 0.25}
+            searcher.on_trial_complete(trial_id, result)
+        return proposed
+
+    return run
+
+
+def test_every_configuration_runs_on_every_seed(sweep: Sweep) -> None:
+    """In the same order and with the same values, however trials end."""
+    proposed = sweep()
     places = [(sampled[CONFIGURATION], sampled[SEED]) for sampled in proposed]
     assert places == [(i, s) for i in range(SAMPLES) for s in (0, 1)]
     for first, second in zip(proposed[::2], proposed[1::2], strict=True):
         assert (first["x"], first["y"]) == (second["x"], second["y"])
     assert len({sampled["x"] for sampled in proposed}) == SAMPLES
+    assert all(sweep(str(order), order=order) == proposed for order in range(1, 4))
 
 
-def test_proposals_do_not_depend_on_the_order_in_which_trials_end(tmp_path: Path) -> None:
-    first = run(tmp_path / "first", order=0)
-    assert all(run(tmp_path / str(order), order=order) == first for order in range(1, 6))
-
-
-def test_proposals_depend_on_seed_and_results(tmp_path: Path) -> None:
-    first = run(tmp_path / "a")
-    other = run(tmp_path / "b", sampler_seed=4)
+def test_proposals_depend_on_seed_and_results(sweep: Sweep) -> None:
+    first = sweep()
+    other = sweep("other", sampler_seed=4)
     # Nothing is shared: not even one proposal later, as with seeds that are numbered on.
     assert not {c["x"] for c in first} & {c["x"] for c in other}
-    failed = run(tmp_path / "c", failing=frozenset((i, s) for i in range(6) for s in (0, 1)))
+    failed = sweep("failed", failing=[(i, s) for i in range(6) for s in (0, 1)])
     assert failed[:10] == first[:10]  # proposed at random, before TPE has results enough
     assert failed[-1] != first[-1]
 
 
-def test_tpe_closes_in(study_file: Path) -> None:
-    away = [abs(sampled["x"] - 0.3) for sampled in run(study_file, num_samples=30)[::2]]
+def test_tpe_closes_in_and_what_matters_comes_first(sweep: Sweep, study_file: Path) -> None:
+    sweep("few", num_samples=5)
+    for file in ("none", "few"):
+        assert importances(study_file.with_name(file)) == {}  # too little to say
+    away = [abs(sampled["x"] - 0.3) for sampled in sweep(num_samples=30)[::2]]
     assert sum(away[20:]) < sum(away[:10])
+    shares = importances(study_file)
+    assert list(shares) == ["x", "y"] and shares["x"] > 0.6
+    assert sum(shares.values()) == pytest.approx(1.0)
 
 
-def test_the_first_proposals_can_be_given(tmp_path: Path) -> None:
-    proposed = run(tmp_path / "whole", first=FIRST)
+def test_the_first_proposals_can_be_given(sweep: Sweep) -> None:
+    proposed = sweep(first=FIRST)
     assert [(c["x"], c["y"]) for c in proposed[:4:2]] == [(0.25, 1.0), (0.75, 0.0)]
     assert [c[CONFIGURATION] for c in proposed[:6]] == [0, 0, 1, 1, 2, 2]
     assert all(0.01 <= c["y"] <= 10 for c in proposed[4:])
-    assert run(tmp_path / "few", first=FIRST, num_samples=1) == proposed[:2]
-    assert run(tmp_path / "part", first=FIRST, stop_after=7) == proposed[:7]
-    assert run(tmp_path / "part", first=FIRST, order=3) == proposed
+    assert sweep("few", first=FIRST, num_samples=1) == proposed[:2]
 
 
-def test_the_study_holds_proposals_and_scores(study_file: Path) -> None:
+def test_the_study_holds_proposals_and_scores(sweep: Sweep, study_file: Path) -> None:
     """A draw outside the space is no point that TPE could learn from."""
-    failing = frozenset({(2, 0), (2, 1), (3, 0)})
-    proposed = run(study_file, first=FIRST, failing=failing, stopped=frozenset({(4, 0), (4, 1)}))
+    failing = [(2, 0), (2, 1), (3, 0)]
+    proposed = sweep(first=FIRST, failing=failing, stopped=[(4, 0), (4, 1)])
     trials = open_study(study_file).trials
     assert [t.user_attrs[CONFIGURATION] for t in trials] == list(range(SAMPLES))
     states = [t.state.name for t in trials[:5]]
@@ -123,74 +135,46 @@ def test_the_study_holds_proposals_and_scores(study_file: Path) -> None:
     assert all(t.datetime_start and t.datetime_complete for t in trials)
 
 
-def test_an_interrupted_sweep_is_proposed_again(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole")
-    assert run(tmp_path / "part", stop_after=13) == whole[:13]
-    assert run(tmp_path / "part", order=5) == whole
-
-
-def test_a_process_killed_while_it_proposes_or_writes_costs_nothing(study_file: Path) -> None:
-    whole = run(study_file.with_name("whole"))
-    run(study_file, stop_after=13)
+def test_an_interrupted_sweep_is_proposed_again(sweep: Sweep, study_file: Path) -> None:
+    """Also where its process was killed while it proposed or wrote."""
+    whole = sweep("whole", first=FIRST)
+    assert sweep(first=FIRST, stop_after=13) == whole[:13]
     open_study(study_file).ask({"x": optuna.distributions.FloatDistribution(0, 1)})
     with study_file.open("a") as file:
         file.write('{"op_code": 4, "wor')
-    assert run(study_file) == whole
+    assert sweep(first=FIRST, order=5) == whole
 
 
-def test_what_was_told_stays_told(study_file: Path) -> None:
+def test_what_was_told_stays_told(sweep: Sweep, study_file: Path) -> None:
     """A trial that failed and succeeds when the sweep is continued must not change proposals that
     were made without its score: their trials have run."""
-    first = run(study_file, failing=frozenset({(2, 0), (2, 1), (4, 0)}))
+    first = sweep(failing=[(2, 0), (2, 1), (4, 0)])
     assert open_study(study_file).trials[2].state.name == "FAIL"
-    assert run(study_file) == first
+    assert sweep() == first
 
 
-def test_a_sweep_is_extended(study_file: Path) -> None:
+def test_a_sweep_is_extended(sweep: Sweep, study_file: Path) -> None:
     """More samples and seeds: what there was comes first, as it was."""
-    first = run(study_file)
-    more = run(study_file, num_samples=SAMPLES + 3, seeds=(0, 1, 2))
+    first = sweep()
+    more = sweep(num_samples=SAMPLES + 3, seeds=(0, 1, 2))
     assert [c["x"] for c in more[: 3 * SAMPLES : 3]] == [c["x"] for c in first[::2]]
     assert len({c["x"] for c in more}) == SAMPLES + 3
     assert len(open_study(study_file).trials) == SAMPLES + 3
 
 
-def test_several_objectives_over_several_seeds(study_file: Path) -> None:
-    run(study_file, minimised=("cost",))
+def test_several_objectives_over_several_seeds(sweep: Sweep, study_file: Path) -> None:
+    sweep(minimised=("cost",), num_samples=4)
     study = open_study(study_file, minimised=("cost",))
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert {trial.values[1] for trial in study.trials} == {3.0}
-
-
-def test_what_matters_comes_first(study_file: Path) -> None:
-    run(study_file, num_samples=24)
-    shares = importances(study_file)
-    assert set(shares) == {"x", "y"}
-    assert next(iter(shares)) == "x" and shares["x"] > 0.6
-    assert sum(shares.values()) == pytest.approx(1.0)
-
-
-def test_too_little_to_say_what_matters(tmp_path: Path) -> None:
-    assert importances(tmp_path / "none") == {}
-    run(tmp_path / "few", num_samples=5)
-    assert importances(tmp_path / "few") == {}
 
 
 def test_ray_can_save_it_with_the_experiment(
     study_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As Tune does every few seconds; the state is never read back."""
-    searcher = Proposer(
-        SPACE,
-        metric="score",
-        num_samples=4,
-        seeds=(0, 1),
-        sampler_seed=0,
-        lag=1,
-        study_file=study_file,
-    )
-    for i in range(3):
-        searcher.suggest(f"trial{i}")
+    searcher = proposer(study_file)
+    searcher.suggest("trial")
     with caplog.at_level("WARNING"):
         SearchGenerator(searcher).save_to_dir(str(tmp_path), "now")
     assert not caplog.records

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,9 +27,11 @@ with stoppable("the command"):
 HANGS = "import ctypes; ctypes.CDLL(None).sleep(600)"
 """In code that lets no Python handler run."""
 
+Started = tuple["subprocess.Popen[str]", int]
+
 
 @pytest.fixture
-def started(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def started(request: pytest.FixtureRequest) -> Iterator[Started]:
     """The program with this way out, and its child, which another group holds."""
     process = subprocess.Popen(
         [sys.executable, "-c", PROGRAM.format(way_out=request.param)],
@@ -41,8 +42,7 @@ def started(request: pytest.FixtureRequest) -> Iterator[tuple[subprocess.Popen[s
         start_new_session=True,
     )
     assert process.stdout is not None
-    child = int(process.stdout.readline())
-    yield process, child
+    yield process, int(process.stdout.readline())
     process.kill()
     process.communicate()
 
@@ -55,19 +55,17 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("started", ["pass", HANGS], indirect=True)
-def test_sigterm_ends_all(started: tuple[subprocess.Popen[str], int]) -> None:
+def test_sigterm_ends_all(started: Started) -> None:
     process, child = started
-    began = time.monotonic()
     os.killpg(process.pid, signal.SIGTERM)
-    _, error = process.communicate(timeout=30)
-    assert time.monotonic() - began < 10
+    _, error = process.communicate(timeout=10)
     assert process.returncode == 143
     assert error == "\nstopped by SIGTERM; continue with: the command\n"
     assert not alive(child)
 
 
 @pytest.mark.parametrize("started", [HANGS], indirect=True)
-def test_a_second_ctrl_c_ends_all(started: tuple[subprocess.Popen[str], int]) -> None:
+def test_a_second_ctrl_c_ends_all(started: Started) -> None:
     process, child = started
     assert process.stderr is not None
     process.send_signal(signal.SIGINT)
@@ -78,12 +76,3 @@ def test_a_second_ctrl_c_ends_all(started: tuple[subprocess.Popen[str], int]) ->
     assert process.returncode == 130
     assert error == "\nstopped; continue with: the command\n"
     assert not alive(child)
-
-
-@pytest.mark.parametrize("started", ["pass"], indirect=True)
-def test_the_first_ctrl_c_is_pythons(started: tuple[subprocess.Popen[str], int]) -> None:
-    process, child = started
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
-    assert error.startswith("\nstopping; ") and error.endswith("KeyboardInterrupt\n")
-    os.kill(child, signal.SIGKILL)

@@ -1,5 +1,8 @@
+"""The folder of a sweep: whose it is, who may write, and its record of every run."""
+
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,28 +14,26 @@ MACHINE = {"device": "cpu", "concurrent_trials": 2}
 SETTINGS = {"search": {"dim": 8, "operations": ("a", "b")}, "seeds": 2}
 
 
-def test_a_new_folder(tmp_path: Path) -> None:
+def begin(tmp_path: Path, settings: dict[str, Any]) -> ResultFolder:
+    """A sweep that has been started."""
+    folder = open_folder(str(tmp_path), "mine", settings)
+    folder.write({"settings": settings, "runs": []})
+    return folder
+
+
+def test_a_new_folder_and_the_same_sweep_again(tmp_path: Path) -> None:
     folder = open_folder(str(tmp_path / "deep" / "runs"), "mine", SETTINGS)
     assert folder.root == tmp_path / "deep" / "runs" / "mine"
-    assert list(folder.root.iterdir()) == []
-    assert folder.read() is None
-
-
-def test_the_same_sweep_again(tmp_path: Path) -> None:
-    open_folder(str(tmp_path), "mine", SETTINGS).write({"settings": SETTINGS, "runs": []})
-    again = open_folder(str(tmp_path), "mine", SETTINGS).read()
+    assert list(folder.root.iterdir()) == [] and folder.read() is None
+    with pytest.raises(ValueError, match=r"--resume: .*mine holds no sweep"):
+        open_folder(str(tmp_path), "mine", SETTINGS, resume=True)
+    begin(tmp_path, SETTINGS)
+    again = open_folder(str(tmp_path), "mine", SETTINGS, resume=True).read()
     assert again is not None and again["runs"] == []
 
 
-def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
-    open_folder(str(tmp_path), "mine", SETTINGS).write({"settings": SETTINGS})
-    other = {"search": {"dim": 16, "operations": ("a", "b")}, "seeds": 2}
-    with pytest.raises(ValueError, match=r"other settings \(dim: 8 there, 16 now\)"):
-        open_folder(str(tmp_path), "mine", other)
-
-
-def test_every_difference_is_named(tmp_path: Path) -> None:
-    open_folder(str(tmp_path), "mine", SETTINGS).write({"settings": {"a": 1, "b": {"c": 2}}})
+def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
+    begin(tmp_path, {"a": 1, "b": {"c": 2}})
     with pytest.raises(ValueError, match="other settings") as refused:
         open_folder(str(tmp_path), "mine", {"a": 2, "b": {"c": 3}, "d": 4})
     for words in ("a: 1 there, 2 now", "c: 2 there, 3 now", "d: None there, 4 now", "--fresh"):
@@ -42,7 +43,7 @@ def test_every_difference_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", GROWS)
 def test_more_of_the_same_extends_a_sweep(tmp_path: Path, plan: Plan, name: str) -> None:
     plan = replace(plan, random_baseline=1, metric="trained_accuracy", proposals=1)
-    open_folder(str(tmp_path), "mine", plan.to_dict()).write({"settings": plan.to_dict()})
+    begin(tmp_path, plan.to_dict())
     more = replace(plan, **{name: getattr(plan, name) + 1}).to_dict()
     assert open_folder(str(tmp_path), "mine", more).read() is not None
     less = replace(plan, **{name: getattr(plan, name) - 1}).to_dict()
@@ -50,43 +51,33 @@ def test_more_of_the_same_extends_a_sweep(tmp_path: Path, plan: Plan, name: str)
         open_folder(str(tmp_path), "mine", less)
 
 
-def test_a_sweep_from_before_there_were_proposals_continues(tmp_path: Path, plan: Plan) -> None:
-    saved = plan.to_dict()
-    del saved["proposals"]
-    open_folder(str(tmp_path), "mine", plan.to_dict()).write({"settings": saved})
-    assert open_folder(str(tmp_path), "mine", plan.to_dict()).read() is not None
-    assert Plan.from_dict(saved).proposals == 0
-
-
 def test_fewer_seeds_than_the_default_meant_are_refused(tmp_path: Path, plan: Plan) -> None:
-    usual = replace(plan, retrain_seeds=0)  # as many as for the searches: two
-    open_folder(str(tmp_path), "mine", usual.to_dict()).write({"settings": usual.to_dict()})
+    begin(tmp_path, replace(plan, retrain_seeds=0).to_dict())  # as many as for the searches: two
     with pytest.raises(ValueError, match=r"\(retrain_seeds: 2 there, 1 now\)"):
         open_folder(str(tmp_path), "mine", replace(plan, retrain_seeds=1).to_dict())
     open_folder(str(tmp_path), "mine", replace(plan, retrain_seeds=2).to_dict())
+
+
+def test_a_sweep_from_before_there_were_proposals_continues(tmp_path: Path, plan: Plan) -> None:
+    saved = plan.to_dict()
+    del saved["proposals"]
+    begin(tmp_path, saved)
+    assert open_folder(str(tmp_path), "mine", plan.to_dict()).read() is not None
+    assert Plan.from_dict(saved).proposals == 0
 
 
 @pytest.mark.parametrize("method", method_names())
 def test_a_sweep_of_any_method_goes_on(tmp_path: Path, plan: Plan, method: str) -> None:
     search = replace(plan.search, method=get_method(method).like(plan.search.method))
     settings = replace(plan, search=search).to_dict()
-    open_folder(str(tmp_path), "mine", settings).write({"settings": settings})
-    read = open_folder(str(tmp_path), "mine", settings, resume=True).read()
+    begin(tmp_path, settings)
+    read = open_folder(str(tmp_path), "mine", settings).read()
     assert read is not None and Plan.from_dict(read["settings"]).search == search
-
-
-def test_resume_insists(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"--resume: .*mine holds no sweep"):
-        open_folder(str(tmp_path), "mine", SETTINGS, resume=True)
-    assert list(tmp_path.iterdir()) == []
-    open_folder(str(tmp_path), "mine", SETTINGS).write({"settings": SETTINGS})
-    open_folder(str(tmp_path), "mine", SETTINGS, resume=True)
 
 
 def test_fresh_moves_a_sweep_aside(tmp_path: Path) -> None:
     assert set_aside(str(tmp_path), "mine") is None
-    folder = open_folder(str(tmp_path), "mine", SETTINGS)
-    folder.write({"settings": SETTINGS})
+    folder = begin(tmp_path, SETTINGS)
     with folder.lock(), pytest.raises(ValueError, match="another run is writing"):
         set_aside(str(tmp_path), "mine")
     aside = set_aside(str(tmp_path), "mine")
@@ -96,17 +87,10 @@ def test_fresh_moves_a_sweep_aside(tmp_path: Path) -> None:
     assert open_folder(str(tmp_path), "mine", {"other": 1}).read() is None
 
 
-def test_fresh_leaves_something_else_alone(tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("text")
-    assert set_aside(str(tmp_path), "mine") is None
-    with pytest.raises(ValueError, match="holds something else"):
-        open_folder(str(tmp_path), "mine", SETTINGS)
-
-
 def test_something_else_is_refused_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("text")
+    assert set_aside(str(tmp_path), "mine") is None
     with pytest.raises(ValueError, match=r"holds something else \(thesis.tex\).*--name"):
         open_folder(str(tmp_path), "mine", SETTINGS)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
@@ -120,27 +104,33 @@ def test_a_strange_record_is_refused(tmp_path: Path, content: str) -> None:
         open_folder(str(tmp_path), "mine", SETTINGS)
 
 
-def test_a_file_in_the_way(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match=r"cannot write to .*choose another folder"):
-        open_folder(str(tmp_path / "file"), "mine", SETTINGS)
-    (tmp_path / "mine").write_text("x")
-    with pytest.raises(ValueError, match="is a file"):
-        open_folder(str(tmp_path), "mine", SETTINGS)
-
-
-@pytest.mark.parametrize("name", ["", "a/b", "..", "a b"])
-def test_a_name_is_one_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="--name"):
-        open_folder(str(tmp_path), name, SETTINGS)
-
-
-def test_a_bucket_is_no_folder() -> None:
-    with pytest.raises(ValueError, match=r"s3://bucket/runs: .*all nodes share"):
-        open_folder("s3://bucket/runs", "mine", SETTINGS)
+@pytest.mark.parametrize(
+    ("storage", "name", "message"),
+    [
+        ("file", "mine", r"cannot write to .*choose another folder"),
+        (".", "file", "is a file"),
+        (".", "", "--name"),
+        (".", "..", "--name"),
+        (".", "a/b", "--name"),
+        ("s3://bucket/runs", "mine", r"s3://bucket/runs: .*all nodes share"),
+    ],
+)
+def test_where_it_cannot_be(
+    storage: str, name: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("x")
+    with pytest.raises(ValueError, match=message):
+        open_folder(storage, name, SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:
+    """One that computes nothing leaves nothing."""
+    folder = open_folder(str(tmp_path), "mine", SETTINGS)
+    with pytest.raises(ValueError, match="refused"), folder.lock():
+        raise ValueError("refused")
+    assert list(tmp_path.iterdir()) == []
     folder = open_folder(str(tmp_path), "mine", SETTINGS)
     with folder.lock():
         with pytest.raises(ValueError, match="another run is writing"), folder.lock():
@@ -151,17 +141,11 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_a_run_that_computes_nothing_leaves_nothing(tmp_path: Path) -> None:
-    folder = open_folder(str(tmp_path), "mine", SETTINGS)
-    with pytest.raises(ValueError, match="refused"), folder.lock():
-        raise ValueError("refused")
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_runs_add_up_and_the_first_lag_stays(tmp_path: Path) -> None:
     folder = ResultFolder(tmp_path)
     first = SweepRecord(folder, {"seeds": 2}, "the command")
-    assert first.wall() == {}
+    first.save()
+    assert first.wall() == {} and folder.read() is None
     assert first.begin(MACHINE, lag=1) == 1
     with pytest.raises(KeyboardInterrupt), first.phase("search"):
         raise KeyboardInterrupt
@@ -175,11 +159,5 @@ def test_runs_add_up_and_the_first_lag_stays(tmp_path: Path) -> None:
     assert "search" in values["runs"][0]["wall_seconds"]
     assert values["runs"][0]["environment"]["packages"]["torch"]
     wall = second.wall()
-    assert wall["concurrent"] == 2
     parts = wall["search"] + wall["retraining"] + wall["other"]
-    assert parts == pytest.approx(wall["total"])
-
-
-def test_a_run_that_computes_nothing_writes_nothing(tmp_path: Path) -> None:
-    SweepRecord(ResultFolder(tmp_path), {}, "the command").save()
-    assert list(tmp_path.iterdir()) == []
+    assert (parts, wall["concurrent"]) == (pytest.approx(wall["total"]), 2)

@@ -1,4 +1,7 @@
+"""The live view of a phase."""
+
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,130 +20,126 @@ class FakeTrial:
     error_file: str | None = None
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+class Screen(io.StringIO):
+    """What is shown, with a clock beside it."""
 
-
-class Clock:
     seconds = 0.0
+    is_terminal = False
 
-    def __call__(self) -> float:
-        return self.seconds
+    def isatty(self) -> bool:
+        return self.is_terminal
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def screen() -> Screen:
+    return Screen()
 
 
-def make(out: io.StringIO, clock: Clock, **options: Any) -> Progress:
-    return Progress(
-        "search",
-        **{
+@pytest.fixture
+def make(screen: Screen) -> Callable[..., Any]:
+    """A view of a search; Any, as it takes the fake trials."""
+
+    def made(**options: Any) -> Any:
+        values = {
             "total": 4,
             "concurrent": 2,
             "done_before": frozenset(),
             "name": lambda config: config["name"],
             "metric": "score",
             "then": ", then 8 retrainings",
-            "out": out,
-            "now": clock,
+            "out": screen,
+            "now": lambda: screen.seconds,
         }
-        | options,
-    )
+        return Progress("search", **values | options)
+
+    return made
 
 
-def test_lines_of_a_log(clock: Clock) -> None:
-    out = io.StringIO()
-    progress = make(out, clock)
+def test_lines_of_a_log(screen: Screen, make: Callable[..., Any]) -> None:
+    progress = make()
     one, two = FakeTrial({"name": "one"}), FakeTrial({"name": "two"})
     progress.on_trial_start(0, [], one)
     progress.on_trial_start(0, [], two)
-    clock.seconds = 19
+    screen.seconds = 19
     progress.on_step_end(0, [one, two])
-    assert out.getvalue() == ""
-    clock.seconds = 20
+    assert screen.getvalue() == ""
+    screen.seconds = 20
     one.last_result = {"epoch": 1, "total_epochs": 4}
     progress.on_step_end(0, [one, two])
     # One is a quarter through after 20 s, so a trial takes 80 s: 60 + 60 + 2 × 80 by two.
-    assert out.getvalue() == (
+    assert screen.getvalue() == (
         "about 2 min 20 s left | search 0/4 | 20 s elapsed | "
         "running one epoch 1/4, two starting, then 8 retrainings\n"
     )
-    clock.seconds = 50
+    screen.seconds = 50
     one.last_result = {"finished": 1, "score": 0.5}
     progress.on_trial_complete(0, [], one)
-    assert out.getvalue().endswith("search 1/4  one  finished in 50 s, score 50.0%\n")
-    two.status = Trial.TERMINATED
+    assert screen.getvalue().endswith("search 1/4  one  finished in 50 s, score 50.0%\n")
     two.last_result = {"finished": 0}
     progress.on_trial_complete(0, [], two)
-    assert out.getvalue().endswith("search 2/4  two  FAILED in 50 s\n")
-    clock.seconds = 60
+    assert screen.getvalue().endswith("search 2/4  two  FAILED in 50 s\n")
+    screen.seconds = 60
     progress.on_step_end(0, [])
     # Two are left, of 50 s each, at once.
-    assert out.getvalue().endswith(
+    assert screen.getvalue().endswith(
         "about 50 s left | search 2/4 | 1 failed | best 50.0% | 1 min 00 s elapsed"
         ", then 8 retrainings\n"
     )
 
 
-def test_finished_before_counts_but_is_not_told(clock: Clock) -> None:
-    out = io.StringIO()
-    progress = make(out, clock, done_before=frozenset({"one"}))
+def test_finished_before_counts_but_is_not_told(screen: Screen, make: Callable[..., Any]) -> None:
+    progress = make(done_before=frozenset({"one"}))
     one = FakeTrial({"name": "one"}, {"finished": 1, "score": 0.9})
     progress.on_trial_start(0, [], one)
     progress.on_trial_complete(0, [], one)
-    assert out.getvalue() == ""
+    assert screen.getvalue() == ""
     assert progress.status([]) == "search 1/4 | best 90.0% | 0 s elapsed, then 8 retrainings"
 
 
-def test_a_terminal_has_one_line(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_has_one_line(
+    screen: Screen, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    out = Terminal()
-    progress = make(out, clock)
+    screen.is_terminal = True
+    progress = make()
     trial = FakeTrial({"name": "one" * 20}, {"epoch": 2, "total_epochs": 4})
     progress.on_trial_start(0, [], trial)
-    for clock.seconds in (1.0, 2.0):
+    for screen.seconds in (1.0, 2.0):
         progress.on_step_end(0, [trial])
-    assert "\n" not in out.getvalue()
-    *_, line = out.getvalue().split("\r")
+    assert "\n" not in screen.getvalue()
+    *_, line = screen.getvalue().split("\r")
     assert line.startswith("about ") and " left | search 0/4 | " in line and len(line) == 79
     trial.last_result = {"finished": 1, "score": 0.5}
     progress.on_trial_complete(0, [], trial)
-    assert out.getvalue().endswith(f"\rsearch 1/4  {'one' * 20}  finished in 2 s, score 50.0%\n")
+    last = f"\rsearch 1/4  {'one' * 20}  finished in 2 s, score 50.0%\n"
+    assert screen.getvalue().endswith(last)
 
 
-def test_the_last_trial_bounds_the_end(clock: Clock) -> None:
+def test_the_last_trial_bounds_the_end(screen: Screen, make: Callable[..., Any]) -> None:
     """One trial left cannot be shared by two workers."""
-    progress = make(io.StringIO(), clock, total=3)
-    done = [FakeTrial({"name": n}, {"finished": 1, "score": 0.5}) for n in "ab"]
-    for trial in done:
-        progress.on_trial_start(0, [], trial)
-    clock.seconds = 100
-    for trial in done:
-        progress.on_trial_complete(0, [], trial)
-    last = FakeTrial({"name": "c"})
+    progress = make(total=2)
+    done, last = FakeTrial({"name": "a"}, {"finished": 1}), FakeTrial({"name": "b"})
+    progress.on_trial_start(0, [], done)
+    screen.seconds = 100
+    progress.on_trial_complete(0, [], done)
     progress.on_trial_start(0, [], last)
-    assert "about 1 min 40 s left" in progress.status([("c", {})])
+    assert "about 1 min 40 s left" in progress.status([("b", {})])
 
 
-def test_an_error_counts(clock: Clock) -> None:
-    out = io.StringIO()
-    progress = make(out, clock, metric=None)
-    trial = FakeTrial({"name": "one"})
-    progress.on_trial_start(0, [], trial)
-    progress.on_trial_error(0, [], trial)
-    assert out.getvalue() == "search 1/4  one  FAILED in 0 s\n"
+def test_errors_and_stops_are_counted_and_passed_on(
+    screen: Screen, make: Callable[..., Any], tmp_path: Path
+) -> None:
+    told: list[tuple[str, Any]] = []
 
+    def tell(config: dict[str, Any], what: Any) -> None:
+        told.append((config["name"], what))
 
-def test_a_drivers_error_is_passed_on(clock: Clock, tmp_path: Path) -> None:
-    told: list[tuple[str, str]] = []
-    progress = make(
-        io.StringIO(), clock, failed=lambda config, text: told.append((config["name"], text))
-    )
-    (tmp_path / "error.txt").write_text("Traceback\nit died")
-    for name, file in (("one", str(tmp_path / "error.txt")), ("two", str(tmp_path / "none"))):
+    progress = make(failed=tell, stopped=tell)
+    kept = tmp_path / "error.txt"
+    kept.write_text("Traceback\nit died")
+    for name, file in (("one", str(kept)), ("two", str(tmp_path / "none")), ("three", None)):
         progress.on_trial_error(0, [], FakeTrial({"name": name}, error_file=file))
-    progress.on_trial_error(0, [], FakeTrial({"name": "three"}))
-    assert told == [("one", "Traceback\nit died")]
+    progress.on_trial_complete(0, [], FakeTrial({"name": "four"}, {"epoch": 2}))
+    assert told == [("one", "Traceback\nit died"), ("four", {"epoch": 2})]
+    first, *_, last = screen.getvalue().splitlines()
+    assert (first, last) == ("search 1/4  one  FAILED", "search 4/4  four  stopped after epoch 2")

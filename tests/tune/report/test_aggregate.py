@@ -1,9 +1,9 @@
 """Distinct encoders, their scores and ranks, and the vote per edge."""
 
 import math
-import random
 
 import pytest
+from support.sweep_trials import chain, retrain_trial, search_trial
 
 from dasvit.spaces.cell.genotype import Edge, Genotype
 from tune.report.aggregate import (
@@ -15,60 +15,58 @@ from tune.report.aggregate import (
 )
 
 OPERATIONS = ("zero", "identity", "msa_h2", "mlp_r3")
+A, B = chain("msa_h2", "mlp_r3"), chain("identity", "mlp_r3")
 
 
-def test_equal_genotypes_merge_and_rank_by_mean(make_chain, search_trial) -> None:
-    a, b = make_chain("msa_h2", "mlp_r3"), make_chain("identity", "mlp_r3")
+def test_equal_genotypes_merge_and_rank_by_mean() -> None:
     trials = [
-        search_trial(0, 0, a, 0.90, 0.95),
-        search_trial(0, 1, b, 0.60, 0.80),
-        search_trial(1, 0, b, 0.80, 0.90),
-        search_trial(1, 1, a, 0.40, 0.99),
+        search_trial(1, 1, A, 0.40, 0.99),
+        search_trial(0, 1, B, 0.60, 0.80),
+        search_trial(1, 0, B, 0.80, 0.90),
+        search_trial(0, 0, A, 0.90, 0.95),
     ]
-    random.Random(0).shuffle(trials)
     first, second = rank_genotypes(merge_genotypes(trials), "discretised_accuracy")
-    # By the mean 0.70 of b over 0.65 of a, although a holds the best single trial.
-    assert (first.genotype, second.genotype) == (b, a)
+    # By the mean 0.70 of B over 0.65 of A, although A holds the best single trial.
+    assert (first.genotype, second.genotype) == (B, A)
     assert (first.score("gap").mean, first.score("gap").count) == (pytest.approx(0.15), 2)
     assert first.score("discretised_accuracy").std == pytest.approx(math.sqrt(0.02))
     assert [t.name for t in second.trials] == ["config_000_seed_0", "config_001_seed_1"]
-    assert (
-        rank_genotypes(merge_genotypes(trials), "supernet_accuracy")[0].genotype == a
-    )  # the metric ranks
+    by_supernet = rank_genotypes(merge_genotypes(trials), "supernet_accuracy")
+    assert by_supernet[0].genotype == A
 
 
-def test_genotypes_merge_by_canonical_form(search_trial) -> None:
+def test_genotypes_merge_by_canonical_form() -> None:
     # The same encoder with its two independent nodes in either order.
     left, right = (Edge(0, "mlp_r3"), Edge(1, "mlp_r3")), (Edge(0, "msa_h2"), Edge(1, "identity"))
     one, other = Genotype((left, right)), Genotype((right, left))
-    assert one != other
     trials = [search_trial(0, 0, one, 0.5, 0.5), search_trial(0, 1, other, 0.7, 0.7)]
-    (merged,) = rank_genotypes(merge_genotypes(trials), "discretised_accuracy")
+    (merged,) = merge_genotypes(trials)
     assert len(merged.trials) == 2
     assert merged.genotype == one.canonical() == other.canonical()
 
 
-def test_ties_go_to_the_more_frequent(make_chain, search_trial) -> None:
-    a, b = make_chain("msa_h2", "mlp_r3"), make_chain("identity", "mlp_r3")
-    trials = [search_trial(0, 0, a, 0.5, 0.5)]
-    trials += [search_trial(1, seed, b, 0.5, 0.5) for seed in (0, 1)]
-    assert rank_genotypes(merge_genotypes(trials), "discretised_accuracy")[0].genotype == b
+def test_ties_go_to_the_more_frequent() -> None:
+    trials = [search_trial(0, 0, A, 0.5, 0.5)]
+    trials += [search_trial(1, seed, B, 0.5, 0.5) for seed in (0, 1)]
+    assert rank_genotypes(merge_genotypes(trials), "discretised_accuracy")[0].genotype == B
 
 
-def test_configurations_over_seeds(make_chain, search_trial) -> None:
-    g = make_chain("msa_h2", "mlp_r3")
+def test_configurations_and_models_over_seeds() -> None:
     scores = {(0, 0): 0.5, (0, 1): 0.7, (1, 0): 0.9}
-    trials = [search_trial(*place, g, score, 0.6) for place, score in scores.items()]
+    trials = [search_trial(*place, A, score, 0.6) for place, score in scores.items()]
     first, second = rank_configs(trials, "discretised_accuracy")
     assert (first.config_index, second.config_index) == (1, 0)
     assert second.score("discretised_accuracy").mean == pytest.approx(0.6)
     assert second.settings == {"token_ratio": 0.5}  # the seed is not a setting of it
-    assert second.genotypes == [g.canonical_hash] * 2
+    tested = (("vit", 0, 0.90), ("a", 0, 0.5), ("vit", 1, 0.94))
+    models = summarize_models([retrain_trial(*own) for own in tested])
+    assert models["vit"].score("test_top1").mean == pytest.approx(0.92)
+    assert models["a"].score("test_top1").std is None
 
 
-def test_vote_by_hand(make_chain) -> None:
+def test_vote_by_hand() -> None:
     second = ("mlp_r3", "identity", "mlp_r3", "msa_h2")
-    votes = vote([make_chain("msa_h2", name) for name in second], OPERATIONS)
+    votes = vote([chain("msa_h2", name) for name in second], OPERATIONS)
     by_edge = {(v.source, v.node): v for v in votes}
     assert list(by_edge) == [(0, 0), (1, 0), (0, 1), (1, 1), (2, 1)]
     unanimous = by_edge[0, 0]
@@ -79,13 +77,8 @@ def test_vote_by_hand(make_chain) -> None:
     # Both edges of the first node are always kept: three answers, zero not among them.
     assert split.normalised_entropy == pytest.approx(1.5 * math.log(2) / math.log(3))
     assert by_edge[1, 1].votes == {"none": 4}
-
-
-def test_an_even_vote_among_all_answers_has_no_agreement(make_chain) -> None:
-    votes = vote([make_chain(name, "mlp_r3") for name in OPERATIONS[1:]], OPERATIONS)
-    assert votes[0].agreement == pytest.approx(0.0)
     # o_1 has three sources, so that an edge may also be absent: four answers.
-    ends = [make_chain("msa_h2", "mlp_r3", "mlp_r3", name) for name in OPERATIONS[1:]]
+    ends = [chain("msa_h2", "mlp_r3", "mlp_r3", name) for name in OPERATIONS[1:]]
     assert vote(ends, OPERATIONS)[4].normalised_entropy == pytest.approx(math.log(3) / math.log(4))
     assert vote([], OPERATIONS) == []
 
@@ -99,12 +92,3 @@ def test_votes_are_cast_on_the_edges_of_the_search() -> None:
     mlp, msa = {"mlp_r3": 1, "none": 1}, {"msa_h2": 1, "none": 1}
     assert [v.votes for v in votes] == [mlp, msa, mlp, msa, {"none": 2}]
     assert votes[0].normalised_entropy == pytest.approx(0.5)  # one of two bits: four answers
-
-
-def test_retrained_models_over_seeds(retrain_trial) -> None:
-    trials = [retrain_trial("vit", 0, 0.90), retrain_trial("a", 0, 0.5)]
-    models = summarize_models([*trials, retrain_trial("vit", 1, 0.94)])
-    assert list(models) == ["vit", "a"]
-    vit = models["vit"]
-    assert (vit.score("test_top1").mean, len(vit.trials)) == (pytest.approx(0.92), 2)
-    assert vit.num_params == 250_000 and models["a"].score("test_top1").std is None

@@ -2,24 +2,28 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.events import SEARCH_EPOCH
+from support.events import RETRAIN_RESULT, SEARCH_EPOCH
+from support.sweep_trials import chain, search_trial
 
 from dasvit.report.events import RetrainResult, SearchResult
 from dasvit.report.record import JsonLinesReport, save_result
 from tune.plan import Plan
-from tune.report.ladder import climb, survivors
+from tune.report.ladder import Rung, climb, survivors
 from tune.report.outcome import gather
 from tune.store import ResultFolder
 from tune.trial_folder import SHORT_DIR, retrain_dirname
 
+FOUND = chain("msa_h2", "mlp_r3")
+
+Train = Callable[..., None]
+
 
 @pytest.mark.parametrize(
-    ("factor", "least", "expected"),
-    [(3, 1, "eb"), (2, 1, "eba"), (6, 1, "e"), (6, 3, "eba"), (2, 9, "ebadc")],
+    ("factor", "least", "expected"), [(3, 1, "eb"), (6, 1, "e"), (6, 3, "eba"), (2, 9, "ebadc")]
 )
 def test_survivors(factor: int, least: int, expected: str) -> None:
     """The best third of five is two; equal scores go by name."""
@@ -46,12 +50,12 @@ def folder(tmp_path: Path) -> ResultFolder:
 
 
 @pytest.fixture
-def train(folder: ResultFolder) -> Any:
+def train(folder: ResultFolder) -> Train:
     """Writes the results of trainings on a rung, one per seed; None is an error."""
 
     def write(epochs: int, model: str, *scores: float | None) -> None:
         for seed, score in enumerate(scores):
-            path = folder.rung_dir(epochs) / retrain_dirname(model, seed)
+            path = folder.root / "ladder" / f"{epochs}_epochs" / retrain_dirname(model, seed)
             path.mkdir(parents=True)
             if score is None:
                 (path / "error.json").write_text(json.dumps({"error": "boom"}))
@@ -62,34 +66,24 @@ def train(folder: ResultFolder) -> Any:
 
 
 def result(score: float) -> RetrainResult:
-    return RetrainResult(
-        model="x",
-        test_top1=0.123,
-        test_top5=1.0,
-        train_accuracy=1.0,
-        num_params=1,
-        seconds=1.0,
-        balanced_accuracy=score,
-    )
+    return dataclasses.replace(RETRAIN_RESULT, balanced_accuracy=score)
 
 
-def test_rung_by_rung(
-    climbing: Plan, folder: ResultFolder, train: Any, search_trial: Any, make_chain: Any
-) -> None:
-    a = make_chain("msa_h2", "mlp_r3")
+def test_rung_by_rung(climbing: Plan, folder: ResultFolder, train: Train) -> None:
     drawn = climbing.random_genotypes()
     first, second, third = (genotype.canonical_hash for genotype in drawn)
-    search = [search_trial(0, seed, a, 0.5, 0.5, short=result(0.8)) for seed in (0, 1)]
-    search.append(search_trial(1, 1, a, 0.5, 0.5, short=result(0.8)))  # the seed and encoder again
+    search = [search_trial(0, seed, FOUND, 0.5, 0.5, short=result(0.8)) for seed in (0, 1)]
+    # The seed and encoder again.
+    search.append(search_trial(1, 1, FOUND, 0.5, 0.5, short=result(0.8)))
 
-    def rungs() -> Any:
+    def rungs() -> tuple[Rung, ...]:
         return climb(climbing, folder, search, drawn)
 
     # The search's own trainings are its first rung; the others are trained on the same seeds.
     (rung,) = rungs()
     assert (rung.epochs, rung.models) == (2, (first, second, third, "vit"))
     assert rung.interrupted and len(rung.left) == 8
-    assert len(rung.results[a.canonical_hash]) == 2  # one per seed
+    assert len(rung.results[FOUND.canonical_hash]) == 2  # one per seed
     train(2, first, 0.9, 0.8)
     train(2, second, 0.3, None)
     train(2, third, None, None)
@@ -105,12 +99,8 @@ def test_rung_by_rung(
     assert [len(r.left) for r in outcome.rungs] == [3, 0]
     assert [e.hash for e in outcome.ranking] == [first, second]  # no search is in the folder
     assert (outcome.winner.hash, outcome.interrupted) == (first, True)  # searches are left
-
-
-def test_no_ladder_without_trained_accuracy(climbing: Plan, folder: ResultFolder) -> None:
     by_supernet = dataclasses.replace(climbing, metric="supernet_accuracy")
-    assert by_supernet.ladder == ()
-    assert climb(by_supernet, folder, (), climbing.random_genotypes()) == ()
+    assert climb(by_supernet, folder, (), drawn) == ()
 
 
 def test_what_a_rung_trains(plan: Plan) -> None:
@@ -128,20 +118,15 @@ def test_what_a_rung_trains(plan: Plan) -> None:
     assert front.ladder == (4,)
 
 
-def test_the_folder_of_a_rung(tmp_path: Path) -> None:
-    assert ResultFolder(tmp_path).rung_dir(4) == tmp_path / "ladder" / "4_epochs"
-
-
 def test_what_searches_propose_climbs_too(
-    climbing: Plan, folder: ResultFolder, train: Any, search_trial: Any, make_chain: Any
+    climbing: Plan, folder: ResultFolder, train: Train
 ) -> None:
     plan = dataclasses.replace(climbing, proposals=2, num_samples=1, seeds=1, random_baseline=1)
-    trial = search_trial(0, 0, make_chain("msa_h2", "mlp_r3"), 0.5, 0.5)
+    trial = search_trial(0, 0, FOUND, 0.5, 0.5)
     path = folder.search_dir / trial.name
-    path.mkdir(parents=True)
+    (path / SHORT_DIR).mkdir(parents=True)
     values = {f.name: getattr(trial, f.name) for f in dataclasses.fields(SearchResult)}
     save_result(path / "result.json", SearchResult(**values))
-    (path / SHORT_DIR).mkdir()
     save_result(path / SHORT_DIR / "result.json", result(0.6))
     epoch = dataclasses.replace(
         SEARCH_EPOCH, edge_ops=(("msa_h2", "mlp_r3"),) * 5, weights=((0.5, 0.5),) * 5
@@ -149,31 +134,27 @@ def test_what_searches_propose_climbs_too(
     JsonLinesReport(path / "alpha.jsonl")(epoch)
 
     outcome = gather(plan, folder, name="mine", wall={})
-    assert len(outcome.proposed) == 2
-    names = [genotype.canonical_hash for genotype in outcome.proposed]
-    assert trial.genotype.canonical_hash not in names
+    one, other = (genotype.canonical_hash for genotype in outcome.proposed)
     (drawn,) = (genotype.canonical_hash for genotype in outcome.random)
-    assert outcome.rungs[0].models == (drawn, *names, "vit")
-    train(2, drawn, 0.3)
-    train(2, names[0], 0.7)
-    train(2, names[1], 0.9)
-    train(2, "vit", 0.5)
-    train(5, names[1], 0.95)
-    train(5, names[0], 0.90)
-    train(5, "vit", 0.5)
+    assert FOUND.canonical_hash not in (one, other)
+    assert outcome.rungs[0].models == (drawn, one, other, "vit")
+    for model, score in ((drawn, 0.3), (one, 0.7), (other, 0.9), ("vit", 0.5)):
+        train(2, model, score)
+    for model, score in ((one, 0.90), (other, 0.95), ("vit", 0.5)):
+        train(5, model, score)
     outcome = gather(plan, folder, name="mine", wall={})
     assert [(e.hash, e.origin) for e in outcome.ranking] == [
-        (names[1], "proposed"),
-        (names[0], "proposed"),
-        (trial.genotype.canonical_hash, "found 1×"),
+        (other, "proposed"),
+        (one, "proposed"),
+        (FOUND.canonical_hash, "found 1×"),
         (drawn, "random"),
     ]
     # They are the search's: the gain over random encoders is theirs.
-    assert outcome.best_found.hash == outcome.winner.hash == names[1]
-    assert [e.hash for e in outcome.chosen(1)] == [names[1]]
+    assert outcome.best_found.hash == outcome.winner.hash == other
+    assert [e.hash for e in outcome.chosen(1)] == [other]
     waiting = {failure.name for failure in outcome.not_retrained}
-    assert {f"{name}_seed_0" for name in (names[1], drawn, "vit")} <= waiting
-    assert outcome.drawn[names[0]].provenance["trial"] == trial.name
+    assert {f"{name}_seed_0" for name in (other, drawn, "vit")} <= waiting
+    assert outcome.drawn[one].provenance["trial"] == trial.name
     # A proposal that is a random encoder too is the search's, as a found one is.
     both = dataclasses.replace(outcome, random=(*outcome.random, outcome.proposed[1]))
     assert both.winner.origin == "proposed"

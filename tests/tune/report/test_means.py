@@ -43,40 +43,30 @@ def points(found: EventAccumulator, tag: str) -> list[tuple[int, Any]]:
 
 
 def test_the_mean_over_the_seeds(traced: Outcome, folder: ResultFolder) -> None:
-    write_means(traced, folder)
+    """Of a continued sweep too, and in a TensorBoard that was open all the time."""
+    single = dataclasses.replace(traced, plan=dataclasses.replace(traced.plan, seeds=1))
+    write_means(single, folder)
+    assert not (folder.root / "mean").exists()
+    first = dataclasses.replace(traced, search=(traced.search[0], traced.search[2]))
+    write_means(first, folder)
     runs = folder.root / "mean"
+    opened = read(runs / "config_000")
+    assert points(opened, "loss/train") == [(0, 2.0), (1, 1.0)]
+    before = {path: path.stat().st_mtime_ns for path in runs.glob("*/*")}
+    write_means(first, folder)
+    assert {path: path.stat().st_mtime_ns for path in runs.glob("*/*")} == before
+
+    write_means(traced, folder)  # the second seed has finished
     assert sorted(path.name for path in runs.iterdir()) == ["config_000", "config_001"]
-    found = read(runs / "config_000")
-    assert points(found, "loss/train") == [(0, 2.5), (1, 1.5)]
+    opened.Reload()
+    for found in (opened, read(runs / "config_000")):
+        assert points(found, "loss/train") == [(0, 2.5), (1, 1.5)]
+        assert points(found, "accuracy/discretised") == [(2, 0.62)]
     assert points(found, "weights/zero") == [(0, 0.125), (1, 0.125)]  # 0 where it is pruned
-    assert points(found, "accuracy/discretised") == [(2, 0.62)]
     assert "loss/val" not in found.Tags()["scalars"]  # not measured
     # On TensorBoard's relative axis it takes as long as a seed does.
     assert [e.wall_time - 1e9 for e in found.Scalars("loss/train")] == [-9.0, 1.0]
     assert points(read(runs / "config_001"), "loss/train") == [(0, 4.0), (1, 3.0)]
-
-
-def test_a_continued_sweep_doubles_nothing(traced: Outcome, folder: ResultFolder) -> None:
-    """Not in a TensorBoard either that was open all the time."""
-    first = dataclasses.replace(traced, search=(traced.search[0], traced.search[2]))
-    write_means(first, folder)
-    run = folder.root / "mean" / "config_000"
-    opened = read(run)
-    assert points(opened, "loss/train") == [(0, 2.0), (1, 1.0)]
-    before = {path: path.stat().st_mtime_ns for path in folder.root.glob("mean/*/*")}
-    write_means(first, folder)
-    assert {path: path.stat().st_mtime_ns for path in folder.root.glob("mean/*/*")} == before
-    write_means(traced, folder)  # the second seed has finished
-    opened.Reload()
-    for found in (opened, read(run)):
-        assert points(found, "loss/train") == [(0, 2.5), (1, 1.5)]
-        assert points(found, "accuracy/discretised") == [(2, 0.62)]
-
-
-def test_one_seed_is_its_own_mean(traced: Outcome, folder: ResultFolder) -> None:
-    single = dataclasses.replace(traced, plan=dataclasses.replace(traced.plan, seeds=1))
-    write_means(single, folder)
-    assert not (folder.root / "mean").exists()
 
 
 def test_the_search_score_is_among_them(traced: Outcome, folder: ResultFolder) -> None:

@@ -1,25 +1,29 @@
 """What a sweep leaves for people: the leaderboard as text and CSV, genotypes.json, best/."""
 
 import csv
-import dataclasses
 import json
 import shutil
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.sweep_trials import chain, retrain_trial, search_trial
 
 from dasvit.spaces.cell.genotype import Genotype
 from tune.report import tables
 from tune.report.ladder import Rung
-from tune.report.outcome import Outcome
-from tune.report.results import save_genotypes, write_results
+from tune.report.outcome import Outcome, best_retraining
+from tune.report.page import leaderboard_text
+from tune.report.results import write_results
 from tune.store import ResultFolder
 from tune.trial_folder import Failure, StoppedTrial
 
+Write = Callable[[Outcome], tuple[str, list[dict[str, str]], dict[str, Any]]]
+
 
 @pytest.fixture
-def written(folder: ResultFolder) -> Any:
+def written(folder: ResultFolder) -> Write:
     """Writes an outcome; leaderboard.md, the rows of leaderboard.csv, and genotypes.json."""
 
     def write(outcome: Outcome) -> tuple[str, list[dict[str, str]], dict[str, Any]]:
@@ -31,7 +35,7 @@ def written(folder: ResultFolder) -> Any:
     return write
 
 
-def test_the_leaderboard(outcome: Outcome, written: Any) -> None:
+def test_the_leaderboard(outcome: Outcome, written: Write, folder: ResultFolder) -> None:
     text, rows, values = written(outcome)
     a, b = outcome.ranking
     for line in (
@@ -50,107 +54,96 @@ def test_the_leaderboard(outcome: Outcome, written: Any) -> None:
     assert (rows[1]["test_top1_std"], rows[1]["retrain_seeds"], rows[2]["rank"]) == ("", "1", "")
     first = values["genotypes"][0]
     assert Genotype.from_dict(first["genotype"]) == a.genotype
-    assert first["count"] == 2
     assert [t["settings"]["token_ratio"] for t in first["trials"]] == [0.5, 0.5]
     assert first["retrained"]["test_top1"]["mean"] == pytest.approx(0.91)
-    assert len(values["votes"]) == 5
     assert values["votes"][0]["votes"] == {"msa_h2": 2, "identity": 1}
     assert [c["config_index"] for c in values["configurations"]] == [0, 1]
-    # One vote at most is cut off where the terminal shows the first rows.
     assert list(tables.leaderboard(outcome, limit=1)["encoder"]) == [a.hash, "plain ViT"]
+    # Each encoder's file says where it comes from.
+    saved = Genotype.load(folder.genotypes_dir / f"{a.hash}.json")
+    assert saved == a.genotype
+    assert {s["trial"]: s["alpha_trace"] for s in saved.provenance["trials"]} == {
+        name: f"search/{name}/alpha.jsonl" for name in ("config_000_seed_0", "config_000_seed_1")
+    }
 
 
-def test_configurations_name_their_genotypes(
-    outcome: Outcome, written: Any, search_trial: Any, make_chain: Any
+def test_best_folder(outcome: Outcome, written: Write, folder: ResultFolder) -> None:
+    for _ in range(2):  # as when a sweep is continued
+        written(outcome)
+    best = outcome.ranking[0]
+    weights = (folder.best_dir / "model" / "model.safetensors").read_text()
+    assert weights == f"weights of {best.hash}_seed_0"
+    assert Genotype.load(folder.best_dir / "genotype.json") == best.genotype
+    names = {path.name for path in folder.best_dir.iterdir()}
+    assert {"encoder.png", "encoder.svg", "config.json", "result.json"} <= names
+    assert not list(folder.root.glob(".*"))
+    written(replace(outcome, retrained=()))
+    assert not folder.best_dir.exists()  # none is better than a wrong one
+
+
+def test_a_winner_that_gives_one_answer_to_all_is_no_best(outcome: Outcome) -> None:
+    """Of a set with a large class the accuracy alone looks like a result."""
+
+    def of_classes(largest: float | None) -> Outcome:
+        changes = {"largest_class": largest, "balanced_accuracy": 0.5}
+        return replace(outcome, retrained=tuple(replace(t, **changes) for t in outcome.retrained))
+
+    sentence = "The encoder that ranks first is no better than one answer to all images: "
+    for largest in (None, 0.5):
+        assert best_retraining(of_classes(largest)) is not None
+        assert sentence not in leaderboard_text(of_classes(largest))
+    blunt = of_classes(0.92)
+    assert best_retraining(blunt) is None
+    assert f"{sentence}92.0 %" in leaderboard_text(blunt)
+    last = tables.leaderboard(blunt).iloc[-1]
+    assert (last["encoder"], last["test top-1 %"]) == ("largest class", "92.0")
+    assert tables.leaderboard(blunt).iloc[0]["balanced %"] == "50.0 ± 0.0"
+
+
+def test_configurations_failures_and_stops(
+    outcome: Outcome, written: Write, folder: ResultFolder
 ) -> None:
-    other = search_trial(1, 1, make_chain("msa_h2", "mlp_r3"), 0.40, 0.60)
-    more = dataclasses.replace(outcome, search=(*outcome.search, other))
-    text, _, _ = written(more)
-    a, b = (summary.hash for summary in outcome.ranking)
-    assert "| configuration | seeds | genotypes | discretised % |" in text
-    assert f"| 0 | 2 of 2 | {a} 2× | 62.0 ± 2.8 |" in text
-    # 0.50 and 0.40: 7.1 with n - 1, 5.0 with n.
-    assert f"| 1 | 2 of 2 | {b}, {a} | 45.0 ± 7.1 |" in text
-
-
-def test_failures_and_stops_are_counted_with_their_reasons(
-    outcome: Outcome, written: Any, folder: ResultFolder
-) -> None:
+    """Failures and stops are counted, with their reasons."""
     no_kernel = "RuntimeError: no such kernel | <none>"
-    stop = StoppedTrial(
-        name="config_003_seed_0",
-        epochs=2,
-        total_epochs=6,
-        score=0.25,
-        settings={"token_ratio": 0.9, "seed": 0},
-    )
-    failed = dataclasses.replace(
+    a, b = outcome.ranking
+    changed = replace(
         outcome,
+        search=(*outcome.search, search_trial(1, 1, a.genotype, 0.40, 0.60)),
         not_searched=(
-            Failure("config_001_seed_1", "the loss or the weights are not finite"),
             Failure("config_002_seed_0", no_kernel),
             Failure("config_002_seed_1", no_kernel),
         ),
-        stopped=(stop,),
+        stopped=(
+            StoppedTrial(
+                name="config_003_seed_0",
+                epochs=2,
+                total_epochs=6,
+                score=0.25,
+                settings={"token_ratio": 0.9, "seed": 0},
+            ),
+        ),
         rungs=(
             Rung(epochs=4, models=(), results={}, left=(Failure("vit_seed_0", "MemoryError"),)),
         ),
         not_retrained=(Failure("vit_seed_1", "killed"), Failure("unstarted")),
     )
-    text, _, values = written(failed)
-    assert "3 of 7 searches" in text and "1 stopped early, 5 failed (reasons below)" in text
-    for failure in failed.failed:
+    text, _, values = written(changed)
+    assert "| configuration | seeds | genotypes | discretised % |" in text
+    assert f"| 0 | 2 of 2 | {a.hash} 2× | 62.0 ± 2.8 |" in text
+    # 0.50 and 0.40: 7.1 with n - 1, 5.0 with n.
+    assert f"| 1 | 2 of 2 | {b.hash}, {a.hash} | 45.0 ± 7.1 |" in text
+    assert "| 2 | 0 of 2 | – | – |" in text
+    assert "4 of 7 searches" in text and "1 stopped early, 4 failed (reasons below)" in text
+    for failure in changed.failed:
         assert f"- `{failure.name}`: {failure.error}" in text
     assert "- `unstarted`: not started, or interrupted" in text
     assert "| config_003_seed_0 | 2 of 6 | 25.0 | 0.9 |" in text
-    seeds = tables.configurations(failed)[["configuration", "seeds"]].values.tolist()
-    assert seeds == [["0", "2 of 2"], ["1", "1 of 2"], ["2", "0 of 2"]]
-    assert "| 2 | 0 of 2 | – | – |" in text
-    assert len(values["not_finished"]) == 6 and values["stopped"][0]["score"] == 0.25
+    assert len(values["not_finished"]) == 5 and values["stopped"][0]["score"] == 0.25
     page = (folder.root / "report.html").read_text()
     assert "no such kernel | &lt;none&gt;" in page and "Stopped early" in page
 
 
-def test_best_folder(outcome: Outcome, written: Any, folder: ResultFolder) -> None:
-    for _ in range(2):  # as when a sweep is continued
-        written(outcome)
-    best = outcome.ranking[0].hash
-    weights = (folder.best_dir / "model" / "model.safetensors").read_text()
-    assert weights == f"weights of {best}_seed_0"
-    assert (folder.best_dir / "model" / "README.md").read_text() == f"card of {best}_seed_0"
-    assert Genotype.load(folder.best_dir / "genotype.json") == outcome.ranking[0].genotype
-    names = {path.name for path in folder.best_dir.iterdir()}
-    assert {"encoder.png", "encoder.svg", "config.json", "result.json"} <= names
-    assert not list(folder.root.glob(".*"))
-    written(dataclasses.replace(outcome, retrained=()))
-    assert not folder.best_dir.exists()  # none is better than a wrong one
-
-
-def test_a_winner_that_gives_one_answer_to_all_is_no_best(
-    outcome: Outcome, written: Any, folder: ResultFolder
-) -> None:
-    """Of a set with a large class the accuracy alone looks like a result."""
-    assert outcome.largest_class is None and not outcome.best_is_one_answer  # not known
-    trials = [
-        dataclasses.replace(t, largest_class=0.92, balanced_accuracy=0.5) for t in outcome.retrained
-    ]
-    blunt = dataclasses.replace(outcome, retrained=tuple(trials))
-    written(outcome)
-    written(blunt)
-    assert not folder.best_dir.exists()
-    sentence = "The encoder that ranks first is no better than one answer to all images: 92.0 %"
-    for name in ("leaderboard.md", "report.html"):
-        assert sentence in (folder.root / name).read_text()
-    last = tables.leaderboard(blunt).iloc[-1]
-    assert (last["encoder"], last["test top-1 %"]) == ("largest class", "92.0")
-    assert tables.leaderboard(blunt).iloc[0]["balanced %"] == "50.0 ± 0.0"
-    trials = [dataclasses.replace(t, largest_class=0.5) for t in outcome.retrained]
-    written(dataclasses.replace(outcome, retrained=tuple(trials)))
-    assert folder.best_dir.exists()
-    assert "no better than" not in (folder.root / "leaderboard.md").read_text()
-
-
-def test_wall_time_adds_up(outcome: Outcome, search_trial: Any, make_chain: Any) -> None:
+def test_wall_time_adds_up(outcome: Outcome) -> None:
     rows = dict(tables.wall_time(outcome).values.tolist())
     assert rows == {
         "search: training": "15 s",  # 3 trials of 10 s, two at a time
@@ -161,34 +154,21 @@ def test_wall_time_adds_up(outcome: Outcome, search_trial: Any, make_chain: Any)
         "total": "2 min 20 s",
         "Ray's overhead in a trial (median)": "10.0 s",  # of 12, 12, 12, 10, 10, 10, 10
     }
-    assert tables.wall_time(dataclasses.replace(outcome, wall={})).empty
+    assert tables.wall_time(replace(outcome, wall={})).empty
     # A trial that was continued took less than its epochs: it is left out.
-    g = make_chain("msa_h2", "mlp_r3")
-    trials = [search_trial(0, s, g, 0.5, 0.5, wall_seconds=w) for s, w in enumerate((15, 4, None))]
+    trials = [replace(outcome.search[0], wall_seconds=wall) for wall in (15.0, 4.0, None)]
     assert tables.ray_seconds(trials) == 5.0
     assert tables.ray_seconds(trials[1:]) is None
 
 
-def test_saved_genotypes_say_where_they_come_from(outcome: Outcome, tmp_path: Path) -> None:
-    folder = ResultFolder(tmp_path / "mine")
-    save_genotypes(outcome, folder)
-    best = outcome.ranking[0]
-    saved = Genotype.load(folder.genotypes_dir / f"{best.hash}.json")
-    assert saved == best.genotype
-    sources = {s["trial"]: s["alpha_trace"] for s in saved.provenance["trials"]}
-    names = ("config_000_seed_0", "config_000_seed_1")
-    assert sources == {name: f"search/{name}/alpha.jsonl" for name in names}
-    assert len(list(folder.genotypes_dir.iterdir())) == 2
-
-
 def test_random_encoders_are_in_the_same_leaderboard(
-    outcome: Outcome, written: Any, folder: ResultFolder, make_chain: Any, retrain_trial: Any
+    outcome: Outcome, written: Write, folder: ResultFolder
 ) -> None:
     found = outcome.ranking[0].genotype
-    drawn = (make_chain("mlp_r3", "msa_h2"), make_chain("msa_h2", "msa_h2"), found)
+    drawn = (chain("mlp_r3", "msa_h2"), chain("msa_h2", "msa_h2"), found)
     a, b, _ = (g.canonical_hash for g in drawn)
     tests = (retrain_trial(a, 0, 0.70), retrain_trial(b, 0, 0.80))
-    more = dataclasses.replace(outcome, random=drawn, retrained=(*outcome.retrained, *tests))
+    more = replace(outcome, random=drawn, retrained=(*outcome.retrained, *tests))
     text, rows, values = written(more)
     assert f"| random | {a} | random | – | 70.0 (1 of 2 seeds) | 0.25 M |" in text
     assert text.count(f"| {found.canonical_hash} |") == 1  # found and drawn: one row
@@ -203,7 +183,7 @@ def test_random_encoders_are_in_the_same_leaderboard(
 
 
 def test_who_climbs_is_ranked_whatever_found_it(
-    climbed: Outcome, written: Any, folder: ResultFolder
+    climbed: Outcome, written: Write, folder: ResultFolder
 ) -> None:
     first, second, third = climbed.ranking
     path = folder.retrain_dir / f"{first.hash}_seed_0"
@@ -216,15 +196,14 @@ def test_who_climbs_is_ranked_whatever_found_it(
     assert f"| 3 | {third.hash} | found 1× | 60.0 | – | – |" in text
     assert "| – | plain ViT | baseline | 50.0 ± 0.0 | 70.0 ± 0.0 |" in text
     assert "Ranked by the class-balanced accuracy on held-out training images" in text
-    assert [(r["rank"], r["origin"]) for r in rows] == [
-        ("1", "random"), ("2", "search"), ("3", "search"), ("", "baseline"),
-    ]  # fmt: skip
+    origins = [("1", "random"), ("2", "search"), ("3", "search"), ("", "baseline")]
+    assert [(r["rank"], r["origin"]) for r in rows] == origins
     assert float(rows[0]["rung_12_epochs_mean"]) == pytest.approx(0.81)
     assert [r["epochs"] for r in values["genotypes"][0]["rungs"]] == [4, 12]
     assert (values["winner"], values["as_good"]) == (first.hash, [second.hash, first.hash])
 
 
-def test_several_objectives_show_the_front(several: Outcome, written: Any) -> None:
+def test_several_objectives_show_the_front(several: Outcome, written: Write) -> None:
     text, rows, values = written(several)
     table = tables.leaderboard(several)
     shown = table[["multiply-adds", "Pareto front"]].values.tolist()

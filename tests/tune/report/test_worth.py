@@ -1,10 +1,12 @@
 """Intervals and correlations, by known answers, and what a sweep says with them."""
 
-import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
+from support.sweep_trials import chain, retrain_trial, search_trial
 
+from tune.report.outcome import Outcome
 from tune.report.page import leaderboard_text
 from tune.report.worth import (
     gain_over_random,
@@ -18,8 +20,6 @@ from tune.report.worth import (
 @pytest.mark.parametrize(
     ("x", "y", "tau"),
     [
-        ([1, 2, 3, 4], [10, 20, 30, 40], 1.0),
-        ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
         ([1, 2, 3, 4], [1, 3, 2, 4], 4 / 6),  # of 6 pairs, (2, 3) alone is discordant
         # Equal as fractions, apart by the last bit in floating point: a tie.
         ([1, 1, 2], [(350 / 360 + 356 / 360) / 2, (353 / 360 + 353 / 360) / 2, 1], 1.0),
@@ -28,7 +28,7 @@ from tune.report.worth import (
         ([1, 2], [1, 2], None),
     ],
 )
-def test_kendalls_tau(x, y, tau) -> None:
+def test_kendalls_tau(x: list[float], y: list[float], tau: float | None) -> None:
     found = rank_correlation(x, y)
     assert (found and found.value) == (tau if tau is None else pytest.approx(tau))
 
@@ -38,7 +38,6 @@ def test_the_interval_of_a_correlation() -> None:
     perfect = rank_correlation(x, x)
     assert (perfect.count, perfect.low, perfect.high) == (6, None, None)  # as every resample is
     noisy = rank_correlation(x, [0.3, 0.1, 0.2, 0.6, 0.4, 0.5])
-    assert noisy == rank_correlation(x, [0.3, 0.1, 0.2, 0.6, 0.4, 0.5])
     assert noisy.value == pytest.approx(7 / 15)
     # A loop of our own over 2,000 other resamples gave -0.091 and 1.
     assert noisy.low == pytest.approx(-0.091, abs=0.1) and noisy.high == pytest.approx(1.0)
@@ -55,13 +54,13 @@ def test_mean_difference_is_welchs() -> None:
         assert (few.value, few.low, few.high) == (pytest.approx(0.15), None, None)
 
 
-@pytest.fixture
-def measured(outcome, make_chain, search_trial, retrain_trial):
+@pytest.fixture(scope="module")
+def measured(outcome: Outcome) -> Outcome:
     """Four found and two random encoders; the score orders the test but for one pair."""
-    found = [make_chain("mlp_r3", name) for name in ("msa_h2", "msa_h3", "mlp_r3", "identity")]
-    drawn = (make_chain("msa_h2", "msa_h2"), make_chain("msa_h3", "msa_h3"))
+    found = [chain("mlp_r3", name) for name in ("msa_h2", "msa_h3", "mlp_r3", "identity")]
+    drawn = (chain("msa_h2", "msa_h2"), chain("msa_h3", "msa_h3"))
     tests = zip((*found, *drawn), (0.92, 0.90, 0.91, 0.80, 0.70, 0.74), strict=True)
-    return dataclasses.replace(
+    return replace(
         outcome,
         search=tuple(search_trial(i, 0, g, 0.9 - 0.1 * i, 0.9) for i, g in enumerate(found)),
         random=drawn,
@@ -73,49 +72,38 @@ def measured(outcome, make_chain, search_trial, retrain_trial):
     )
 
 
-def test_gain_over_random(measured) -> None:
+def test_what_the_search_adds_and_what_its_score_is_worth(measured: Outcome) -> None:
     gain = gain_over_random(measured)
     assert (gain.value, gain.count) == (pytest.approx(0.925 - 0.72), 2)
-    assert gain.low < gain.value < gain.high
+    assert gain_over_random(replace(measured, search=())) is None
+    tau = score_correlation(measured)
+    assert (tau.value, tau.count) == (pytest.approx((5 - 1) / 6), 4)  # one of six pairs crossed
     text = leaderboard_text(measured)
-    assert "(" + measured.ranking[0].hash + ", 2 seeds) tests +20.5 points" in text
+    assert f"({measured.ranking[0].hash}, 2 seeds) tests +20.5 points" in text
     assert "mean of 2 random encoders; 95 % interval" in text
-    more = dataclasses.replace(measured.plan, retrain_seeds=3)
-    assert "2 of 3 seeds" in leaderboard_text(dataclasses.replace(measured, plan=more))
-    without = dataclasses.replace(measured, random=())
-    assert "--random-baseline" in leaderboard_text(without)
-    one = dataclasses.replace(measured, random=measured.random[:1])
-    assert "1 random encoder; an interval needs" in leaderboard_text(one)
-    assert gain_over_random(dataclasses.replace(measured, search=())) is None
+    assert "is +0.67 (n = 4" in text
+    few = replace(measured, search=measured.search[:2], random=measured.random[:1])
+    text = leaderboard_text(few)
+    assert "1 random encoder; an interval needs" in text
+    assert "needs three retrained encoders" in text
+    assert "--random-baseline" in leaderboard_text(replace(few, random=()))
 
 
-def test_the_verdict(measured, climbed) -> None:
+def test_the_verdict(measured: Outcome, climbed: Outcome) -> None:
     best = measured.ranking[0].hash
     lines = verdict(measured)
     assert lines[0] == f"best encoder {best}, found once: 92.5 ± 0.7 %"
     assert lines[1] == "beside it: mean of 2 random encoders 72.0 %"
     assert lines[2].startswith("it tests +20.5 points from the random ones (95 % interval +")
     assert lines[2].endswith(", which is more than noise")
-    noisy = [
-        dataclasses.replace(t, test_top1=t.test_top1 - 0.3 * t.seed) for t in measured.retrained
-    ]
-    assert verdict(dataclasses.replace(measured, retrained=tuple(noisy)))[2].endswith(
-        "no more than noise"
-    )
-    one = dataclasses.replace(measured, random=measured.random[:1])
+    noisy = [replace(t, test_top1=t.test_top1 - 0.3 * t.seed) for t in measured.retrained]
+    assert verdict(replace(measured, retrained=tuple(noisy)))[2].endswith("no more than noise")
+    one = replace(measured, random=measured.random[:1])
     assert "too few to say" in verdict(one)[2]
-    assert verdict(dataclasses.replace(measured, retrained=())) == []
+    assert verdict(replace(measured, retrained=())) == []
     # On the ladder a random encoder stands first, and one as good is cheaper.
     first, second, *_ = climbed.ranking
     lines = verdict(climbed)
     assert lines[0].startswith(f"best encoder {first.hash}, drawn at random, which no search beat")
     assert lines[2].startswith(f"the best found one, {second.hash}, tests -4.0 points")
     assert lines[3].startswith(f"as good within a standard error, and cheapest: {second.hash} with")
-
-
-def test_score_and_test(measured) -> None:
-    tau = score_correlation(measured)
-    assert (tau.value, tau.count) == (pytest.approx((5 - 1) / 6), 4)  # one of six pairs crossed
-    assert "is +0.67 (n = 4" in leaderboard_text(measured)
-    few = dataclasses.replace(measured, search=measured.search[:2])
-    assert "needs three retrained encoders" in leaderboard_text(few)
