@@ -120,14 +120,6 @@ def test_auto_is_what_ray_start_noted(tmp_path: Path, monkeypatch: pytest.Monkey
         check_address("auto")
 
 
-def test_an_address_in_brackets() -> None:
-    if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
-        pytest.skip("this machine has no IPv6")
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
-        there = f"[::1]:{server.getsockname()[1]}"
-        assert check_address(there) == there
-
-
 def test_a_job_has_its_environment_already(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray refuses to set any part of it twice."""
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)

@@ -46,9 +46,6 @@ def workers(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: node for name, node in config["available_node_types"].items() if name != head}
 
 
-# --- what all have in common ------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("text", [GPU, LOCAL], ids=["gpu", "local"])
 def test_ray_starts_with_a_token_and_its_dashboard_on_loopback(text: str) -> None:
     config = prepared(text)
@@ -102,29 +99,11 @@ def test_the_page_fills_in_each_placeholder(name: str, text: str, heading: str) 
         assert f"s/{placeholder}/" in section or f"s|{placeholder}|" in section
 
 
-# --- AWS --------------------------------------------------------------------------------------
-
-
 def test_nothing_is_to_be_filled_in(config: dict[str, Any]) -> None:
     """No name of something that only one account has: all of it is Ray's or AWS's to find."""
     assert not re.search(r"REPLACE|\b(ami|sg|subnet|vpc|fs)-\d", json.dumps(config))
     for node in config["available_node_types"].values():
         assert node["node_config"]["ImageId"].startswith("resolve:ssm:/aws/service/")
-
-
-def test_what_is_commented_out_is_valid_where_it_stands() -> None:
-    text = GPU
-    for line in ("worker_image: ", "SubnetIds: ", "SecurityGroupIds: "):
-        assert text.count(f"# {line}") == 1
-        text = text.replace(f"# {line}", line)
-    block = re.search(r"(?m)^  # - >-\n(  #   .*\n)+", text)
-    assert block is not None
-    changed = prepared(text.replace(block[0], re.sub(r"(?m)^  # ", "  ", block[0])))
-    assert changed["docker"]["worker_image"].startswith("registry.example.org/")
-    for node in changed["available_node_types"].values():
-        assert node["node_config"]["SubnetIds"] and node["node_config"]["SecurityGroupIds"]
-    first, second = changed["initialization_commands"]
-    assert ".efs." in first and second == prepared(GPU)["initialization_commands"][0]
 
 
 def test_the_head_keeps_the_results_and_workers_are_on_spot(config: dict[str, Any]) -> None:
@@ -191,7 +170,6 @@ def test_the_head_exports_the_folder_to_private_addresses(
 ) -> None:
     (share,) = config["initialization_commands"]
     calls = node.run(share)
-    assert next(call for call in calls if "install" in call).endswith("nfs-kernel-server")
     assert calls[-1] == "exportfs -ra"
     assert not any(call.startswith("mount ") for call in calls)
     path, options, *clients = (node.folder / "dasvit.exports").read_text().split()
@@ -199,8 +177,7 @@ def test_the_head_exports_the_folder_to_private_addresses(
     assert {"all_squash", "anonuid=1000", "sync"} <= set(options.removeprefix("-").split(","))
     assert clients == ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
     again = node.run(share)  # `ray up` once more
-    assert again[-1] == "exportfs -ra"
-    assert not any("apt-get" in call for call in again)
+    assert again[-1] == "exportfs -ra" and not any("apt-get" in call for call in again)
 
 
 def test_a_worker_mounts_it_as_soon_as_the_head_exports_it(
@@ -208,7 +185,6 @@ def test_a_worker_mounts_it_as_soon_as_the_head_exports_it(
 ) -> None:
     (share,) = config["initialization_commands"]
     calls = node.run(share, head_ip="10.0.0.7")
-    assert next(call for call in calls if "install" in call).endswith("nfs-common")
     assert calls.count(MOUNT) == 4  # three before the export
     assert not any(call.startswith(("exportfs", "chown")) for call in calls)
     assert node.run(share, head_ip="10.0.0.7") == ["mountpoint -q /mnt/dasvit"]
@@ -241,75 +217,10 @@ def test_workers_get_the_heads_own_image(config: dict[str, Any], node: Node) -> 
         node.run(look_up)
 
 
-@pytest.mark.slow
-def test_ray_starts_it_on_a_simulated_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as moto goes: it looks no image up, checks no right, and runs nothing on a node."""
-    boto3 = pytest.importorskip("boto3")
-    moto = pytest.importorskip("moto")
-    from ray.autoscaler._private.commands import _bootstrap_config
-    from ray.autoscaler._private.providers import _get_node_provider
-
-    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes the key pair under it
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "simulated")
-    (tmp_path / ".ssh").mkdir()
-    raw = yaml.safe_load(GPU)
-    name = "ray-autoscaler-dasvit"  # as in the file's line that narrows ssh
-    assert GPU.count(f"--group-name {name} ") == 2
-
-    with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
-        ec2 = boto3.client("ec2", region_name=raw["provider"]["region"])
-        final = _bootstrap_config(raw, no_config_cache=True)
-
-        def open_to() -> list[tuple[Any, list[str]]]:
-            """Port, and addresses; what is open to the group itself is left out."""
-            (group,) = ec2.describe_security_groups(GroupNames=[name])["SecurityGroups"]
-            rules = [rule for rule in group["IpPermissions"] if rule["IpRanges"]]
-            return [(r.get("FromPort"), [a["CidrIp"] for a in r["IpRanges"]]) for r in rules]
-
-        assert open_to() == [(22, ["0.0.0.0/0"])]
-        ssh = {"GroupName": name, "IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
-        ec2.revoke_security_group_ingress(**ssh, CidrIp="0.0.0.0/0")
-        ec2.authorize_security_group_ingress(**ssh, CidrIp="192.0.2.1/32")
-        _bootstrap_config(raw, no_config_cache=True)  # `ray up` once more
-        assert open_to() == [(22, ["192.0.2.1/32"])]
-
-        nodes = final["available_node_types"]
-        assert nodes["head"]["resources"]["CPU"] == 0
-        for node in workers(final).values():
-            assert {"CPU": 8, "GPU": 1}.items() <= node["resources"].items()
-        provider = _get_node_provider(final["provider"], final["cluster_name"])
-        tags = {"ray-node-type": "head", "ray-launch-config": "-", "ray-node-name": "-"}
-        head = nodes["head"]["node_config"] | final["head_node"]
-        (first,) = provider.create_node(head, tags, 1)
-        for worker in workers(final).values():
-            provider.create_node(worker["node_config"], tags | {"ray-node-type": "worker"}, 1)
-        provider.terminate_nodes(provider.non_terminated_nodes({"ray-node-type": "head"}))
-        assert list(provider.create_node(head, tags, 1)) == [first]  # the same disk
-    assert Path(final["auth"]["ssh_private_key"]).is_relative_to(tmp_path)
-
-
-# --- own machines, and Kubernetes -------------------------------------------------------------
-
-
 def test_all_of_ones_own_workers_start() -> None:
     (node,) = prepared(LOCAL)["available_node_types"].values()
     addresses = yaml.safe_load(LOCAL)["provider"]["worker_ips"]
     assert node["min_workers"] == node["max_workers"] == len(addresses)
-
-
-def test_the_job_is_what_kuberay_reads() -> None:
-    """Its fields are those of the RayJob definition of KubeRay 1.7; this keeps others out."""
-    assert (CLAIM["apiVersion"], CLAIM["kind"]) == ("v1", "PersistentVolumeClaim")
-    assert (JOB["apiVersion"], JOB["kind"]) == ("ray.io/v1", "RayJob")
-    assert set(JOB["spec"]) == {
-        *("entrypoint", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"),
-        "rayClusterSpec",
-    }
-    assert set(JOB["spec"]["rayClusterSpec"]) == {
-        *("rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions"),
-        *("headGroupSpec", "workerGroupSpecs"),
-    }
 
 
 def test_the_job_asks_for_the_token_and_opens_no_port_to_the_outside() -> None:
