@@ -36,13 +36,9 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--dataset nix", "'nix'"),
-        ("--operations zero foo_x1 --stage-ops 2 2 2", "foo_x1"),
         ("--dim 10", "10"),
         ("--retrain.dim 10", "--retrain.dim 10"),
         ("--seeds 0", "seeds must lie in [1, 100000], but got 0"),
-        ("--preset cifar10", "--data-dir"),
-        ("--preset cifar10 --data-dir nowhere", "nowhere"),
         ("--preset cifar10 --data-dir corrupt", "corrupt"),
         ("--preset cifar10 --dataset digits --image-size 224", "--gpus-per-trial 0"),
         ("--gpus-per-trial 99", "--gpus-per-trial 99: this machine has"),

