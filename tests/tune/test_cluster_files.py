@@ -220,10 +220,72 @@ def test_workers_get_the_heads_own_image(config: dict[str, Any], node: Node) -> 
         node.run(look_up)
 
 
+@pytest.mark.slow
+def test_ray_starts_it_on_a_simulated_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as moto goes: it looks no image up, checks no right, and runs nothing on a node."""
+    boto3 = pytest.importorskip("boto3")
+    moto = pytest.importorskip("moto")
+    from ray.autoscaler._private.commands import _bootstrap_config
+    from ray.autoscaler._private.providers import _get_node_provider
+
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes the key pair under it
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "simulated")
+    (tmp_path / ".ssh").mkdir()
+    raw = yaml.safe_load(GPU)
+    name = "ray-autoscaler-dasvit"  # as in the file's line that narrows ssh
+    assert GPU.count(f"--group-name {name} ") == 2
+
+    with moto.mock_aws(config={"iam": {"load_aws_managed_policies": True}}):
+        ec2 = boto3.client("ec2", region_name=raw["provider"]["region"])
+        final = _bootstrap_config(raw, no_config_cache=True)
+
+        def open_to() -> list[tuple[Any, list[str]]]:
+            """Port, and addresses; what is open to the group itself is left out."""
+            (group,) = ec2.describe_security_groups(GroupNames=[name])["SecurityGroups"]
+            rules = [rule for rule in group["IpPermissions"] if rule["IpRanges"]]
+            return [(r.get("FromPort"), [a["CidrIp"] for a in r["IpRanges"]]) for r in rules]
+
+        assert open_to() == [(22, ["0.0.0.0/0"])]
+        ssh = {"GroupName": name, "IpProtocol": "tcp", "FromPort": 22, "ToPort": 22}
+        ec2.revoke_security_group_ingress(**ssh, CidrIp="0.0.0.0/0")
+        ec2.authorize_security_group_ingress(**ssh, CidrIp="192.0.2.1/32")
+        _bootstrap_config(raw, no_config_cache=True)  # `ray up` once more
+        assert open_to() == [(22, ["192.0.2.1/32"])]
+
+        nodes = final["available_node_types"]
+        assert nodes["head"]["resources"]["CPU"] == 0
+        for node in workers(final).values():
+            assert {"CPU": 8, "GPU": 1}.items() <= node["resources"].items()
+        provider = _get_node_provider(final["provider"], final["cluster_name"])
+        tags = {"ray-node-type": "head", "ray-launch-config": "-", "ray-node-name": "-"}
+        head = nodes["head"]["node_config"] | final["head_node"]
+        (first,) = provider.create_node(head, tags, 1)
+        for worker in workers(final).values():
+            provider.create_node(worker["node_config"], tags | {"ray-node-type": "worker"}, 1)
+        provider.terminate_nodes(provider.non_terminated_nodes({"ray-node-type": "head"}))
+        assert list(provider.create_node(head, tags, 1)) == [first]  # the same disk
+    assert Path(final["auth"]["ssh_private_key"]).is_relative_to(tmp_path)
+
+
 def test_all_of_ones_own_workers_start() -> None:
     (node,) = prepared(LOCAL)["available_node_types"].values()
     addresses = yaml.safe_load(LOCAL)["provider"]["worker_ips"]
     assert node["min_workers"] == node["max_workers"] == len(addresses)
+
+
+def test_the_job_is_what_kuberay_reads() -> None:
+    """Its fields are those of the RayJob definition of KubeRay 1.7; this keeps others out."""
+    assert (CLAIM["apiVersion"], CLAIM["kind"]) == ("v1", "PersistentVolumeClaim")
+    assert (JOB["apiVersion"], JOB["kind"]) == ("ray.io/v1", "RayJob")
+    assert set(JOB["spec"]) == {
+        *("entrypoint", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"),
+        "rayClusterSpec",
+    }
+    assert set(CLUSTER) == {
+        *("rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions"),
+        *("headGroupSpec", "workerGroupSpecs"),
+    }
 
 
 def test_the_job_asks_for_the_token_and_opens_no_port_to_the_outside() -> None:

@@ -87,7 +87,7 @@ def test_trials_differ_by_their_seed_and_are_named_by_it(
 def test_a_trial_runs_reports_and_is_not_run_again(
     setup: SearchSetup, sampled: Sampled, job: Job, run: Run, tmp_path: Path
 ) -> None:
-    """Once a mistake of the user, which is recorded and not tried again, is mended."""
+    """A mistake of the user is recorded; once it is mended, the trial runs."""
     job.folder.mkdir()
     (job.folder / "genotype.json").write_text("{}")  # somebody else's
     assert run(setup, sampled) == [{"finished": 0}]
