@@ -7,10 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ray.exceptions import GetTimeoutError
 
+from dasvit.search.config import SearchConfig
 from tune.cluster import CHECKOUT, ENVIRONMENT, _runtime_env, check_address, check_storage, connect
-from tune.demand import Cluster, _cpu_limits, check_gpus, check_workers, demand, own_cpus
+from tune.demand import (
+    Cluster,
+    Demand,
+    _cpu_limits,
+    check_gpus,
+    check_workers,
+    demand,
+    own_cpus,
+)
+from tune.options import parse_options
+from tune.phases import memory_warning
 
 LAPTOP = Cluster(address="local", cpus=2, gpus=0, node_cpus=2, node_gpus=0, nodes=1)
 GPUS = Cluster(address="auto", cpus=64, gpus=8, node_cpus=32, node_gpus=4, nodes=3)
@@ -63,6 +75,32 @@ def test_what_is_refused_before_that() -> None:
         check_gpus(0, "cifar10", gpus_per_trial=None)
     for there, asked in ((0, 0), (0, 1), (1, None)):  # asked for; they will come; they are there
         check_gpus(there, "cifar10", gpus_per_trial=asked)
+
+
+def test_the_memory_of_the_most_that_is_drawn_is_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine with a GPU of 1000 bytes."""
+    planned: list[tuple[SearchConfig, int]] = []
+
+    def shortfall(config: SearchConfig, available: int, progress: object) -> str:
+        planned.append((config, available))
+        return "too much"
+
+    def warning(argv: str, gpus: float) -> tuple[SearchConfig, str | None]:
+        options = parse_options(argv.split())
+        need = Demand(cpus=1, gpus=gpus, concurrent=1)
+        return options.plan.search, memory_warning(options, need)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("tune.phases.device_memory", lambda device: 1000)
+    monkeypatch.setattr("tune.phases.shortfall", shortfall)
+    drawn, text = warning("--batch-size 8", 1.0)
+    fixed, _ = warning("--batch-size 8 --token-ratio 0.5 --xi 0", 0.25)
+    assert text == "too much"
+    most = drawn.replaced(token_ratio=1.0, xi=drawn.weight_lr)
+    assert planned == [(most, 1000), (fixed, 250)]
+    assert warning("", 0.0)[1] is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert warning("", 1.0)[1] is None
 
 
 def test_cpus_of_this_process(tmp_path: Path) -> None:
