@@ -14,13 +14,13 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tune" / "run_search.py"
 
-SMALL = [
+BASE = [
     *("--name", "small", "--num-samples", "1", "--seeds", "2", "--dim", "12"),
     *("--stage-epochs", "2", "--stage-layers", "1", "1", "1", "--token-ratio", "0.5", "--xi", "0"),
     *("--retrain-top", "1", "--retrain-seeds", "1", "--retrain.dim", "12", "--retrain.depth", "2"),
     *("--retrain.epochs", "4", "--retrain.warmup-epochs", "1"),
-    *("--random-baseline", "0"),
 ]
+SMALL = [*BASE, "--random-baseline", "0"]
 """Arguments of a sweep of two searches, a rung of the ladder and two retrainings."""
 
 
@@ -74,13 +74,15 @@ class SweepProcess:
 
     def interrupt(self) -> None:
         """Ctrl-C, as a terminal does it: to all of the group."""
-        self._look()
-        os.killpg(self.process.pid, signal.SIGINT)
+        self._signal(signal.SIGINT)
 
     def terminate(self) -> None:
         """SIGTERM to all of the group."""
+        self._signal(signal.SIGTERM)
+
+    def _signal(self, number: int) -> None:
         self._look()
-        os.killpg(self.process.pid, signal.SIGTERM)
+        os.killpg(self.process.pid, number)
 
     def kill(self) -> int:
         """SIGKILL to the main process alone."""

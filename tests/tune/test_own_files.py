@@ -76,28 +76,17 @@ def test_a_bad_space_is_one_line(
     assert str(caught.value).startswith("--space ")
 
 
-@pytest.mark.parametrize(
-    ("where", "message"),
-    [
+def test_where_it_cannot_be(own: Write, search_config: SearchConfig) -> None:
+    file = own("return {}\n\n\ndef nothing():\n    return {}\n").removesuffix(":space")
+    for where, message in (
         ("space", "must be FILE.py:function"),
         ("mine.txt:space", "must be FILE.py:function"),
         ("other.py:space", "there is no file"),
-        ("mine.py:nix", "has no function nix"),
-        ("mine.py:nothing", r"TypeError.*takes \(search, \*, fixed\)"),
-    ],
-)
-def test_where_it_cannot_be(
-    where: str,
-    message: str,
-    own: Write,
-    search_config: SearchConfig,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    own("return {}\n\n\ndef nothing():\n    return {}\n")
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        load_space(where, search_config, fixed=())
+        (f"{file}:nix", "has no function nix"),
+        (f"{file}:nothing", r"TypeError.*takes \(search, \*, fixed\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_space(where, search_config, fixed=())
 
 
 CALLBACKS = """

@@ -5,10 +5,7 @@ import csv
 import errno
 import json
 import os
-import subprocess
 import sys
-import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 from ray.tune import ExperimentAnalysis
+from support.sweep_process import BASE, ROOT, SCRIPT, SweepProcess
 
 from dasvit.report.record import load_retrain_result
 from dasvit.spaces.cell.genotype import Genotype
@@ -26,9 +24,6 @@ from tune.demand import Cluster
 from tune.options import parse_options
 from tune.run_search import _command, main
 from tune.store import open_folder
-
-ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "tune" / "run_search.py"
 
 
 @pytest.fixture(autouse=True)
@@ -41,13 +36,9 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--dataset nix", "'nix'"),
-        ("--operations zero foo_x1 --stage-ops 2 2 2", "foo_x1"),
         ("--dim 10", "10"),
         ("--retrain.dim 10", "--retrain.dim 10"),
         ("--seeds 0", "seeds must lie in [1, 100000], but got 0"),
-        ("--preset cifar10", "--data-dir"),
-        ("--preset cifar10 --data-dir nowhere", "nowhere"),
         ("--preset cifar10 --data-dir corrupt", "corrupt"),
         ("--preset cifar10 --dataset digits --image-size 224", "--gpus-per-trial 0"),
         ("--gpus-per-trial 99", "--gpus-per-trial 99: this machine has"),
@@ -143,37 +134,17 @@ def test_the_command_works_where_it_is_printed(
 
 
 TINY = [
-    *("--name", "tiny", "--num-samples", "1", "--dim", "12", "--batch-size", "240"),
-    *("--stage-epochs", "1", "--stage-layers", "1", "1", "1", "--token-ratio", "0.5", "--xi", "0"),
-    *("--retrain-top", "1", "--retrain-seeds", "1", "--retrain.dim", "12", "--retrain.depth", "2"),
-    *("--retrain.epochs", "2", "--retrain.warmup-epochs", "1", "--retrain.batch-size", "240"),
+    *BASE,
+    *("--name", "tiny", "--stage-epochs", "1", "--batch-size", "240"),
+    *("--retrain.epochs", "2", "--retrain.batch-size", "240"),
 ]
 
 
-def command(*argv: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The script in a process of its own."""
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *TINY, *argv],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        check=False,
-    )
-
-
-def left_behind(marker: str) -> list[str]:
-    """Command lines of processes whose environment holds the marker, once they had time to end."""
-    deadline = time.monotonic() + 20
-    while True:
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # ended meanwhile, or another user's
-                if marker.encode() in (process / "environ").read_bytes():
-                    found.append((process / "cmdline").read_text().replace("\0", " "))
-        if not found or time.monotonic() > deadline:
-            return found
-        time.sleep(0.5)
+def swept(folder: Path, *argv: str, **environment: str) -> SweepProcess:
+    """A sweep in a process of its own, to its end."""
+    sweep = SweepProcess(folder, [*TINY, *argv], **environment)
+    assert sweep.wait(280) == 0, sweep.error
+    return sweep
 
 
 def leaderboard(root: Path) -> list[dict[str, str]]:
@@ -183,11 +154,9 @@ def leaderboard(root: Path) -> list[dict[str, str]]:
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("one_ray_at_a_time")
 def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
-    options = ("--seeds", "2", "--random-baseline", "1")
-    marker = uuid.uuid4().hex
-    done = command(*options, DASVIT_TEST_MARKER=marker)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert left_behind(marker) == []
+    options = ("--random-baseline", "1")
+    sweep = swept(tmp_path, *options)
+    assert (sweep.error, sweep.left_behind()) == ("", [])
     root = tmp_path / "runs" / "tiny"
     search = [root / "search" / f"config_000_seed_{seed}" for seed in (0, 1)]
     results = [json.loads((folder / "result.json").read_text()) for folder in search]
@@ -223,7 +192,7 @@ def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
         f"best encoder {best}, ",
         "python -m dasvit predict --model ",
     ):
-        assert part in done.stdout
+        assert part in sweep.output
 
     # What is left for others to read: the record, TensorBoard's files, Ray's own record.
     record = json.loads((root / "sweep.json").read_text())
@@ -248,9 +217,7 @@ def test_a_sweep_from_end_to_end(tmp_path: Path) -> None:
     # With more samples and seeds it is extended: what is there stays. A terminal that cannot show
     # a character ends nothing.
     more = ("--num-samples", "2", "--retrain-seeds", "2")
-    done = command(*options, *more, PYTHONIOENCODING="ascii")
-    assert done.returncode == 0, done.stderr
-    assert "?" in done.stdout
+    assert "?" in swept(tmp_path, *options, *more, PYTHONIOENCODING="ascii").output
     assert {path: path.read_bytes() for path in before} == before
     assert len(list(root.glob("search/*/result.json"))) == 4
     assert len(list(root.glob("retrain/vit_*/result.json"))) == 2
@@ -264,10 +231,12 @@ def test_a_random_search_retrained_by_one_and_by_two_workers(tmp_path: Path) -> 
     weights = []
     for workers in (1, 2):
         storage = tmp_path / str(workers)
-        options = ["--search", "random", "--num-samples", "2", "--seeds", "1"]
-        options += ["--workers", str(workers), "--retrain.optimizer", "sgd"]
-        done = command(*options, "--storage-path", str(storage))
-        assert (done.returncode, done.stderr) == (0, "")
+        swept(
+            tmp_path,
+            *("--storage-path", str(storage), "--workers", str(workers)),
+            *("--search", "random", "--num-samples", "2", "--seeds", "1"),
+            *("--retrain.optimizer", "sgd"),
+        )
         [folder] = (storage / "tiny" / "retrain").glob("vit_seed_*")
         assert load_retrain_result(folder / "result.json").num_processes == workers
         weights.append(safetensors.torch.load_file(folder / "model" / "model.safetensors"))

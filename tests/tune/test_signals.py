@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,11 +48,17 @@ def started(request: pytest.FixtureRequest) -> Iterator[Started]:
     process.communicate()
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def ends(pid: int, seconds: float = 5) -> bool:
+    """Whether a process is gone, once a busy machine had time to end it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @pytest.mark.parametrize("started", ["pass", HANGS], indirect=True)
@@ -61,7 +68,7 @@ def test_sigterm_ends_all(started: Started) -> None:
     _, error = process.communicate(timeout=10)
     assert process.returncode == 143
     assert error == "\nstopped by SIGTERM; continue with: the command\n"
-    assert not alive(child)
+    assert ends(child)
 
 
 @pytest.mark.parametrize("started", [HANGS], indirect=True)
@@ -69,10 +76,10 @@ def test_a_second_ctrl_c_ends_all(started: Started) -> None:
     process, child = started
     assert process.stderr is not None
     process.send_signal(signal.SIGINT)
-    assert process.stderr.readline() == "\n"
-    assert process.stderr.readline() == "stopping; Ctrl-C once more ends it without a report\n"
+    said = process.stderr.readline() + process.stderr.readline()
+    assert said == "\nstopping; Ctrl-C once more ends it without a report\n"
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert error == "\nstopped; continue with: the command\n"
-    assert not alive(child)
+    assert ends(child)

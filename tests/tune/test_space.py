@@ -48,16 +48,6 @@ def test_the_method_says_what_varies(search_config: SearchConfig) -> None:
         outer_space(search_config.replaced(method=Unnamed()))
 
 
-def test_a_fixed_setting_stays_as_given(search_config: SearchConfig) -> None:
-    config = search_config.replaced(token_ratio=0.31, gamma_max=0.4)
-    space = outer_space(config, fixed=("token_ratio", "gamma_max"))
-    assert "token_ratio" not in space
-    for seed in range(50):
-        got = to_search_config(config, draw(space, seed), seed).method
-        assert (got.token_ratio, got.gamma_max) == (0.31, 0.4)
-        assert got.gamma_min < 0.4
-
-
 def test_a_sweep_begins_with_its_own_settings_and_plain_darts(search_config: SearchConfig) -> None:
     """One stage, all tokens, no penalty, first order, whatever the sweep starts from or keeps."""
     second_order = search_config.replaced(token_ratio=0.5, xi=0.1)

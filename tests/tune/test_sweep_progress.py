@@ -1,7 +1,6 @@
 """The live view of a phase."""
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ class FakeTrial:
 
 
 class Screen(io.StringIO):
-    """What is shown, with a clock beside it."""
+    """What is shown of a search, with a clock beside it."""
 
     seconds = 0.0
     is_terminal = False
@@ -29,17 +28,7 @@ class Screen(io.StringIO):
     def isatty(self) -> bool:
         return self.is_terminal
 
-
-@pytest.fixture
-def screen() -> Screen:
-    return Screen()
-
-
-@pytest.fixture
-def make(screen: Screen) -> Callable[..., Any]:
-    """A view of a search; Any, as it takes the fake trials."""
-
-    def made(**options: Any) -> Any:
+    def view(self, **options: Any) -> Any:  # Any, as it takes the fake trials
         values = {
             "total": 4,
             "concurrent": 2,
@@ -47,16 +36,19 @@ def make(screen: Screen) -> Callable[..., Any]:
             "name": lambda config: config["name"],
             "metric": "score",
             "then": ", then 8 retrainings",
-            "out": screen,
-            "now": lambda: screen.seconds,
+            "out": self,
+            "now": lambda: self.seconds,
         }
         return Progress("search", **values | options)
 
-    return made
+
+@pytest.fixture
+def screen() -> Screen:
+    return Screen()
 
 
-def test_lines_of_a_log(screen: Screen, make: Callable[..., Any]) -> None:
-    progress = make()
+def test_lines_of_a_log(screen: Screen) -> None:
+    progress = screen.view()
     one, two = FakeTrial({"name": "one"}), FakeTrial({"name": "two"})
     progress.on_trial_start(0, [], one)
     progress.on_trial_start(0, [], two)
@@ -87,21 +79,10 @@ def test_lines_of_a_log(screen: Screen, make: Callable[..., Any]) -> None:
     )
 
 
-def test_finished_before_counts_but_is_not_told(screen: Screen, make: Callable[..., Any]) -> None:
-    progress = make(done_before=frozenset({"one"}))
-    one = FakeTrial({"name": "one"}, {"finished": 1, "score": 0.9})
-    progress.on_trial_start(0, [], one)
-    progress.on_trial_complete(0, [], one)
-    assert screen.getvalue() == ""
-    assert progress.status([]) == "search 1/4 | best 90.0% | 0 s elapsed, then 8 retrainings"
-
-
-def test_a_terminal_has_one_line(
-    screen: Screen, make: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_has_one_line(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     screen.is_terminal = True
-    progress = make()
+    progress = screen.view()
     trial = FakeTrial({"name": "one" * 20}, {"epoch": 2, "total_epochs": 4})
     progress.on_trial_start(0, [], trial)
     for screen.seconds in (1.0, 2.0):
@@ -115,26 +96,29 @@ def test_a_terminal_has_one_line(
     assert screen.getvalue().endswith(last)
 
 
-def test_the_last_trial_bounds_the_end(screen: Screen, make: Callable[..., Any]) -> None:
-    """One trial left cannot be shared by two workers."""
-    progress = make(total=2)
-    done, last = FakeTrial({"name": "a"}, {"finished": 1}), FakeTrial({"name": "b"})
-    progress.on_trial_start(0, [], done)
+def test_the_last_trial_bounds_the_end(screen: Screen) -> None:
+    """One trial left cannot be shared by two workers. What had finished before counts, but is not
+    told."""
+    progress = screen.view(total=3, done_before=frozenset({"before"}))
+    before, done = (FakeTrial({"name": n}, {"finished": 1, "score": 0.9}) for n in ("before", "a"))
+    for trial in (before, done):
+        progress.on_trial_start(0, [], trial)
+    progress.on_trial_complete(0, [], before)
+    assert screen.getvalue() == ""
     screen.seconds = 100
     progress.on_trial_complete(0, [], done)
-    progress.on_trial_start(0, [], last)
-    assert "about 1 min 40 s left" in progress.status([("b", {})])
+    progress.on_trial_start(0, [], FakeTrial({"name": "b"}))
+    shown = progress.status([("b", {})])
+    assert shown.startswith("about 1 min 40 s left | search 2/3 | best 90.0% | ")
 
 
-def test_errors_and_stops_are_counted_and_passed_on(
-    screen: Screen, make: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_errors_and_stops_are_counted_and_passed_on(screen: Screen, tmp_path: Path) -> None:
     told: list[tuple[str, Any]] = []
 
     def tell(config: dict[str, Any], what: Any) -> None:
         told.append((config["name"], what))
 
-    progress = make(failed=tell, stopped=tell)
+    progress = screen.view(failed=tell, stopped=tell)
     kept = tmp_path / "error.txt"
     kept.write_text("Traceback\nit died")
     for name, file in (("one", str(kept)), ("two", str(tmp_path / "none")), ("three", None)):

@@ -66,36 +66,28 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     return made
 
 
-def test_a_search_is_named_by_configuration_and_seed(setup: SearchSetup, tmp_path: Path) -> None:
-    """A configuration's trials differ by the seed alone."""
+def test_trials_differ_by_their_seed_and_are_named_by_it(
+    setup: SearchSetup, tmp_path: Path
+) -> None:
     draw = {"token_ratio": 0.1 + 0.2, "gamma_max": 0.7, "xi": 1e-3}
     for seed in (7, 8):
         job = setup.job(draw | {CONFIGURATION: 3, SEED: seed})
         assert job.folder == tmp_path / f"config_003_seed_{seed}"
         assert job.config == setup.search.replaced(**draw, seed=seed)
         assert pickle.loads(pickle.dumps(job)) == job
-
-
-def test_a_retraining_is_named_by_model_and_seed(tmp_path: Path) -> None:
     retrain = RetrainConfig(data=DataConfig(image_size=8), patch_size=4, dim=8, seed=5)
-    setup = RetrainSetup(
-        retrain=retrain,
-        genotypes_dir=tmp_path / "genotypes",
-        trials_dir=tmp_path / "retrain",
-        ray_dir=tmp_path / "ray",
-        demand=NEED,
-    )
-    job = setup.job({"model": "0123456789ab", "seed": 7})
-    assert job.folder.name == "0123456789ab_seed_7"
-    model = str(tmp_path / "genotypes" / "0123456789ab.json")
-    assert job.config == replace(retrain, model=model, seed=7)
-    assert setup.job({"model": "vit", "seed": 7}).config == replace(retrain, model="vit", seed=7)
+    places = {"trials_dir": tmp_path, "ray_dir": tmp_path / "ray"}
+    retrained = RetrainSetup(retrain=retrain, genotypes_dir=tmp_path, demand=NEED, **places)
+    for model, where in (("vit", "vit"), ("0123456789ab", str(tmp_path / "0123456789ab.json"))):
+        job = retrained.job({"model": model, "seed": 7})
+        assert job.folder == tmp_path / f"{model}_seed_7"
+        assert job.config == replace(retrain, model=where, seed=7)
 
 
 def test_a_trial_runs_reports_and_is_not_run_again(
     setup: SearchSetup, sampled: Sampled, job: Job, run: Run, tmp_path: Path
 ) -> None:
-    """Once a mistake of the user, which is recorded and not tried again, is mended."""
+    """A mistake of the user is recorded; once it is mended, the trial runs."""
     job.folder.mkdir()
     (job.folder / "genotype.json").write_text("{}")  # somebody else's
     assert run(setup, sampled) == [{"finished": 0}]

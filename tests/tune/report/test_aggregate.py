@@ -3,16 +3,10 @@
 import math
 
 import pytest
-from support.sweep_trials import chain, retrain_trial, search_trial
+from support.sweep_trials import chain, search_trial
 
 from dasvit.spaces.cell.genotype import Edge, Genotype
-from tune.report.aggregate import (
-    merge_genotypes,
-    rank_configs,
-    rank_genotypes,
-    summarize_models,
-    vote,
-)
+from tune.report.aggregate import merge_genotypes, rank_genotypes, vote
 
 OPERATIONS = ("zero", "identity", "msa_h2", "mlp_r3")
 A, B = chain("msa_h2", "mlp_r3"), chain("identity", "mlp_r3")
@@ -49,19 +43,6 @@ def test_ties_go_to_the_more_frequent() -> None:
     trials = [search_trial(0, 0, A, 0.5, 0.5)]
     trials += [search_trial(1, seed, B, 0.5, 0.5) for seed in (0, 1)]
     assert rank_genotypes(merge_genotypes(trials), "discretised_accuracy")[0].genotype == B
-
-
-def test_configurations_and_models_over_seeds() -> None:
-    scores = {(0, 0): 0.5, (0, 1): 0.7, (1, 0): 0.9}
-    trials = [search_trial(*place, A, score, 0.6) for place, score in scores.items()]
-    first, second = rank_configs(trials, "discretised_accuracy")
-    assert (first.config_index, second.config_index) == (1, 0)
-    assert second.score("discretised_accuracy").mean == pytest.approx(0.6)
-    assert second.settings == {"token_ratio": 0.5}  # the seed is not a setting of it
-    tested = (("vit", 0, 0.90), ("a", 0, 0.5), ("vit", 1, 0.94))
-    models = summarize_models([retrain_trial(*own) for own in tested])
-    assert models["vit"].score("test_top1").mean == pytest.approx(0.92)
-    assert models["a"].score("test_top1").std is None
 
 
 def test_vote_by_hand() -> None:

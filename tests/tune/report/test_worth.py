@@ -17,6 +17,13 @@ from tune.report.worth import (
 )
 
 
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the interval does not matter."""
+    monkeypatch.setattr("tune.report.worth.RESAMPLES", 50)
+
+
+@pytest.mark.usefixtures("few_resamples")
 @pytest.mark.parametrize(
     ("x", "y", "tau"),
     [
@@ -72,6 +79,7 @@ def measured(outcome: Outcome) -> Outcome:
     )
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_what_the_search_adds_and_what_its_score_is_worth(measured: Outcome) -> None:
     gain = gain_over_random(measured)
     assert (gain.value, gain.count) == (pytest.approx(0.925 - 0.72), 2)
