@@ -19,7 +19,6 @@ import dasvit.search.step
 import dasvit.spaces.cell.operations
 import dasvit.training.loop
 from dasvit.cli import COMMANDS, parse_command
-from dasvit.methods import DARTS
 from dasvit.presets import get_preset
 from dasvit.report.record import load_retrain_result, load_search_result
 from dasvit.search.loop import load_search_config
@@ -75,15 +74,6 @@ def test_help_of_a_command(call: Callable[..., Done], command: str) -> None:
     assert not re.search(r"\(default[^)]*\)[^-]{0,20}\(default", everything)
 
 
-@pytest.mark.parametrize("preset", ["digits", "cifar10"])
-def test_help_shows_the_values_of_the_preset(call: Callable[..., Done], preset: str) -> None:
-    text = " ".join(call("retrain", f"--preset={preset}", "--help").out.split())
-    for name in ("dim", "lr", "batch_size", "epochs"):
-        after = text.split(f" --{name.replace('_', '-')} ", 1)[1]
-        default = after.split("(default: ", 1)[1].split(")")[0]
-        assert float(default) == getattr(get_preset(preset).retrain, name), name
-
-
 @pytest.mark.parametrize("command", ["search", "retrain", "complexity", "memory"])
 def test_settings_start_at_a_preset(command: str) -> None:
     """What a command line without options takes is `get_preset(name)`, from Python too."""
@@ -104,19 +94,14 @@ def test_search_draw_retrain_evaluate_complexity(
     out = succeed(*SEARCH, "--seed", "3")
     found = workdir / "runs" / "search-digits-seed3"
     assert "searching digits on cpu, results in runs/search-digits-seed3" in out
-    assert "epoch 1/2" in out
     assert "epoch 2/2" in out
     config = load_search_config(found)
     assert config.seed == 3
     assert [(s.num_layers, s.num_ops) for s in config.stages] == [(1, 8), (1, 3)]
-    assert config.setting("alpha_lr") == get_preset("digits").search.setting(
-        "alpha_lr"
-    )  # the rest is the preset's
     result = load_search_result(found / "result.json")
     assert str(result.genotype) in out
-    assert {"genotype.json", "alpha.jsonl", "encoder.png", "encoder.svg", "checkpoint.pt"} <= set(
-        names_in(found)
-    )
+    written = {"genotype.json", "alpha.jsonl", "encoder.png", "encoder.svg", "checkpoint.pt"}
+    assert written <= set(names_in(found))
     assert [name for name in names_in(found) if name.startswith("events.out.tfevents")]
     (command,) = re.findall(r"^next: python -m dasvit (.*)$", out, re.MULTILINE)
     assert command == (
@@ -179,15 +164,6 @@ def test_a_given_folder_is_used_and_resumed(
     assert {k: v for k, v in files_of(workdir).items() if k in before} == before
 
 
-def test_plain_darts_by_its_name(workdir: Path, succeed: Callable[..., str]) -> None:
-    argv = ("--dim", "12", "--patch-size", "4", "--stage-epochs", "1", "--batch-size", "32")
-    out = succeed("search", "--method=darts", *argv, "--device", "cpu", "--out", "found")
-    assert "epoch 1/1" in out
-    config = load_search_config(workdir / "found")
-    assert type(config.method) is DARTS
-    assert config.stages[0].num_layers == get_preset("digits").search.stages[0].num_layers
-
-
 def test_a_users_operation_is_searched_derived_and_retrained(
     workdir: Path,
     call: Callable[..., Done],
@@ -215,15 +191,6 @@ def test_a_users_operation_is_searched_derived_and_retrained(
     succeed("draw", "found", "--out", "found/drawn", *plugins)
     succeed(*RETRAIN, "--model", "found/genotype.json", "--out", "trained", *plugins)
     assert "test accuracy" in succeed("evaluate", "trained", "--device", "cpu")
-
-
-def test_the_papers_encoder(succeed: Callable[..., str]) -> None:
-    """The README's line; the preset is the paper's unless told otherwise."""
-    out = succeed("complexity", "--model", "dasvit_cifar10", "--no-latency")
-    assert out.splitlines()[0] == (
-        "dasvit_cifar10: 50.4 M parameters; 9.88 G multiply-adds, linear and convolution layers; "
-        "10.6 G with attention products"
-    )
 
 
 def test_a_named_encoder_is_drawn_here(workdir: Path, succeed: Callable[..., str]) -> None:

@@ -1,7 +1,6 @@
 """Parameters and multiply-adds: the paper's encoder, closed forms, and fvcore's count."""
 
 import copy
-import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -32,39 +31,28 @@ SMALL: dict[str, Any] = {
 }
 
 
-def timm_model(name: str, **settings: Any) -> nn.Module:
-    with torch.device("meta"):  # no time for an initialisation that no count depends on
-        return timm.create_model(name, **settings)
-
-
 def counted(params: int, linear: int, attention: int) -> Complexity:
     return Complexity(num_params=params, macs_linear=linear, macs_attention=attention)
 
 
-@pytest.mark.parametrize("genotype", ["dasvit_cifar10", "dasvit_imagenet100"])
-def test_paper_encoder(genotype: str) -> None:
-    found = complexity(
-        timm_model("dasvit_base_patch16_224", num_classes=10, genotype=genotype), IMAGE
-    )
+def test_paper_encoder() -> None:
+    with torch.device("meta"):  # no time for an initialisation that no count depends on
+        model = timm.create_model("dasvit_base_patch16_224", num_classes=10)
+    found = complexity(model, (3, 224, 224))
     tokens, dim, depth = 197, 768, 12
     # Eq. 20-22: three MLPs of ratio 0.5 (n·C² each) and one MSA (4·n·C²) a layer.
     linear = depth * 7 * tokens * dim**2 + 196 * dim * 3 * 16**2 + dim * 10
     assert found == counted(50_449_162, linear, depth * 2 * tokens**2 * dim)
     assert found.macs_linear / 1e9 == pytest.approx(9.876, abs=5e-4)
     assert found.macs_attention / 1e9 == pytest.approx(0.715, abs=5e-4)
-    assert str(found) == (
-        "50.4 M parameters; 9.88 G multiply-adds, linear and convolution layers; "
-        "10.6 G with attention products"
-    )
 
 
 @pytest.mark.parametrize(
     ("name", "linear", "attention"),
     [
-        ("zero", 0, 0),
         ("identity", 0, 0),
-        *((f"msa_h{h}", 4 * 17 * 48**2, 2 * 17**2 * 48) for h in (2, 8, 12, 16)),
-        *((f"mlp_r{r:g}", int(2 * 17 * 48 * 48 * r), 0) for r in (0.5, 3, 4)),
+        ("msa_h8", 4 * 17 * 48**2, 2 * 17**2 * 48),
+        *((f"mlp_r{r:g}", int(2 * 17 * 48 * 48 * r), 0) for r in (0.5, 3)),
     ],
 )
 def test_every_candidate_has_its_closed_form(name: str, linear: int, attention: int) -> None:
@@ -106,7 +94,6 @@ def test_a_supernet_counts_all_its_candidates() -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("dasvit", SMALL),
         ("dasvit", SMALL | {"token_ratio": 0.5}),
         ("resnet18", {}),
         ("regnety_002", {}),
@@ -127,16 +114,6 @@ def test_agrees_with_fvcore(name: str, settings: dict[str, Any]) -> None:
     assert model.training and all(p.requires_grad and not p.is_meta for p in model.parameters())
 
 
-def test_fused_and_plain_attention_count_the_same() -> None:
-    fused = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2)
-    plain = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2)
-    for block in plain.blocks:
-        assert block.attn.fused_attn
-        block.attn.fused_attn = False
-    assert complexity(fused, (3, 32, 32)) == complexity(plain, (3, 32, 32))
-    assert complexity(fused, (3, 32, 32)).macs_attention == 2 * 2 * 17**2 * 192
-
-
 class Function(nn.Module):
     def __init__(self, function: Callable[..., torch.Tensor], *shape: int) -> None:
         super().__init__()
@@ -151,7 +128,6 @@ class Function(nn.Module):
     ("function", "shape", "linear", "attention"),
     [  # x is (1, 5, 8)
         (lambda x, w: x @ w, (8, 3), 5 * 8 * 3, 0),
-        (lambda x, w: x @ w.t(), (3, 8), 5 * 8 * 3, 0),
         (lambda x, w: x @ w, (8,), 5 * 8, 0),
         (lambda x, w: x @ w, (4, 1, 8, 3), 4 * 5 * 8 * 3, 0),  # a broadcast product
         (lambda x, w: torch.bmm(x, w[None]), (8, 3), 5 * 8 * 3, 0),
@@ -159,7 +135,6 @@ class Function(nn.Module):
         (lambda x, w: torch.baddbmm(w, x, x.mT), (1, 5, 5), 0, 5 * 8 * 5),
         (lambda x, w: torch.mv(x[0], w), (8,), 5 * 8, 0),
         (lambda x, w: torch.einsum("bnc,cd->bnd", x, w), (8, 3), 5 * 8 * 3, 0),
-        (lambda x, w: torch.einsum("...c, dc", x, w), (3, 8), 5 * 8 * 3, 0),
         (lambda x, w: torch.einsum("bic,bjc->bij", x, x), (1,), 0, 5 * 5 * 8),
         (lambda x, w: torch.einsum("bic->bc", x), (1,), 0, 0),
         # The weight is copied on the way, then in another precision.
@@ -233,8 +208,6 @@ def _(x: torch.Tensor) -> torch.Tensor:
     [
         (lambda x, w: product(x), (1,), "mine::product"),
         (lambda x, w: F.bilinear(x, x, w), (3, 8, 8), "aten::_trilinear"),
-        (lambda x, w: torch.cdist(x, w), (1, 3, 8), "aten::_cdist_forward"),
-        (lambda x, w: torch.cdist(x, w), (1, 30, 8), "aten::_euclidean_dist"),
         (lambda x, w: torch.addbmm(w, x, x.mT), (5, 5), "aten::addbmm"),
         (lambda x, w: torch.linalg.inv(w), (3, 3), "aten::linalg_inv_ex"),
     ],
@@ -269,22 +242,13 @@ def test_a_shared_parameter_counts_once_and_both_its_uses() -> None:
     assert complexity(nn.Sequential(layer, layer), (5, 8)) == counted(72, 2 * 5 * 8 * 8, 0)
 
 
-def test_frozen() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        counted(1, 2, 3).num_params = 4  # type: ignore[misc]
-
-
 @pytest.mark.parametrize(
     ("count", "text"),
     [
-        (0, "0"),
         (768, "768"),
-        (1000, "1.00 k"),
         (9_876_020_736, "9.88 G"),
         (9_996_000, "10.0 M"),
-        (50_449_162, "50.4 M"),
         (134_670_244, "134.7 M"),
-        (2 * 10**12, "2.00 T"),
     ],
 )
 def test_units(count: int, text: str) -> None:

@@ -1,6 +1,7 @@
 """Exports: others run them, with the logits of the network they came from."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,7 @@ def _installed(request: pytest.FixtureRequest) -> None:
     ("model", "to"),
     [
         *(("encoder", to) for to in FORMATS),
-        *((where, to) for where in ("input", "edge") for to in ("onnx", "torch-export")),
-        *(("vit", "torch-export"), ("test_resnet", "onnx")),
+        *(("input", "torch-export"), ("edge", "onnx"), ("test_resnet", "onnx")),
     ],
 )
 def test_others_run_it(
@@ -65,11 +65,13 @@ def test_others_run_it(
         facts.model_args.update(token_ratio=0.5, token_where=model)
         network = timm.create_model("dasvit", **facts.model_args).eval()
         save_model_folder(folder, network, facts, "card")
+    elif model == "encoder":
+        shutil.copytree(trained_encoder, folder)
     else:
         train_digits(folder, monkeypatch, model)
     done = export(folder, to)
     assert done.path == tmp_path / f"net{FORMATS[to]}"
-    assert set(names_in(tmp_path)) - {"net-genotype.json"} == {"net", done.path.name}
+    assert set(names_in(tmp_path)) == {"net", done.path.name}
     files = list(done.path.iterdir()) if to == "safetensors" else [done.path]
     assert done.size == sum(file.stat().st_size for file in files)
     assert 0 <= done.max_difference <= 1e-5 * max(1, done.max_logit) and done.max_logit > 0
@@ -136,9 +138,7 @@ def test_what_exists_is_not_overwritten(own: Path, tmp_path: Path) -> None:
     before = files_of(own)
     for source, to, out, message in (
         (own, "safetensors", own, "holds checkpoint.pt"),
-        (own, "safetensors", tmp_path, "holds "),
         (own, "safetensors", own / "result.json", "no model folder of an earlier export"),
-        (own / "model", "safetensors", own / "model", "no model folder of an earlier export"),
         (own, "safetensors", own / "model", "no model folder of an earlier export"),
         (own, "onnx", own / "model", "is a folder; --to onnx writes one file"),
         (own, "torch-export", tmp_path / "nowhere" / "net.pt2", r"there is no folder .*nowhere"),
@@ -179,9 +179,6 @@ def test_on_the_command_line(own: Path, tmp_path: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "largest difference of a logit: " in out
     assert f"torch-export: {tmp_path / 'own.pt2'} (" in out
-    for words in ([str(tmp_path), "--to", "onnx"], [str(own), "--to", "tflite"]):
-        with pytest.raises(SystemExit) as stop:
-            main(["export", *words])
-        assert stop.value.code == 2
-        err = capsys.readouterr().err
-        assert err.startswith("error: ") and err.count("\n") == 1
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(tmp_path), "--to", "onnx"])
+    assert capsys.readouterr().err.startswith("error: ")

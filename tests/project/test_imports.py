@@ -1,11 +1,8 @@
 """The package stands without Ray and Optuna, help without PyTorch, and every export exists."""
 
 import importlib
-import inspect
 import os
 import pkgutil
-import pydoc
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -57,16 +54,6 @@ for run, argv in [(main, a) for a in {helps}] + [(main, ["search", "--xi", "-1"]
     assert imported_by(code, *HEAVY) == "[]"
 
 
-@pytest.mark.parametrize("words", ["-m dasvit", "-m dasvit search --help", "tune/run_search.py -h"])
-def test_help_takes_less_than_a_second(words: str) -> None:
-    """Of a processor, by user and system."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, *words.split()], cwd=ROOT, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert (done.returncode, done.stderr) == (0, b"") and done.stdout.startswith(b"usage: ")
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
-
-
 @pytest.mark.parametrize("name", MODULES)
 def test_exports_exist(name: str) -> None:
     module = importlib.import_module(name)
@@ -76,13 +63,9 @@ def test_exports_exist(name: str) -> None:
         assert not export.startswith("_")
 
 
-@pytest.mark.parametrize("name", dasvit.__all__)
-def test_public_names(name: str) -> None:
-    assert name in dir(dasvit)
-    assert getattr(dasvit, name) is not None
-
-
-def test_other_names_are_missing() -> None:
+def test_public_names() -> None:
+    assert set(dasvit.__all__) <= set(dir(dasvit))
+    assert all(getattr(dasvit, name) is not None for name in dasvit.__all__)
     with pytest.raises(AttributeError, match="module 'dasvit' has no attribute 'serach'"):
         dasvit.serach  # noqa: B018
 
@@ -96,12 +79,6 @@ def test_search_is_a_function_and_a_package(monkeypatch: pytest.MonkeyPatch) -> 
     dasvit.search("config", "out", resume=True)
     assert calls == [(("config", "out"), {"resume": True})] * 2
     assert dasvit.search.loop is importlib.import_module("dasvit.search.loop")
-
-
-def test_help_of_search_is_its_functions() -> None:
-    assert inspect.signature(dasvit.search) == inspect.signature(dasvit.search.loop.search)
-    shown = pydoc.plain(pydoc.render_doc(dasvit.search))
-    assert "search(config: " in shown and "Run Algorithm 1" in shown
 
 
 def test_timm_knows_the_networks_after_one_import() -> None:

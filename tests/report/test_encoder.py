@@ -106,9 +106,9 @@ def test_colours_are_by_kind() -> None:
     assert len(set(colour.values())) == 5
 
 
-@pytest.mark.parametrize("num_nodes", range(1, 7))
-def test_nothing_overlaps(num_nodes: int) -> None:
-    for seed in range(8 if num_nodes == 2 else 2):
+@pytest.mark.parametrize(("num_nodes", "count"), [(1, 1), (2, 6), (3, 2), (5, 2)])
+def test_nothing_overlaps(num_nodes: int, count: int) -> None:
+    for seed in range(count):
         assert_nothing_overlaps(encoder_figure(random_genotype(num_nodes, seed), "a title"))
 
 

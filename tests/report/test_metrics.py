@@ -8,12 +8,10 @@ import pytest
 from support.events import SEARCH_EPOCH, SEARCH_RESULT, STAGE_END
 
 from dasvit.report.events import (
-    edge_name,
     mean_entropy,
     operation_share,
     scalars,
 )
-from dasvit.spaces.cell.genotype import edge_list
 
 EDGE_OPS = (("zero", "identity", "msa_h2"), ("identity", "mlp_r3", "msa_h2"), ("zero", "a", "b"))
 WEIGHTS = ((0.1, 0.2, 0.7), (0.5, 0.25, 0.25), (0.6, 0.3, 0.1))
@@ -29,18 +27,6 @@ def test_mean_entropy() -> None:
     assert mean_entropy([[0.125] * 8] * 5) == pytest.approx(math.log(8))
     assert mean_entropy([[0.0, 1.0], [1.0, 0.0]]) == 0
     assert mean_entropy([[0.5, 0.5], [0.0, 1.0]]) == pytest.approx(math.log(2) / 2)
-
-
-@pytest.mark.parametrize("num_nodes", range(1, 7))
-def test_num_nodes_from_the_number_of_edges(num_nodes: int) -> None:
-    edges = len(edge_list(num_nodes))
-    event = replace(SEARCH_EPOCH, edge_ops=(("zero", "msa_h2"),) * edges)
-    assert event.num_nodes == num_nodes
-
-
-def test_edge_names() -> None:
-    names = "e_{k-2}->o_0", "e_{k-1}->o_0", "e_{k-2}->o_1", "e_{k-1}->o_1", "o_0->o_1"
-    assert tuple(edge_name(*edge) for edge in edge_list(2)) == names
 
 
 def test_scalars_of_a_search() -> None:

@@ -5,7 +5,6 @@ import pytest
 
 from dasvit.report.plots import heatmap_figure, operation_shares, share_figure
 from dasvit.report.statistics import spread
-from dasvit.report.style import save_figure
 from dasvit.spaces.cell.genotype import edge_list
 
 STAGE_0 = (("zero", "identity", "msa_h2", "mlp_r2"),) * 5
@@ -66,15 +65,6 @@ def test_operation_shares_are_in_order_of_epochs() -> None:
         {"epoch": 0, "weights": [[0.25, 0.75], [0.5, 0.5]], "edge_ops": edge_ops},
     ]
     assert operation_shares(trace) == {"identity": [0.625, 0.5], "zero": [0.125, 0.25]}
-
-
-def test_figures_are_equal_byte_for_byte(tmp_path) -> None:
-    def write(name: str) -> list[bytes]:
-        figures = (heatmap_figure(rows(STAGE_1), STAGE_1, edge_list(2)), share_figure(RUNS))
-        saved = [save_figure(f, tmp_path / f"{name}{i}") for i, f in enumerate(figures)]
-        return [path.read_bytes() for paths in saved for path in paths]
-
-    assert write("a") == write("b")
 
 
 def test_spread_by_hand() -> None:

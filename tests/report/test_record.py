@@ -1,7 +1,7 @@
 """The JSON lines of a run and its result: written at once, read back, torn lines left out."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,22 +31,9 @@ def test_a_line_an_epoch(path: Path) -> None:
         assert path.read_text().endswith("\n") or event is SEARCH_EPOCH  # on disk at once
     assert path.read_text().count("\n") == 2
     search, retrain = read_trace(path)
-    assert search == {
-        "epoch": 0,
-        "total_epochs": 4,
-        "stage": 0,
-        "num_layers": 2,
-        "train_loss": 2.25,
-        "train_accuracy": 0.125,
-        "val_loss": None,
-        "penalty": 0.1,
-        "val_accuracy": 1 / 3,
-        "weights": [[0.25, 0.75]] * 5,
-        "edge_ops": [["zero", "msa_h2"]] * 5,
-        "figures": {"type/msa": 0.75},
-        "weight_lr": 1e-3,
-        "seconds": 0.5,
-    }
+    assert search.keys() == {f.name for f in fields(SEARCH_EPOCH)}
+    assert (search["val_loss"], search["val_accuracy"]) == (None, 1 / 3)
+    assert search["edge_ops"] == [["zero", "msa_h2"]] * 5
     assert retrain["lr"] == 1e-6
     assert "NaN" not in path.read_text()  # not JSON
 

@@ -1,8 +1,9 @@
-"""Devices by name, and what a result was made with."""
+"""Devices by name, what a result was made with, and imports that are not collected."""
 
 import json
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -110,3 +111,23 @@ def test_a_gpu_needs_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install triton"):
         check_compiler(torch.device("cuda"))
+
+
+IMPORTS = """
+import gc
+from dasvit.run.garbage import lasting_imports
+if {disabled}:
+    gc.disable()
+with lasting_imports():
+    inside = gc.isenabled()
+    import json
+print(inside, gc.isenabled(), gc.get_freeze_count() > 1000)
+"""
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_collector_is_off_inside_and_as_before_after(disabled: bool) -> None:
+    code = IMPORTS.format(disabled=disabled)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", str(not disabled), "True"]
+    assert done.stderr == ""

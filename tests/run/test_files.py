@@ -24,23 +24,6 @@ def test_write_and_overwrite(tmp_path: Path, content: str | bytes, written: byte
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_crash_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    path = tmp_path / "value.json"
-    path.write_text("old")
-
-    def crash(*args: object) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, step, crash)
-    with pytest.raises(OSError, match="disk full"):
-        write_atomic(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
-
-
 def test_the_new_file_is_complete_when_it_takes_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,60 +1,30 @@
-"""What search and retraining share, against its formulas; and what a batch goes through."""
+"""What search and retraining share, what a batch goes through, and accuracies counted by hand."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from support.reference import cosine_lr
 from support.runs import ENCODER, retrain_config
 from torch import Tensor, nn
 
+from dasvit.data.config import DataConfig
 from dasvit.data.datasets import load_data
 from dasvit.run.distributed import Processes
 from dasvit.spaces.cell.edges import DerivedCell
 from dasvit.spaces.cell.supernet import SuperNet
+from dasvit.training.answers import Answers, answers_of
 from dasvit.training.loop import Training
 from dasvit.training.networks import build_network
 from dasvit.training.recipe import (
-    clip_gradients,
     make_average,
     make_mixing,
     make_optimizer,
-    make_schedule,
     norms_and_biases,
 )
 
 CPU = torch.device("cpu")
-
-
-# --- Schedule
-
-
-@pytest.mark.parametrize(
-    ("steps", "warmup_steps", "lr"), [(1, 0, 0.2), (10, 0, 0.2), (35, 10, 1e-3)]
-)
-def test_timms_schedule_is_the_papers(steps: int, warmup_steps: int, lr: float) -> None:
-    """Equal to the last bits of a double, so that the fused kernels, in float32, see the same."""
-    optimizer = make_optimizer([nn.Parameter(torch.zeros(2))], lr=lr, weight_decay=0.0)
-    options = {"warmup_steps": warmup_steps, "warmup_lr": 1e-6}
-    schedule = make_schedule(optimizer, steps=steps, **options)
-    rates = []
-    for step in range(steps):
-        schedule.step_update(step)
-        rates.append(optimizer.param_groups[0]["lr"])
-    literal = [cosine_lr(step, steps, lr=lr, **options) for step in range(steps)]
-    assert rates == pytest.approx(literal, rel=1e-14)
-    assert np.array_equal(np.float32(rates), np.float32(literal))
-    assert rates[warmup_steps] == max(rates) == lr
-    if warmup_steps:
-        assert rates[0] == 1e-6 and rates[warmup_steps // 2] == pytest.approx((lr + 1e-6) / 2)
-    schedule.step_update(steps // 2)  # a resumed run enters anywhere
-    assert optimizer.param_groups[0]["lr"] == rates[steps // 2]
-
-
-# --- Optimiser
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -73,38 +43,6 @@ def test_only_matrices_decay_on_request(
         vector = "bias" in name or "norm" in name or name.endswith(("cls_token", "positions"))
         factor = 1.0 if vector else 0.95
         torch.testing.assert_close(p.detach(), factor * before[name], msg=name)
-
-
-def test_adamw_is_torchs_by_default() -> None:
-    """One step on gradients of one: w − lr·(1 + decay·w), ε aside."""
-    model = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
-    with torch.no_grad():
-        for p in model.parameters():
-            p.fill_(2.0)
-            p.grad = torch.ones_like(p)
-    optimizer = make_optimizer(model.parameters(), lr=0.1, weight_decay=0.5, capturable=True)
-    assert type(optimizer) is torch.optim.AdamW
-    (group,) = optimizer.param_groups
-    assert group["fused"] and group["capturable"] and len(group["params"]) == 4
-    if not torch.cuda.is_available():
-        group["capturable"] = False
-    optimizer.step()
-    for p in model.parameters():
-        torch.testing.assert_close(p, torch.full_like(p, 2.0 - 0.1 * (1 + 0.5 * 2.0)))
-
-
-@pytest.mark.parametrize("max_norm", [0.0, 0.5, 100.0])
-def test_clipping_is_torchs(max_norm: float) -> None:
-    params = [nn.Parameter(torch.zeros(3, 2)), nn.Parameter(torch.zeros(5))]
-    for p in params:
-        p.grad = torch.randn_like(p)
-    grads = [p.grad.clone() for p in params]
-    before = [g.clone() for g in grads]
-    clip_gradients(grads, max_norm)
-    nn.utils.clip_grad_norm_(params, max_norm or 1e9)
-    for g, p, b in zip(grads, params, before, strict=True):
-        torch.testing.assert_close(g, p.grad, rtol=1e-5, atol=1e-7)
-        assert torch.equal(g, b) == (max_norm != 0.5)
 
 
 # --- What a batch goes through
@@ -191,3 +129,38 @@ def test_stochastic_depth_drops_operations_and_no_identity() -> None:
     torch.testing.assert_close(cell.eval()(x, y), kept(x, y))
     assert ENCODER.nodes[1][0].operation == "identity" and ENCODER.nodes[1][0].source == 1
     torch.testing.assert_close(cell.train()(x, y), y)
+
+
+class Fixed(nn.Module):
+    """Every image gets the last class, and then those before it."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.arange(float(classes)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert not self.training and not torch.is_grad_enabled()
+        return self.bias.expand(len(images), len(self.bias))
+
+
+@pytest.mark.parametrize("classes", [10, 3])
+def test_one_answer_to_all(classes: int) -> None:
+    split = load_data(DataConfig(), torch.device("cpu")).test
+    split.labels.remainder_(classes)
+    tested = answers_of(Fixed(classes), split)
+    counts = split.labels.bincount(minlength=classes)
+    assert [sum(row) for row in tested.confusion] == counts.tolist()
+    assert [row[-1] for row in tested.confusion] == counts.tolist()
+    assert tested.count == len(split)
+    assert tested.accuracy == pytest.approx(counts[-1].item() / len(split))
+    assert tested.top5_accuracy == pytest.approx(counts[-5:].sum().item() / len(split))
+    assert tested.largest_class == pytest.approx(counts.max().item() / len(split))
+    assert tested.recalls == (*[0.0] * (classes - 1), 1.0)
+    assert tested.balanced_accuracy == pytest.approx(1 / classes)
+
+
+def test_a_class_without_images_has_no_recall() -> None:
+    tested = Answers(((6, 2, 0), (1, 1, 0), (0, 0, 0)), top5=10)
+    assert tested.accuracy == 0.7 and tested.largest_class == 0.8
+    assert tested.recalls == (0.75, 0.5, None)
+    assert tested.balanced_accuracy == 0.625

@@ -110,7 +110,7 @@ def test_sigkill_within_an_epoch(tmp_path: Path) -> None:
     command = [
         *(sys.executable, "-m", "dasvit", "retrain", "--device", "cpu"),
         *("--model", "vit", "--dim", "12", "--depth", "1", "--patch-size", "4"),
-        *("--epochs", "8", "--warmup-epochs", "1", "--batch-size", "16", "--lr", "3e-3"),
+        *("--epochs", "8", "--warmup-epochs", "1", "--batch-size", "32", "--lr", "3e-3"),
         *("--dropout", "0.1", "--grad-clip", "0", "--augment", "none", "--out", str(folder)),
     ]
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL)
@@ -124,7 +124,7 @@ def test_sigkill_within_an_epoch(tmp_path: Path) -> None:
         assert process.wait() == -signal.SIGKILL
     assert not (folder / "result.json").exists()
     config = load_retrain_config(folder)
-    assert (config.epochs, config.batch_size, config.dropout) == (8, 16, 0.1)
+    assert (config.epochs, config.batch_size, config.dropout) == (8, 32, 0.1)
     for each, resume in ((folder, True), (expected, False)):
         retrain(config, each, resume=resume)
     assert_same_run(folder, expected)

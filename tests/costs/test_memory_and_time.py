@@ -1,5 +1,6 @@
-"""Memory of a network: closed forms, and what a real pass keeps alive."""
+"""Memory and latency of a network: closed forms, and what a real pass takes."""
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from dasvit.costs import Footprint, LiveMemory, footprint
+import dasvit.costs
+from dasvit.costs import Footprint, Latency, LiveMemory, footprint, latency
 from dasvit.spaces.cell.derived_network import DerivedViT
 
 
@@ -23,11 +25,6 @@ def test_a_perceptron_in_closed_form() -> None:
         training=4 * 5 * (6 + 10 + 10 + 4),
         inference=4 * 5 * (6 + 10 + 10),  # the first hidden values are gone when the output comes
     )
-
-
-def test_bytes_follow_the_precision() -> None:
-    single, double = footprint(perceptron(), (5, 6)), footprint(perceptron().double(), (5, 6))
-    assert (double.weights, double.training) == (2 * single.weights, 2 * single.training)
 
 
 def saved(model: nn.Module, images: Tensor) -> int:
@@ -75,15 +72,6 @@ def test_inference_is_the_peak_of_a_real_pass() -> None:
     assert found.inference < found.training
 
 
-def test_depth_costs_training_and_not_inference() -> None:
-    shallow, deep = (
-        footprint(DerivedViT(img_size=32, patch_size=4, embed_dim=48, depth=d), (3, 32, 32))
-        for d in (4, 8)
-    )
-    assert deep.training > 1.8 * shallow.training
-    assert deep.inference == shallow.inference
-
-
 def test_meta_and_memory_count_the_same_and_nothing_is_touched() -> None:
     model = timm.create_model("test_resnet", num_classes=10).eval()
     values = {name: value.clone() for name, value in model.state_dict().items()}
@@ -96,14 +84,6 @@ def test_meta_and_memory_count_the_same_and_nothing_is_touched() -> None:
     with torch.device("meta"):
         meta = timm.create_model("test_resnet", num_classes=10)
     assert footprint(meta, (3, 32, 32)) == found
-
-
-def test_printed_with_units() -> None:
-    text = str(Footprint(weights=3 * 2**20, training=2**19, inference=2**18))
-    assert text == (
-        "3.0 MiB of weights; activations of one image: 0.5 MiB kept in training, "
-        "0.2 MiB at most at inference"
-    )
 
 
 def test_live_memory_by_hand() -> None:
@@ -123,3 +103,78 @@ def test_live_memory_by_hand() -> None:
         held = torch.zeros(129)  # 516 bytes
         assert memory.live == 1024
     assert held.numel() == 129
+
+
+class Clock:
+    """A clock that only a model's runs move."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        self.now, self.seconds, self.runs = 0.0, seconds, 0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def run(self) -> None:
+        self.now += self.seconds[min(self.runs, len(self.seconds) - 1)]
+        self.runs += 1
+
+
+class Timed(nn.Module):
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.modes: set[tuple[bool, bool]] = set()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.clock.run()
+        self.modes.add((self.training, torch.is_grad_enabled()))
+        return images
+
+
+def measured(
+    monkeypatch: pytest.MonkeyPatch, seconds: list[float], budget: float
+) -> tuple[Latency, Timed]:
+    clock = Clock(seconds)
+    monkeypatch.setattr(dasvit.costs, "time", clock)
+    model = Timed(clock).train()
+    return latency(model, torch.zeros(4, 3, 8, 8), seconds=budget), model
+
+
+def test_warm_runs_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = measured(monkeypatch, [9.0, 9.0, 0.1, 0.2, 0.3, 0.4, 0.5], 1.0)
+    assert found.runs == 5
+    assert (found.median, found.p10, found.p90) == pytest.approx((0.3, 0.14, 0.46))  # interpolated
+    assert found.throughput == pytest.approx(4 / 0.3)
+
+
+def test_the_time_given_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, model = measured(monkeypatch, [0.125], 10.0)
+    assert found.runs == 64  # 8 of 10 seconds
+    assert model.clock.runs == 64 + 16
+    found, model = measured(monkeypatch, [60.0], 1.0)
+    assert (found.runs, model.clock.runs) == (5, 5 + 2)
+    found, _ = measured(monkeypatch, [1e-9], 10.0)
+    assert found.runs == 1000
+
+
+def test_evaluation_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, model = measured(monkeypatch, [0.1], 1.0)
+    assert model.modes == {(False, False)}
+
+
+def test_a_sleep_is_timed() -> None:
+    class Sleep(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            time.sleep(0.01)
+            return images
+
+    found = latency(Sleep(), torch.zeros(2, 1), seconds=0.1)
+    assert 0.01 <= found.p10 <= found.median <= found.p90 < 1
+    assert (found.device, found.batch_size, found.precision) == ("cpu", 2, "float32")
+    assert found.threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("seconds", [0, float("nan")])
+def test_no_time_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        latency(nn.Identity(), torch.zeros(1), seconds=seconds)
