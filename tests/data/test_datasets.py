@@ -17,6 +17,7 @@ from sklearn.model_selection import train_test_split
 from support.batches import all_of
 from support.runs import DIGITS
 
+import dasvit.data.datasets
 from dasvit.data.config import DataConfig
 from dasvit.data.datasets import (
     ImageData,
@@ -54,6 +55,13 @@ def test_digits_are_scikit_learns_in_its_own_split(digits: ImageData) -> None:
             grey = (images[:, 0].flatten(1).double() * data.std[0] + data.mean[0]) * 16
             assert np.array_equal(grey.round().numpy(), raw)
             assert np.array_equal(labels.numpy(), wanted)
+
+
+def test_digits_from_wherever_scikit_learn_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = dasvit.data.datasets._read_digits()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for mine, its in zip(dasvit.data.datasets._read_digits(), expected, strict=True):
+        assert np.array_equal(mine, its)
 
 
 def test_normalisation_is_the_training_sets(digits: ImageData) -> None:

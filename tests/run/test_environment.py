@@ -80,6 +80,11 @@ def test_commit_of_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert environment()["git_commit"] == f"{commit}-dirty"
 
 
+def test_no_git_is_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert environment()["git_commit"] is None
+
+
 @pytest.mark.parametrize(
     ("device", "variable", "there", "message"),
     [
