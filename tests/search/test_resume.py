@@ -63,20 +63,16 @@ def crash_within_epoch(patch: pytest.MonkeyPatch, epoch: int) -> None:
 
 
 CRASHES = [crash_before_checkpoint, crash_while_saving, crash_within_epoch]
-DROPOUT = {"xi": 0.05, "dropout": 0.2, "token_where": "edge", "num_nodes": 1}
+SETTINGS = {"xi": 0.05, "dropout": 0.2, "token_where": "edge", "num_nodes": 1}
 
 
 @pytest.mark.usefixtures("few_searched")
-@pytest.mark.parametrize("settings", [{}, DROPOUT], ids=str)
 def test_killed_in_every_epoch_and_resumed(
-    settings: dict,
-    searched_once: Searched,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    searched_once: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before its checkpoint, then right after it; stages have two epochs, so that each way to crash
     meets a first one and a last one."""
-    config = search_config(**settings)
+    config = search_config(**SETTINGS)
     for epoch in range(config.total_epochs):
         for crash in (CRASHES[epoch % 3], runs.crash_after_saving):
             with monkeypatch.context() as patch:
@@ -88,7 +84,7 @@ def test_killed_in_every_epoch_and_resumed(
             assert (load_checkpoint(path, KIND)["epoch"] if path.exists() else 0) == kept
             torch.rand(epoch + 1)  # another process has another random state
     result = run(config, tmp_path, resume=True).result
-    assert_same_run(tmp_path, searched_once(**settings).folder)
+    assert_same_run(tmp_path, searched_once(**SETTINGS).folder)
     rows = read_trace(tmp_path / "alpha.jsonl")
     assert [row["epoch"] for row in rows] == list(range(config.total_epochs))
     assert result.seconds == pytest.approx(sum(row["seconds"] for row in rows))
