@@ -44,9 +44,6 @@ def plan_config(**changes: object) -> SearchConfig:
     return search_config(**values | changes)
 
 
-ONE_LAYER = {"stage_layers": (1,)}
-
-
 # --- Plans
 
 
@@ -55,7 +52,6 @@ ONE_LAYER = {"stage_layers": (1,)}
     [
         ({}, 0.0, 1.0),
         ({"num_nodes": 2}, 0.01, 0.5),
-        ({"recompute": True}, 0.0, 1.0),
         ({"recompute": True}, 0.01, 0.5),
         ({"fused": False}, 0.01, 0.5),
     ],
@@ -82,14 +78,16 @@ def test_a_plan_is_what_a_real_step_takes(changes: dict, xi: float, token_ratio:
 
 
 def test_what_must_be_more_is_more() -> None:
-    base = plan_config(operations=("identity", "msa_h2", "mlp_r3"), stage_ops=(3,), **ONE_LAYER)
+    base = plan_config(
+        operations=("identity", "msa_h2", "mlp_r3"), stage_ops=(3,), stage_layers=(1,)
+    )
 
     @cache
     def planned(**changes: object) -> int:
         (plan,) = plan_search(base.replaced(**{"batch_size": 64} | changes))
         return plan.peak
 
-    assert planned(batch_size=16) < planned() < planned(stage_layers=(2,))
+    assert planned(batch_size=16) < planned()
     assert planned(precision="bf16") < planned()
     assert planned(compile=True) == pytest.approx(1.2 * planned())
     # Evaluation takes its 256 images beside what a graph holds.
@@ -97,16 +95,15 @@ def test_what_must_be_more_is_more() -> None:
     assert planned(compile=True, cuda_graph=True) > 1.44 * planned() + images
 
 
-class Shifted(nn.Module):
-    """An operation of a user's own, with tensors that are neither parameters nor buffers."""
+class Shifted(nn.Linear):
+    """An operation of a user's own, with a tensor that is neither a parameter nor a buffer."""
 
     def __init__(self, dim: int, *, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, dim)
-        self.shifts = [torch.ones(dim), torch.zeros(dim)]
+        super().__init__(dim, dim)
+        self.shift = [torch.ones(dim)]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x) + sum(self.shifts)
+        return super().forward(x) + self.shift[0]
 
 
 def test_tensors_that_modules_merely_hold_are_planned_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,17 +137,12 @@ def plan_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Planned], list[int]]:
     return patch
 
 
-def two_lines(stage: int, batch: int) -> int:
-    return (10 + 3 * batch, 200 + batch)[stage]
-
-
 @pytest.mark.parametrize(
     ("planned", "budget", "expected"),
     [
         # Not only in the stage that takes the most of a few images.
-        *((two_lines, 340, 110), (two_lines, 230, 30), (two_lines, 201, 1), (two_lines, 200, 0)),
-        # Another moment becomes the peak: the stage that seemed to allow more allows fewer.
-        (lambda stage, batch: (10 + 3 * batch, max(200 + batch, 9 * batch))[stage], 340, 37),
+        (lambda stage, batch: (10 + 3 * batch, 200 + batch)[stage], 230, 30),
+        (lambda stage, batch: (10 + 3 * batch, 200 + batch)[stage], 200, 0),
         # An operation may choose another way from some batch size on, and plans may fall again.
         (lambda stage, batch: (3 * batch, batch + 50 * (batch == 20))[stage], 60, 19),
         (lambda stage, batch: batch, 10**40, 2**20),
@@ -202,8 +194,7 @@ def test_no_batch_of_more_images_than_there_are(plan_as: Callable) -> None:
 
 
 def test_what_is_tried_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = plan_config(stage_ops=(4,), **ONE_LAYER)
-    tried: list[SearchConfig] = []
+    config, tried = plan_config(), []
     monkeypatch.setattr(
         dasvit.search.memory, "largest_batch", lambda config, *_: tried.append(config) or len(tried)
     )

@@ -139,50 +139,41 @@ def test_records_are_of_the_supernet(searched_once: Searched) -> None:
     assert result.seconds == pytest.approx(sum(e.seconds for e in found.epochs))
 
 
-Call = tuple[str, float, dict[str, torch.Tensor]]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Noted(ShakenDARTS):
     """Keeps what its hooks are called with: the share that is done, and noise or parameters."""
 
-    calls: ClassVar[list[Call]] = []
+    calls: ClassVar[list[tuple[str, float, dict[str, torch.Tensor]]]] = []
 
-    def _note(self, hook: str, tensors: Any, t: torch.Tensor) -> None:
-        if not t.is_meta:  # the check before a search
-            copies = {name: value.detach().clone() for name, value in tensors.items()}
-            self.calls.append((hook, float(t), copies))
 
-    def noise(self, arch: Any, t: torch.Tensor) -> dict[str, torch.Tensor]:
-        self._note("noise", arch, t)
-        return super().noise(arch, t)
+def _note(hook: str, argument: int) -> None:
+    def noted(self: Noted, *args: Any) -> Any:
+        if not args[-1].is_meta:  # the check before a search
+            copies = {name: value.detach().clone() for name, value in args[argument].items()}
+            self.calls.append((hook, float(args[-1]), copies))
+        return getattr(ShakenDARTS, hook)(self, *args)
 
-    def weights(self, arch: Any, noise: Any, t: torch.Tensor) -> torch.Tensor:
-        self._note("weights", noise, t)
-        return super().weights(arch, noise, t)
-
-    def train_weights(self, arch: Any, noise: Any, t: torch.Tensor) -> torch.Tensor:
-        self._note("train_weights", noise, t)
-        return super().train_weights(arch, noise, t)
+    setattr(Noted, hook, noted)
 
 
 def test_what_the_hooks_of_a_method_are_called_with(searched_once: Searched) -> None:
     """In second order: one draw of noise for all passes of a step, none in evaluation; both tensors
     are carried to the next stage, and trained there."""
-    Noted.calls.clear()
+    for hook, argument in (("noise", 0), ("weights", 1), ("train_weights", 1)):
+        _note(hook, argument)
     settings = {"alpha_init_std": 1.0, "stage_layers": (1, 1), "stage_ops": (8, 4), "xi": 0.05}
     found = searched_once(method=Noted(), **settings)
     draws = [i for i, (hook, *_) in enumerate(Noted.calls) if hook == "noise"]
     assert len(draws) == 8
-    shakes = []
+    shakes = set()
     for number, start in enumerate(draws):
         hooks, shares, noise = zip(*Noted.calls[start + 1 : start + 6], strict=True)
         # w', L_val, w ± εv; then the weights' own pass.
         assert hooks == ("train_weights", "weights", *["train_weights"] * 3)
         assert set(shares) == {number / 8}
         assert all(torch.equal(given["shake"], noise[0]["shake"]) for given in noise)
-        shakes.append(tuple(noise[0]["shake"].flatten().tolist()))
-    assert len(set(shakes)) == 8
+        shakes.add(tuple(noise[0]["shake"].flatten().tolist()))
+    assert len(shakes) == 8
     evaluated = {t for hook, t, noise in Noted.calls if hook == "weights" and not noise}
     assert evaluated == {0.25, 0.5, 0.75, 1.0}
 
