@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from support import exhaustive, reference
-from support.runs import OPERATIONS, assert_same_state, search_config
-from support.search_runs import Searched, literal_state, run
+from support.runs import OPERATIONS, search_config
+from support.search_runs import Searched, literal_state
 
 import dasvit.search.loop
 from dasvit.methods import DARTS
@@ -138,19 +138,6 @@ def test_an_operation_that_goes_from_all_edges_and_a_drop_to_chance(
         ProgressReport()(event)
     (warning,) = (line for line in capsys.readouterr().out.splitlines() if "warning" in line)
     assert warning.endswith("dropped the supernet to chance: identity went from all 5 edges")
-
-
-@pytest.mark.usefixtures("few_searched")
-def test_scores_at_a_change_change_nothing(
-    searched_once: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = searched_once(dropout=0.2, stage_epochs=1)
-    monkeypatch.setattr(dasvit.search.loop, "accuracy", lambda model, split: 0.0)
-    unscored = run(expected.config, tmp_path)
-    states = [found.state | {"changes": []} for found in (unscored, expected)]
-    assert_same_state(*states)
-    for ours, theirs in zip(unscored.epochs, expected.epochs, strict=True):
-        assert (ours.weights, ours.train_loss) == (theirs.weights, theirs.train_loss)
 
 
 def test_optimisers_start_anew_in_each_stage(searched_once: Searched) -> None:
