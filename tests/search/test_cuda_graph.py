@@ -21,8 +21,11 @@ from dasvit.search.loop import check_supernet, search
 from dasvit.search.step import BilevelStep
 
 CPU = torch.device("cpu")
+# benchmarks/gpu_tests.py picks tests by "gpu" in their names.
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-DEVICES = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+DEVICES = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=needs_gpu, id="gpu")]
+)
 
 
 @pytest.fixture
