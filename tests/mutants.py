@@ -106,7 +106,7 @@ MUTANTS: dict[str, list[Edit]] = {
 
 FOLDERS = ("tests/methods", "tests/spaces", "tests/conformance", "tests/search")
 FIRST = {
-    ARCHITECT: ["tests/search/test_architect.py"],
+    ARCHITECT: ["tests/search/test_step.py", "tests/search/test_architect.py"],
     STEP: ["tests/search/test_step.py"],
     LOOP: [f"tests/search/test_{name}.py" for name in ("schedule", "stages", "resume")],
 }

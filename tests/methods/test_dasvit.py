@@ -150,9 +150,7 @@ def test_gamma_max_is_drawn_as_a_share_of_what_gamma_min_leaves() -> None:
     [
         ({"gamma_max": 0.1}, 0.1 * 0.2 / 0.5, 0.5),
         ({"gamma_min": 0.6}, 0.2, 0.6 + 0.375 * 0.4),
-        ({"gamma_max": 0.9}, 0.2, 0.5),
         ({"gamma_min": 0.6, "gamma_max": 0.7}, 0.2, 0.5),
-        ({"xi": 1.0}, 0.2, 0.5),
     ],
 )
 def test_a_given_bound_makes_itself_room(given: dict[str, float], low: float, high: float) -> None:

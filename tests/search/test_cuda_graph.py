@@ -1,6 +1,5 @@
 """Steps that are captured once and replayed: the same steps."""
 
-import io
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +21,18 @@ from dasvit.search.loop import check_supernet, search
 from dasvit.search.step import BilevelStep
 
 CPU = torch.device("cpu")
+# benchmarks/gpu_tests.py picks tests by "gpu" in their names.
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICES = pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=needs_gpu, id="gpu")]
+)
 
 
 @pytest.fixture
-def taped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are tapes, which need no GPU."""
-    monkeypatch.setattr(dasvit.search.cuda_graph, "capture", tape.record)
+def taped(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Graphs are tapes, which need no GPU, unless the test is on one."""
+    if "device" not in request.fixturenames or request.getfixturevalue("device") == "cpu":
+        monkeypatch.setattr(dasvit.search.cuda_graph, "capture", tape.record)
 
 
 NOISE = {"method": ShakenDARTS(), "alpha_lr": 0.05, "xi": 0.05}
@@ -51,9 +55,14 @@ def _is_captured(step: BilevelStep) -> bool:
     return step._graphs is not None and step._graphs._captured is not None
 
 
-def _same_steps(device: str, settings: dict) -> None:
-    """Takes steps with graphs and without, and compares what they return and leave behind: alphas
-    at rest first, learning rates that change, a batch of another size between."""
+@DEVICES
+@pytest.mark.parametrize(
+    "settings", [{"token_ratio": 0.5, "recompute": True}, NOISE], ids=["selected", "noise"]
+)
+@pytest.mark.usefixtures("double", "taped")
+def test_replayed_steps_are_the_same_steps(settings: dict, device: str) -> None:
+    """What they return and leave behind: alphas at rest first, learning rates that change, a batch
+    of another size between."""
     plain, graphed = (_step(device, graphs=on, **settings) for on in (False, True))
     for number in range(2 * WARM_UP + 7):
         size = 2 if number == 8 else 4
@@ -74,43 +83,12 @@ def _same_steps(device: str, settings: dict) -> None:
     assert _is_captured(graphed)
 
 
-STEPS = pytest.mark.parametrize(
-    "settings", [{"token_ratio": 0.5}, {"xi": 0.05}, {"recompute": True}, NOISE], ids=str
-)
-
-
-@STEPS
-@pytest.mark.usefixtures("double", "taped")
-def test_replayed_steps_are_the_same_steps(settings: dict) -> None:
-    _same_steps("cpu", settings)
-
-
-@STEPS
-@needs_gpu
-@pytest.mark.usefixtures("double")
-def test_replayed_on_a_gpu(settings: dict) -> None:
-    _same_steps("cuda", settings)
-
-
-def _same_searches(device: str, folder: Path) -> None:
-    """All three stages, alphas at rest first, with graphs and without."""
-    settings = {"alpha_init_std": 1.0, "alpha_freeze_epochs": 1, "stage_epochs": 3}
-    plain, graphed = (
-        run(search_config(cuda_graph=on, **settings), folder / str(on), device=device)
-        for on in (False, True)
-    )
-    assert graphed.result.genotype == plain.result.genotype
-    assert [e.kept for e in graphed.ends] == [e.kept for e in plain.ends]
-    for one, same in zip(plain.epochs, graphed.epochs, strict=True):
-        for name in ("train_loss", "val_loss", "penalty", "train_accuracy", "val_accuracy"):
-            found, expected = getattr(same, name), getattr(one, name)
-            assert found == pytest.approx(expected, rel=0.03, abs=0.03, nan_ok=True), name
-
-
+@DEVICES
 @pytest.mark.usefixtures("taped")
 def test_a_search_with_graphs_is_the_same_search(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    device: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """All three stages, alphas at rest first."""
     runs.few_images(monkeypatch, dasvit.search.loop, train=320)  # five steps an epoch
     captured: list[bool] = []
 
@@ -127,74 +105,38 @@ def test_a_search_with_graphs_is_the_same_search(
 
     monkeypatch.setattr(dasvit.search.loop, "check_cuda_graph", lambda device: None)
     monkeypatch.setattr(dasvit.search.loop, "BilevelStep", Watched)
-    _same_searches("cpu", tmp_path)
-    plain, graphed = captured[:45], captured[45:]
-    assert not any(plain)
+    settings = {"alpha_init_std": 1.0, "alpha_freeze_epochs": 1, "stage_epochs": 3}
+    plain, graphed = (
+        run(search_config(cuda_graph=on, **settings), tmp_path / str(on), device=device)
+        for on in (False, True)
+    )
+    assert graphed.result.genotype == plain.result.genotype
+    assert [e.kept for e in graphed.ends] == [e.kept for e in plain.ends]
+    for one, same in zip(plain.epochs, graphed.epochs, strict=True):
+        for name in ("train_loss", "val_loss", "penalty", "train_accuracy", "val_accuracy"):
+            found, expected = getattr(same, name), getattr(one, name)
+            assert found == pytest.approx(expected, rel=0.03, abs=0.03, nan_ok=True), name
+    assert not any(captured[:45])
     # A stage warms up at rest, and anew when the alphas begin to move.
-    assert graphed == ([False] * WARM_UP + [True] * 2 + [False] * WARM_UP + [True] * 7) * 3
-
-
-@needs_gpu
-def test_a_search_with_graphs_on_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    runs.few_images(monkeypatch, dasvit.search.loop, train=320)
-    _same_searches("cuda", tmp_path)
-
-
-@pytest.mark.usefixtures("taped")
-def test_the_tape_tells_what_a_graph_would_not_repeat() -> None:
-    """That the tests above can fail: a number from Python stays what it was."""
-    rate = [1.0]
-    graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
-    results = []
-    for number in range(1, WARM_UP + 4):
-        rate[0] = number
-        results.append(graphs.call(lambda x: (x * rate[0]).sum(), torch.full((2,), 10.0)).item())
-    assert results == [20.0 * min(n, WARM_UP + 1) for n in range(1, WARM_UP + 4)]
-    with pytest.raises(AssertionError, match="waits for the device"):
-        tape.record(lambda: torch.ones(2).sum().item(), CPU)
-    with pytest.raises(AssertionError, match="draws random numbers"):
-        tape.record(lambda: torch.rand(2), CPU)
+    stage = [False] * WARM_UP + [True] * 2 + [False] * WARM_UP + [True] * 7
+    assert captured[45:] == stage * 3
 
 
 @pytest.mark.usefixtures("taped")
 def test_results_lie_in_the_same_tensors_until_other_shapes_come() -> None:
     """Two graphs at once would take twice the memory."""
     graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
-    x = torch.tensor([1.0, 2.0])
     for _ in range(WARM_UP):
-        graphs.call(torch.square, x)
-    first = graphs.call(torch.square, x)
+        graphs.call(torch.square, torch.ones(2))
+    first = graphs.call(torch.square, torch.tensor([1.0, 2.0]))
     assert first.tolist() == [1.0, 4.0]
-    assert graphs.call(torch.square, x + 1) is first
+    assert graphs.call(torch.square, torch.tensor([2.0, 3.0])) is first
     assert first.tolist() == [4.0, 9.0]
-    assert x.tolist() == [1.0, 2.0]
     held = weakref.ref(first)
     del first
     assert held() is not None
     assert graphs.call(torch.square, torch.full((3,), 2.0)).tolist() == [4.0] * 3
     assert held() is None
-    assert graphs.call(torch.square, torch.full((2,), 3.0)).tolist() == [9.0] * 2
-
-
-@pytest.mark.usefixtures("double", "taped")
-def test_a_step_goes_on_from_its_states() -> None:
-    """As a search that is resumed: graphs are captured anew on what was loaded."""
-    first, second = (_step(graphs=True) for _ in range(2))
-    batches = [(make_batch(), make_batch()) for _ in range(12)]
-
-    def go(step: BilevelStep, numbers: range) -> None:
-        for n in numbers:
-            step(*batches[n], weight_lr=0.02 / (1 + n))
-
-    go(first, range(6))
-    stored = io.BytesIO()
-    parts = ("model", "weight_optimizer", "arch_optimizer")
-    torch.save({name: getattr(first, name).state_dict() for name in parts}, stored)
-    go(first, range(6, 12))
-    for name, state in torch.load(io.BytesIO(stored.getvalue()), weights_only=True).items():
-        getattr(second, name).load_state_dict(state)
-    go(second, range(6, 12))
-    torch.testing.assert_close(second.model.state_dict(), first.model.state_dict())
 
 
 @pytest.mark.parametrize("setting", ["cuda_graph", "compile"])
@@ -213,7 +155,7 @@ def test_an_operation_that_draws_is_refused(setting: str, monkeypatch: pytest.Mo
 
 
 def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cause, not that the capture then cannot end either; and the stream is the one before."""
+    """The cause, not that the capture then cannot end either."""
     cuda = MagicMock()
     for name in ("CUDAGraph", "graph", "device", "stream", "current_stream"):
         getattr(cuda, name).return_value.__exit__.return_value = False
@@ -221,26 +163,14 @@ def test_what_cannot_be_captured_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     ends = RuntimeError("operation failed due to a previous error during capture")
     cuda.graph.return_value.__exit__.side_effect = ends
     monkeypatch.setattr(dasvit.search.cuda_graph, "_stream", cuda)
-
-    def capture(error: Exception) -> None:
-        dasvit.search.cuda_graph.capture(Mock(side_effect=error), CPU)
-
-    with pytest.raises(ValueError, match=r"\(operation not permitted .* capturing\).*leave cuda_g"):
-        capture(RuntimeError("operation not permitted when stream is capturing\nmore"))
-    cuda.stream.assert_called_once_with(cuda.current_stream(CPU))
-    cuda.stream.return_value.__exit__.assert_called_once()
-    for error in (torch.OutOfMemoryError(), KeyError("a plug-in's")):
-        with pytest.raises(type(error)):
-            capture(error)
-
-
-def test_captures_on_a_device_share_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: [device])
-    stream = dasvit.search.cuda_graph._stream
-    stream.cache_clear()
-    first, same, other = (stream(torch.device("cuda", number)) for number in (0, 0, 1))
-    stream.cache_clear()
-    assert first is same and first != other
+    cause = RuntimeError("operation not permitted when stream is capturing\nmore")
+    for error, kind, message in (
+        (cause, ValueError, r"\(operation not permitted .* capturing\).*leave cuda_g"),
+        (torch.OutOfMemoryError("out of it"), torch.OutOfMemoryError, "out of it"),
+        (KeyError("a plug-in's"), KeyError, "a plug-in's"),
+    ):
+        with pytest.raises(kind, match=message):
+            dasvit.search.cuda_graph.capture(Mock(side_effect=error), CPU)
 
 
 def test_without_a_gpu_nothing_begins(tmp_path: Path) -> None:

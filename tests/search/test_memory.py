@@ -20,9 +20,7 @@ from dasvit.search.memory import (
     BLOCK,
     StagePlan,
     _step,
-    _without_values,
     largest_batch,
-    peak_of,
     plan_search,
     plan_stage,
     shortfall,
@@ -30,8 +28,6 @@ from dasvit.search.memory import (
     what_fits,
 )
 from dasvit.search.model import build_search_model
-from dasvit.spaces import CellSpace
-from dasvit.spaces.cell.candidates import Candidates
 from dasvit.spaces.cell.operations import register_operation
 
 
@@ -48,19 +44,17 @@ def plan_config(**changes: object) -> SearchConfig:
     return search_config(**values | changes)
 
 
-ONE_STAGE = {"stage_layers": (1,), "stage_ops": (4,)}
-
-
-def peak(config: SearchConfig) -> int:
-    return max(plan.peak for plan in plan_search(config))
-
-
 # --- Plans
 
 
-@pytest.mark.parametrize(("xi", "token_ratio"), [(0.0, 1.0), (0.01, 0.5)])
 @pytest.mark.parametrize(
-    "changes", [{}, {"num_nodes": 2}, {"recompute": True}, {"fused": False}], ids=str
+    ("changes", "xi", "token_ratio"),
+    [
+        ({}, 0.0, 1.0),
+        ({"num_nodes": 2}, 0.01, 0.5),
+        ({"recompute": True}, 0.01, 0.5),
+        ({"fused": False}, 0.01, 0.5),
+    ],
 )
 def test_a_plan_is_what_a_real_step_takes(changes: dict, xi: float, token_ratio: float) -> None:
     """And a plan leaves nothing behind that the step would meet."""
@@ -84,51 +78,32 @@ def test_a_plan_is_what_a_real_step_takes(changes: dict, xi: float, token_ratio:
 
 
 def test_what_must_be_more_is_more() -> None:
-    operations = ("identity", "msa_h2", "mlp_r3")
-    base = plan_config(operations=operations, stage_layers=(1,), stage_ops=(3,), token_ratio=0.5)
+    base = plan_config(
+        operations=("identity", "msa_h2", "mlp_r3"), stage_ops=(3,), stage_layers=(1,)
+    )
 
     @cache
     def planned(**changes: object) -> int:
-        return peak(base.replaced(batch_size=64, **changes))
+        (plan,) = plan_search(base.replaced(**{"batch_size": 64} | changes))
+        return plan.peak
 
-    assert peak(base) < planned() < planned(token_ratio=1.0)
-    assert planned() < planned(xi=0.01)
-    assert planned() < planned(stage_layers=(2,))
+    assert planned(batch_size=16) < planned()
     assert planned(precision="bf16") < planned()
-    assert planned(recompute=True) < 0.95 * planned() < 0.95 * planned(fused=False)
     assert planned(compile=True) == pytest.approx(1.2 * planned())
     # Evaluation takes its 256 images beside what a graph holds.
     images = 256 * 3 * base.data.image_size**2 * 4
     assert planned(compile=True, cuda_graph=True) > 1.44 * planned() + images
 
 
-def test_a_model_without_values_shares_what_it_shared() -> None:
-    with torch.device("meta"):
-        model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4), nn.Identity())
-        model[1].weight = model[0].weight
-        model[1].bias.requires_grad_(False)
-        model.register_buffer("scale", torch.ones(()))
-
-    def make() -> Callable[[], object]:
-        _without_values(model)
-        assert isinstance(model[0].weight, nn.Parameter)
-        assert model[0].weight is model[1].weight
-        assert [p.requires_grad for p in model.parameters()] == [True, False]
-        return lambda: model(torch.zeros(2, 4)) * model.scale
-
-    assert peak_of(make, block=1)[0] == 4 * (16 + 4 + 1)
-
-
-class Shifted(nn.Module):
-    """An operation of a user's own, with tensors that are neither parameters nor buffers."""
+class Shifted(nn.Linear):
+    """An operation of a user's own, with a tensor that is neither a parameter nor a buffer."""
 
     def __init__(self, dim: int, *, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, dim)
-        self.shifts = [torch.ones(dim), torch.zeros(dim)]
+        super().__init__(dim, dim)
+        self.shift = [torch.ones(dim)]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x) + sum(self.shifts)
+        return super().forward(x) + self.shift[0]
 
 
 def test_tensors_that_modules_merely_hold_are_planned_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,22 +112,6 @@ def test_tensors_that_modules_merely_hold_are_planned_too(monkeypatch: pytest.Mo
     register_operation("shifted", Shifted)
     plan = plan_stage(plan_config(operations=("identity", "msa_h2", "mlp_r3", "shifted")), 0)
     assert plan.peak > plan.resident > 0
-
-
-def test_later_stages_are_planned_with_the_heaviest_candidates() -> None:
-    space = CellSpace()
-    assert space.heaviest(3) == (("msa_h8", "mlp_r3", "mlp_r4"),) * 5
-    assert space.heaviest(8) == (space.operations,) * 5
-
-
-def test_a_plan_leaves_what_a_graph_reads() -> None:
-    """Masks of operation types made before a plan are those of after it."""
-    candidates = Candidates(edge_ops=(("identity", "msa_h2"),) * 2, operations=("identity",))
-    weights = torch.full((2, 2), 0.5)
-    before = candidates.mask("msa", weights)
-    plan_search(plan_config(**ONE_STAGE))
-    assert candidates.mask("msa", weights) is before
-    assert before.tolist() == [[0.0, 1.0]] * 2
 
 
 # --- The largest batch
@@ -178,17 +137,12 @@ def plan_as(monkeypatch: pytest.MonkeyPatch) -> Callable[[Planned], list[int]]:
     return patch
 
 
-def two_lines(stage: int, batch: int) -> int:
-    return (10 + 3 * batch, 200 + batch)[stage]
-
-
 @pytest.mark.parametrize(
     ("planned", "budget", "expected"),
     [
         # Not only in the stage that takes the most of a few images.
-        *((two_lines, 340, 110), (two_lines, 230, 30), (two_lines, 201, 1), (two_lines, 200, 0)),
-        # Another moment becomes the peak: the stage that seemed to allow more allows fewer.
-        (lambda stage, batch: (10 + 3 * batch, max(200 + batch, 9 * batch))[stage], 340, 37),
+        (lambda stage, batch: (10 + 3 * batch, 200 + batch)[stage], 230, 30),
+        (lambda stage, batch: (10 + 3 * batch, 200 + batch)[stage], 200, 0),
         # An operation may choose another way from some batch size on, and plans may fall again.
         (lambda stage, batch: (3 * batch, batch + 50 * (batch == 20))[stage], 60, 19),
         (lambda stage, batch: batch, 10**40, 2**20),
@@ -240,8 +194,7 @@ def test_no_batch_of_more_images_than_there_are(plan_as: Callable) -> None:
 
 
 def test_what_is_tried_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = plan_config(**ONE_STAGE)
-    tried: list[SearchConfig] = []
+    config, tried = plan_config(), []
     monkeypatch.setattr(
         dasvit.search.memory, "largest_batch", lambda config, *_: tried.append(config) or len(tried)
     )

@@ -21,7 +21,7 @@ from dasvit.report.record import load_search_result
 from dasvit.run.checkpoint import load_checkpoint
 from dasvit.run.settings import config_to_dict
 from dasvit.search.architect import arch_gradient, weight_gradient
-from dasvit.search.loop import KIND, check_search, load_search_config, search
+from dasvit.search.loop import KIND, load_search_config, search
 from dasvit.spaces.cell.genotype import Genotype
 
 GOLDEN = Path(__file__).parents[1] / "golden_search.txt"
@@ -132,17 +132,14 @@ def test_refused_before_anything_is_written(tmp_path: Path) -> None:
             {"operations": ("msa_h2", "mlp_r99999999999999"), "stage_ops": (2, 2, 2)},
             "mlp_r1e[+]14 has more than 1048576 hidden units at dim=12",
         ),
-        ({"dim": 12_000}, r"the network has [0-9.]+ G parameters, more than one device can train"),
         ({"stage_layers": (1, 1, 1000), "dim": 1200}, "G parameters, more than one device"),
         ({"data": DataConfig(dataset="mnist")}, "unknown data set 'mnist'; known: digits"),
         ({"data": DataConfig(dataset="cifar10")}, "needs --data-dir"),
         ({"plugins": ("no_such_plugin",)}, "cannot import 'no_such_plugin'"),
     ]
     for changes, message in bad:
-        config = search_config(**changes)
-        for refuse in (check_search, lambda config: search(config, folder)):
-            with pytest.raises(ValueError, match=message):
-                refuse(config)
+        with pytest.raises(ValueError, match=message):
+            search(search_config(**changes), folder)
     with pytest.raises(ValueError, match="device must be auto, cpu or cuda"):
         search(search_config(), folder, device="tpu")
     with pytest.raises(ValueError, match=r"0\.0001 \(val_fraction"):
@@ -159,12 +156,11 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(
 ) -> None:
     config = search_config()
     with monkeypatch.context() as patch:
-        calls = {"count": 0}
+        factors = iter([1.0] * 5 + [math.nan])
 
         def poisoned(*args: Any) -> Any:
-            calls["count"] += 1
             grads, loss, logits = weight_gradient(*args)
-            return grads, loss * float("nan") if calls["count"] == 6 else loss, logits
+            return grads, loss * next(factors), logits
 
         patch.setattr(dasvit.search.step, "weight_gradient", poisoned)
         with pytest.raises(FloatingPointError, match="not finite in epoch 2") as caught:

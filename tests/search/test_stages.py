@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from support import exhaustive, reference
-from support.runs import OPERATIONS, assert_same_state, search_config
-from support.search_runs import Searched, literal_state, run
+from support.runs import OPERATIONS, search_config
+from support.search_runs import Searched, literal_state
 
 import dasvit.search.loop
 from dasvit.methods import DARTS
@@ -15,15 +15,14 @@ from dasvit.report.events import SearchEpoch, SearchResult, StageEnd
 from dasvit.report.progress import ProgressReport
 from dasvit.search.config import SearchConfig
 from dasvit.search.loop import search
-from dasvit.search.model import SearchModel, build_search_model
+from dasvit.search.model import SearchModel
 from dasvit.search.step import BilevelStep
 
 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"stage_layers": (2, 4, 6)},
-        {"alpha_init_std": 1.0, "edges_per_node": 1},
+        {"alpha_init_std": 1.0, "edges_per_node": 1, "stage_layers": (1, 2, 3)},
         {"alpha_init_std": 1.0, "edges_per_node": 3, "prune_zero": "first", "num_nodes": 3},
         # Weights of neighbours are equal in float32.
         {"alpha_init_std": 1e-9, "alpha_lr": 1e-13},
@@ -36,15 +35,13 @@ def test_what_is_kept_and_derived(settings: dict, searched_once: Searched) -> No
     found = searched_once(**settings, stage_epochs=1)
     assert [type(e) for e in found.events] == [SearchEpoch, StageEnd] * 3 + [SearchResult]
     layers = found.config.method.stage_layers
-    records = found.epochs
+    records, space = found.epochs, found.config.space
     assert [(e.epoch, e.stage, e.num_layers) for e in records] == [
         (i, i, n) for i, n in enumerate(layers)
     ]
     assert [{len(row) for row in e.edge_ops} for e in records] == [{8}, {5}, {3}]
     assert {e.total_epochs for e in records} == {3}
-    space = found.config.space
-    edges = len(reference.edges_of(space.num_nodes))
-    assert records[0].edge_ops == (OPERATIONS,) * edges
+    assert set(records[0].edge_ops) == {OPERATIONS}
     kept = [e.edge_ops for e in records[1:]]
     for model, end, record in zip(found.stages, found.ends, records, strict=True):
         assert (end.epoch, end.stage) == (record.epoch, record.stage)
@@ -70,9 +67,8 @@ STILL = {"stage_epochs": 1, "weight_lr": 1e-12, "alpha_lr": 1e-12, "alpha_init_s
 @pytest.mark.parametrize(
     ("inherit_weights", "inherit_alpha", "token_where"),
     [
-        ("cyclic", "carry", "input"),
-        ("cyclic", "reset", "edge"),
-        ("stretched", "carry", "edge"),
+        ("cyclic", "carry", "edge"),
+        ("stretched", "reset", "input"),
         ("fresh", "carry", "input"),
     ],
 )
@@ -116,9 +112,9 @@ def test_what_a_stage_inherits(
 
 
 def test_a_change_that_changes_nothing_costs_nothing(searched_once: Searched) -> None:
-    found = searched_once(stage_layers=(2, 2), stage_ops=(8, 8))
+    found = searched_once(stage_layers=(1, 1), stage_ops=(8, 8), stage_epochs=1)
     change, _ = found.ends
-    assert change.accuracy_before == change.accuracy_after == found.epochs[1].val_accuracy
+    assert change.accuracy_before == change.accuracy_after == found.epochs[0].val_accuracy
     assert change.pruned == {} and not change.drops_to_chance
 
 
@@ -144,19 +140,6 @@ def test_an_operation_that_goes_from_all_edges_and_a_drop_to_chance(
     assert warning.endswith("dropped the supernet to chance: identity went from all 5 edges")
 
 
-@pytest.mark.usefixtures("few_searched")
-def test_scores_at_a_change_change_nothing(
-    searched_once: Searched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = searched_once(dropout=0.2)
-    monkeypatch.setattr(dasvit.search.loop, "accuracy", lambda model, split: 0.0)
-    unscored = run(expected.config, tmp_path)
-    states = [found.state | {"changes": []} for found in (unscored, expected)]
-    assert_same_state(*states)
-    for ours, theirs in zip(unscored.epochs, expected.epochs, strict=True):
-        assert (ours.weights, ours.train_loss) == (theirs.weights, theirs.train_loss)
-
-
 def test_optimisers_start_anew_in_each_stage(searched_once: Searched) -> None:
     state = searched_once().state
     for name in ("weight_optimizer", "arch_optimizer"):
@@ -170,40 +153,28 @@ def test_one_stage_is_gone_before_the_next_takes_memory(
 ) -> None:
     """Optimisers' states, and what a captured step holds."""
     held: list[weakref.ref] = []
-    alive: list[int] = []
-
-    def build(*args: object, **options: object) -> SearchModel:
-        alive.append(sum(step() is not None for step in held))
-        return build_search_model(*args, **options)
 
     class Watched(BilevelStep):
         def __init__(self, config: SearchConfig, model: SearchModel) -> None:
+            assert not [step for step in held if step() is not None]
             super().__init__(config, model)
             held.append(weakref.ref(self))
 
     monkeypatch.setattr(dasvit.search.loop, "BilevelStep", Watched)
-    monkeypatch.setattr(dasvit.search.loop, "build_search_model", build)
     search(search_config(stage_epochs=1), tmp_path)
     assert len(held) == 3
-    assert alive == [0] * len(alive)
-    assert len(alive) >= 3
 
 
 def test_plain_darts_is_the_base_class(searched_once: Searched) -> None:
     """λ = 1, no fairness, one stage; a DASViT of those settings is the same search."""
-    method = DARTS.like(search_config().method)
+    method = DARTS.like(search_config(stage_epochs=1).method)
     size = {"stage_layers": method.stage_layers, "stage_epochs": method.stage_epochs}
     plain = searched_once(method=method, **size)
-    assert [(e.stage, e.num_layers, e.penalty) for e in plain.epochs] == [(0, 1, 0.0)] * 6
+    assert [(e.stage, e.num_layers, e.penalty) for e in plain.epochs] == [(0, 1, 0.0)] * 3
     assert {e.edge_ops for e in plain.epochs} == {(OPERATIONS,) * 5}
     assert not [name for name in plain.state["model"] if "selector" in name]
-    by_hand = searched_once(
-        token_ratio=1.0,
-        skip_weight=0.0,
-        type_weight=0.0,
-        stage_ops=(8,),
-        **size,
-    )
+    no_fairness = {"skip_weight": 0.0, "type_weight": 0.0}
+    by_hand = searched_once(token_ratio=1.0, stage_ops=(8,), **no_fairness, **size)
     assert by_hand.result.genotype == plain.result.genotype
     for ours, theirs in zip(by_hand.epochs, plain.epochs, strict=True):
         assert (ours.weights, ours.train_loss) == (theirs.weights, theirs.train_loss)

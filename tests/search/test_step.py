@@ -12,7 +12,6 @@ from dasvit.search.step import BilevelStep
 @pytest.mark.parametrize(
     "settings",
     [
-        {},
         {"xi": 0.4},
         {"xi": 0.05, "fused": True, "token_ratio": 0.5, "alpha_betas": (0.9, 0.99)},
         {"decay_norms": False, "grad_clip": 0.5},

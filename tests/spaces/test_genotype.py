@@ -4,12 +4,10 @@ import hashlib
 import itertools
 import json
 import math
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import exhaustive
 
 from dasvit.spaces.cell.genotype import (
     NAMED_GENOTYPES,
@@ -21,14 +19,6 @@ from dasvit.spaces.cell.genotype import (
 )
 
 PAPER = NAMED_GENOTYPES["dasvit_cifar10"]
-
-
-def _random_genotype(chance: random.Random, num_nodes: int, operations: list[str]) -> Genotype:
-    nodes = []
-    for j in range(num_nodes):
-        sources = chance.sample(range(j + 2), chance.randint(1, 2))
-        nodes.append(tuple(Edge(s, chance.choice(operations)) for s in sources))
-    return Genotype(tuple(nodes))
 
 
 def test_the_papers_encoder() -> None:
@@ -51,18 +41,16 @@ def test_the_papers_encoder() -> None:
 
 def test_json_round_trip(tmp_path: Path) -> None:
     """In its own order of edges; what is recorded beside it makes no difference."""
-    chance, path = random.Random(0), tmp_path / "found.json"
-    for number in range(8):
-        nodes = _random_genotype(chance, 1 + number % 4, ["zero", "msa_h2", "conv_k3"]).nodes
-        genotype = Genotype(nodes, {"seed": number, "note": "α", "list": [1, None]})
-        genotype.save(path)
-        read, other = Genotype.load(path), Genotype(nodes, {"seed": 99})
-        assert read == genotype == other and hash(read) == hash(other)
-        assert (read.nodes, read.provenance) == (genotype.nodes, genotype.provenance)
-        stored = json.loads(path.read_text())
-        assert stored["schema"] == SCHEMA
-        assert stored["hash"] == genotype.canonical_hash == other.canonical_hash
-        assert other.canonical().provenance == other.provenance
+    nodes = ((Edge(1, "msa_h2"), Edge(0, "zero")), (Edge(0, "conv_k3"),), (Edge(3, "msa_h2"),))
+    genotype = Genotype(nodes, {"seed": 1, "note": "α", "list": [1, None]})
+    genotype.save(tmp_path / "found.json")
+    read, other = Genotype.load(tmp_path / "found.json"), Genotype(nodes, {"seed": 99})
+    assert read == genotype == other and hash(read) == hash(other)
+    assert (read.nodes, read.provenance) == (nodes, genotype.provenance)
+    stored = json.loads((tmp_path / "found.json").read_text())
+    assert stored["schema"] == SCHEMA
+    assert stored["hash"] == genotype.canonical_hash == other.canonical_hash
+    assert other.canonical().provenance == other.provenance
 
 
 # --- Canonical form
@@ -91,26 +79,11 @@ def _all_of_two_nodes() -> list[Genotype]:
     return [Genotype(pair) for pair in itertools.product(nodes_with(2), nodes_with(3))]
 
 
-def _many_of_three_nodes() -> list[Genotype]:
-    """With others that name nodes and order edges differently."""
-    chance = random.Random(2)
-    found = [_random_genotype(chance, 3, ["mlp_r2", "msa_h2"]) for _ in range(150)]
-    # Two nodes of one value (equal terms) are told apart by their weights, not by this function.
-    found = [g for g in found if len({round(v, 9) for v in _node_values(g)}) == 3]
-    for genotype in found[:40]:
-        orders = itertools.permutations(range(3))
-        others = [exhaustive.relabelled(genotype, order) for order in orders]
-        other = chance.choice([g for g in others if g is not None])
-        found.append(Genotype(tuple(tuple(chance.sample(e, len(e))) for e in other.nodes)))
-    return found
-
-
-@pytest.mark.parametrize("encoders", [_all_of_two_nodes, _many_of_three_nodes])
-def test_canonical_forms_are_equal_exactly_where_the_functions_are(encoders) -> None:
+def test_canonical_forms_are_equal_exactly_where_the_functions_are() -> None:
     """Weights tied by name. Names of nodes, the order of edges, and which of several unread nodes a
     term goes to make no difference."""
     rows = []
-    for genotype in encoders():
+    for genotype in _all_of_two_nodes():
         canonical = genotype.canonical()
         assert canonical.canonical().nodes == canonical.nodes
         assert sorted(canonical.operations) == sorted(genotype.operations)

@@ -1,4 +1,4 @@
-"""Genotypes, derivation and pruning by trying everything: slow and literal, for the tests alone."""
+"""Derivation and pruning by trying everything: slow and literal, for the tests alone."""
 
 import itertools
 import math
@@ -8,21 +8,6 @@ from support.reference import edges_of
 from torch import Tensor
 
 from dasvit.spaces.cell.genotype import Edge, Genotype
-
-
-def relabelled(genotype: Genotype, order: Sequence[int]) -> Genotype | None:
-    """Old node `order[i]` becomes node i; None if that puts a reader before its source."""
-    new = {old: i for i, old in enumerate(order)}
-    nodes = []
-    for i, old in enumerate(order):
-        edges = []
-        for edge in genotype.nodes[old]:
-            source = edge.source if edge.source < 2 else 2 + new[edge.source - 2]
-            if source >= 2 + i:
-                return None
-            edges.append(Edge(source, edge.operation))
-        nodes.append(tuple(edges))
-    return Genotype(tuple(nodes))
 
 
 def derive(
