@@ -78,7 +78,7 @@ MUTANTS: dict[str, list[Edit]] = {
     ],
     # Derivation (line 21)
     "derive-with-zero": [(DERIVE, "            if name != ZERO\n", "")],
-    "one-edge-too-few": [(DERIVE, "[:edges_per_node]", "[: edges_per_node - 1]")],
+    "one-edge-too-few": [(DERIVE, "[: edges_per_node - 1]", "[: edges_per_node - 2]")],
     "ties-to-the-later-edge": [(DERIVE, "-item[0], item[1].source", "-item[0], -item[1].source")],
     "ties-to-the-later-candidate": [(DERIVE, "(score, -i, name)", "(score, i, name)")],
     "ties-keep-the-later": [(PRUNE, "(last[i], -row[i], i)", "(last[i], -row[i], -i)")],

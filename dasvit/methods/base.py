@@ -23,7 +23,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -46,6 +47,7 @@ __all__ = [
     "DARTS",
     "Choice",
     "LogUniform",
+    "Ranking",
     "Stage",
     "Uniform",
     "get_method",
@@ -77,6 +79,15 @@ class Choice(NamedTuple):
 Domain = Uniform | LogUniform | Choice
 
 
+class Ranking(NamedTuple):
+    """What alpha would choose after an epoch."""
+
+    order: tuple[tuple[str, ...], ...]
+    """The candidates of each edge but `zero` and `identity`, the strongest first."""
+    skips: int
+    """Edges of the derived encoder that hold `identity`."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """One stage of a search: encoder layers of its supernet, candidates per edge, epochs."""
@@ -98,6 +109,8 @@ class DARTS:
     """Whether it goes on in several stages where a preset has them."""
     tied: ClassVar[tuple[str, ...]] = ()
     """Names of draws (`outer_space`) that bound each other."""
+    own: ClassVar[tuple[str, ...]] = ()
+    """Settings that it never takes over from another method (`like`)."""
 
     stage_layers: tuple[Annotated[int, Range("[1, 1000]")], ...] = (2,)
     """Encoder layers of the supernet, one number per stage."""
@@ -154,6 +167,13 @@ class DARTS:
             f"{self.alpha_freeze_epochs}: the alphas would never be trained",
         )
 
+    def check_operations(self, operations: Collection[str]) -> None:
+        """Whether the method can search among these.
+
+        Raises:
+            SettingError: it needs one that is not there.
+        """
+
     # --- The schedule
 
     def stages(self, num_ops: int) -> tuple[Stage, ...]:
@@ -181,6 +201,10 @@ class DARTS:
     def frozen(self, epoch_in_stage: int) -> bool:
         """Whether the architecture parameters stay still in an epoch of a stage."""
         return epoch_in_stage < self.alpha_freeze_epochs
+
+    def stop(self, history: Sequence[Ranking]) -> str | None:
+        """Why the present stage ends now, after these epochs of it; None to go on."""
+        return None
 
     # --- What the supernet sees
 
@@ -215,6 +239,15 @@ class DARTS:
         """The weights of the candidates where the supernet's own weights are trained."""
         return self.weights(arch, noise, t)
 
+    def extra_skip(self, t: Tensor) -> Float[Tensor, ""] | None:
+        """What is added to the weight of `identity` on every edge, wherever the supernet is
+        computed; None for nothing."""
+        return None
+
+    def skip_drop(self, stage: int, epoch_in_stage: int) -> float:
+        """Dropout on what `identity` passes on, while the supernet is trained in an epoch."""
+        return 0.0
+
     def penalty(
         self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates, t: Tensor
     ) -> Float[Tensor, ""] | None:
@@ -228,7 +261,21 @@ class DARTS:
         comparable between edges."""
         return arch["alpha"].detach().double().softmax(dim=-1)
 
+    @property
+    def least_score(self) -> float:
+        """A node keeps an edge whose strongest operation scores less only if it has no other."""
+        return -math.inf
+
+    @property
+    def most_skips(self) -> int | None:
+        """How many edges of the encoder may hold `identity`; None for all."""
+        return None
+
     # --- What is shown
+
+    def shares(self, arch: Arch, t: Tensor) -> Float[Tensor, "edges ops"]:
+        """What traces, figures and proposals go by: the weights of evaluation."""
+        return self.weights(arch, {}, t)
 
     def figures(
         self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates
@@ -305,7 +352,7 @@ class DARTS:
             return other
         mine = {f.name for f in dataclasses.fields(cls)}
         theirs = {f.name for f in dataclasses.fields(other)}
-        values = {name: getattr(other, name) for name in mine & theirs}
+        values = {name: getattr(other, name) for name in mine & theirs - {*cls.own}}
         if not cls.staged:
             values |= {
                 "stage_layers": other.stage_layers[:1],

@@ -90,6 +90,7 @@ class StageEnd:
         accuracy_after: that of the next stage's supernet (pruned, grown, weights inherited) before
             any training, on the same images (ratio); None after the last stage.
         largest_class: share of these images in the largest class (ratio).
+        stopped: why the method ended the stage before its last epoch, if it did.
     """
 
     epoch: int
@@ -101,6 +102,7 @@ class StageEnd:
     accuracy_before: float
     accuracy_after: float | None
     largest_class: float
+    stopped: str | None = None
 
     @property
     def pruned(self) -> dict[str, int]:
@@ -135,6 +137,7 @@ class SearchResult:
         settings: the outer hyper-parameters, by name, for comparison of runs.
         stages: what each change of stage did to the supernet (`StageEnd.record`).
         largest_class: share of the validation half's images in the largest class (ratio).
+        stopped: why the method ended the search before its last epoch, if it did.
     """
 
     genotype: Genotype
@@ -146,6 +149,7 @@ class SearchResult:
     settings: dict[str, Any] = field(default_factory=dict)
     stages: list[dict[str, Any]] = field(default_factory=list)
     largest_class: float | None = None
+    stopped: str | None = None
 
     @property
     def gap(self) -> float:

@@ -101,7 +101,8 @@ class ProgressReport:
 
 
 def _stage_end(event: StageEnd) -> str:
-    line = f"stage {event.stage + 1} ends; derived so far: {event.genotype}"
+    why = "" if event.stopped is None else f" early, {event.stopped}"
+    line = f"stage {event.stage + 1} ends{why}; derived so far: {event.genotype}"
     if event.accuracy_after is None:
         return line
     before, now = 100 * event.accuracy_before, 100 * event.accuracy_after

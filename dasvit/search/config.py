@@ -88,6 +88,12 @@ class SearchConfig:
             f"compile needs dropout 0, but got {dropout}: the passes of a step would draw "
             "different masks",
         )
+        drops = any(method.skip_drop(s, 0) > 0 for s in range(len(method.stage_layers)))
+        require(
+            not drops or not (self.compile or self.cuda_graph),
+            f"method {method.name} drops skips at random, which neither compile nor cuda_graph can "
+            "do; turn them off",
+        )
         require(
             not self.cuda_graph or dropout == 0,
             f"cuda_graph needs dropout 0, but got {dropout}: a graph draws no masks",
@@ -97,6 +103,7 @@ class SearchConfig:
             f"patch_size must divide image_size, but got patch_size={space.patch_size}, "
             f"image_size={self.data.image_size}",
         )
+        method.check_operations(space.operations)
         last = self.stages[-1].num_ops
         require(
             last >= 2 or "zero" not in space.operations or method.prune_zero == "first",

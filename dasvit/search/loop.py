@@ -17,6 +17,7 @@ from torch import Tensor
 from dasvit.costs import check_num_params
 from dasvit.data.datasets import ImageData, check_data, load_data
 from dasvit.data.splits import Split, endless, split_half
+from dasvit.methods.base import Ranking
 from dasvit.report.events import (
     Report,
     Rows,
@@ -40,6 +41,7 @@ from dasvit.search.score import accuracy
 from dasvit.search.step import BilevelStep
 from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.genotype import Genotype
+from dasvit.spaces.cell.operations import IDENTITY, ZERO
 from dasvit.training.recipe import all_finite, make_schedule
 
 __all__ = ["check_search", "check_supernet", "load_search_config", "search"]
@@ -175,7 +177,8 @@ class _Run:
     def _enter(self, stage: int, edge_ops: EdgeOps | None) -> None:
         """Algorithm 1, lines 4-5: a fresh model and fresh optimisers for a stage."""
         seed_everything(derive_seed(self.config.seed, "stage", stage))
-        self.stage = stage
+        self.stage, self.stage_start = stage, self.epoch
+        self.history: list[Ranking] = []
         self.model = build_search_model(
             self.config,
             edge_ops,
@@ -193,13 +196,15 @@ class _Run:
         return self.model.candidates.edge_ops
 
     @property
-    def stage_start(self) -> int:
-        """The first epoch of the present stage."""
-        return sum(stage.epochs for stage in self.config.stages[: self.stage])
+    def stopped(self) -> str | None:
+        """Why the method ends the stage before its last epoch, if it does."""
+        return self.config.method.stop(self.history)
 
     @property
     def stage_end(self) -> int:
         """The first epoch after the present stage."""
+        if self.stopped is not None:
+            return self.epoch
         return self.stage_start + self.config.stages[self.stage].epochs
 
     def train_epoch(self, train: Split, val: Split) -> SearchEpoch:
@@ -212,6 +217,9 @@ class _Run:
         epochs_before = self.epoch - self.stage_start if by_stage else self.epoch
         epochs_in_all = self.stage_end - self.stage_start if by_stage else config.total_epochs
         search_alpha = not config.method.frozen(self.epoch - self.stage_start)
+        model.supernet.drop_skips(
+            config.method.skip_drop(self.stage, self.epoch - self.stage_start)
+        )
         val_batches = endless(val, config.batch_size, config.seed, "alpha order", self.epoch)
         train_batches = train.batches(
             config.batch_size, seed=derive_seed(config.seed, "weight order", self.epoch)
@@ -245,8 +253,18 @@ class _Run:
             weight_lr=lr,
             seconds=time.perf_counter() - started,
         )
+        self.history.append(self._ranking())  # of alphas that are finite
         self.seconds += record.seconds
         return record
+
+    def _ranking(self) -> Ranking:
+        """What alpha would choose now."""
+        order = self.model.scores().argsort(dim=1, descending=True, stable=True).tolist()
+        names = [
+            tuple(row[i] for i in columns if row[i] not in (ZERO, IDENTITY))
+            for columns, row in zip(order, self.edge_ops, strict=True)
+        ]
+        return Ranking(tuple(names), self.derive().operations.count(IDENTITY))
 
     def _show_progress(self) -> None:
         """Tell the method how much of the search is done."""
@@ -254,7 +272,7 @@ class _Run:
 
     def _record(self, *, val_loss: float, train_loss: float, **values: float) -> SearchEpoch:
         epoch = self.epoch - 1  # the one that has just ended
-        weights = self.model.weights().detach()
+        weights = self.model.shares()
         finite = math.isfinite(train_loss) and all_finite(list(self.model.parameters()))
         if not finite:
             kept = "; the last checkpoint is kept" if epoch else ""
@@ -284,13 +302,14 @@ class _Run:
         end = StageEnd(
             epoch=self.epoch - 1,
             stage=self.stage,
-            weights=_rows(self.model.weights().detach()),
+            weights=_rows(self.model.shares()),
             edge_ops=self.edge_ops,
             kept=None if kept is None else kept[0],
             genotype=self.derive(),
             accuracy_before=accuracy(self.model, val),
             accuracy_after=None,
             largest_class=val.targets.bincount().max().item() / len(val),
+            stopped=self.stopped,
         )
         if kept is not None:
             self._enter_next_stage(*kept)
@@ -328,7 +347,9 @@ class _Run:
         return self.config.space.derive(
             self.model.scores(),
             self.edge_ops,
-            {
+            least_score=self.config.method.least_score,
+            most_skips=self.config.method.most_skips,
+            provenance={
                 "seed": self.config.seed,
                 "epoch": self.epoch,
                 "alpha_trace": "alpha.jsonl",
@@ -349,6 +370,7 @@ class _Run:
             settings=self.config.outer_settings,
             stages=self.changes,
             largest_class=end.largest_class,
+            stopped=end.stopped,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -357,9 +379,11 @@ class _Run:
         return {
             "config": config_to_dict(self.config),
             "stage": self.stage,
+            "stage_start": self.stage_start,
             "epoch": self.epoch,
             "seconds": self.seconds,
             "changes": self.changes,
+            "history": [tuple(ranking) for ranking in self.history],
             "edge_ops": [list(names) for names in self.edge_ops],
             "model": self.model.state_dict(),
             "weight_optimizer": self.step.weight_optimizer.state_dict(),
@@ -370,7 +394,10 @@ class _Run:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._enter(state["stage"], tuple(tuple(names) for names in state["edge_ops"]))
         self.epoch, self.seconds = state["epoch"], state["seconds"]
-        self.changes = state.get("changes", [])  # an earlier version kept none
+        self.changes = state.get("changes", [])  # an earlier version kept none of these
+        planned = sum(stage.epochs for stage in self.config.stages[: self.stage])
+        self.stage_start = state.get("stage_start", planned)
+        self.history = [Ranking(*values) for values in state.get("history", [])]
         self.model.load_state_dict(state["model"])
         self._show_progress()
         self.step.weight_optimizer.load_state_dict(state["weight_optimizer"])

@@ -10,6 +10,7 @@ from dasvit.methods import DARTS
 from dasvit.search.config import SearchConfig
 from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.candidates import Candidates
+from dasvit.spaces.cell.operations import IDENTITY
 from dasvit.spaces.cell.supernet import SuperNet
 
 __all__ = ["Noise", "SearchModel", "build_search_model"]
@@ -74,11 +75,22 @@ class SearchModel(nn.Module):
 
     def weights(self, noise: Noise | None = None) -> Float[Tensor, "edges ops"]:
         """The weights of the candidates in the alpha pass, or without noise in evaluation."""
-        return self.method.weights(self.named_arch(), noise or {}, self.t)
+        return self.with_skip(self.method.weights(self.named_arch(), noise or {}, self.t))
 
     def train_weights(self, noise: Noise) -> Float[Tensor, "edges ops"]:
         """The weights of the candidates where the supernet is trained."""
-        return self.method.train_weights(self.named_arch(), noise, self.t)
+        return self.with_skip(self.method.train_weights(self.named_arch(), noise, self.t))
+
+    def with_skip(self, weights: Float[Tensor, "edges ops"]) -> Float[Tensor, "edges ops"]:
+        """What the supernet sees of a method's weights: the method may add to `identity`'s."""
+        extra = self.method.extra_skip(self.t)
+        if extra is None:
+            return weights
+        return weights + extra * self.candidates.mask(IDENTITY, weights)
+
+    def shares(self) -> Float[Tensor, "edges ops"]:
+        """What traces and figures show of the candidates."""
+        return self.method.shares(self.named_arch(), self.t).detach()
 
     def penalty(self, weights: Float[Tensor, "edges ops"]) -> Float[Tensor, ""] | None:
         """What the method adds to the validation loss."""

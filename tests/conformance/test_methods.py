@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import support.plugin_method  # noqa: F401  registers betadarts and shaken
+import support.plugin_method  # noqa: F401  registers decided and shaken
 import torch
 from support import reference
 from support.hypergradient import hypergradient, second_order
@@ -48,7 +48,16 @@ LITERAL: dict[str, Callable[[Any, dict[str, Tensor], Tensor, float], Tensor]] = 
         **{name: getattr(method, name) for name in FAIRNESS},
     ),
     "betadarts": lambda method, arch, weights, t: reference.beta_penalty(
-        arch["alpha"], t, weight=method.beta
+        arch["alpha"], t, weight=method.beta_weight
+    ),
+    "fairdarts": lambda method, arch, weights, t: reference.undecided_penalty(
+        arch["alpha"], weight=method.decision_weight
+    ),
+    "drnas": lambda method, arch, weights, t: reference.dirichlet_penalty(
+        arch["alpha"], weight=method.kl_weight
+    ),
+    "decided": lambda method, arch, weights, t: sum(
+        t * method.decision * (1 - (row * row).sum()) / len(weights) for row in weights
     ),
 }
 
@@ -191,7 +200,8 @@ def test_hooks_can_be_captured(kind: type[DARTS]) -> None:
 
 
 def test_what_the_next_stage_goes_on_with(kind: type[DARTS]) -> None:
-    method, kept = kind(), torch.tensor([[0, 2], [1, 5], [3, 4], [0, 1], [4, 5]])
+    kept = torch.tensor([[0, 2], [1, 5], [3, 4], [0, 1], [4, 5]])
+    method = kind(inherit_alpha="carry")
     arch = _arch(method)
     carried = method.carried(arch, kept)
     assert carried.keys() == arch.keys()

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from support.plugin_method import BetaDARTS
+from support.plugin_method import Decided
 
 from dasvit.data.config import DataConfig
 from dasvit.methods import DARTS, DASViT
@@ -32,7 +32,7 @@ def test_conformance(name: str) -> None:
     for operation in search.space.operations:
         check_shape_preserving(operation, retrain.dim)
     assert retrain.dim % retrain.vit_heads == 0
-    for method in (DARTS, BetaDARTS):  # another method takes the same epochs
+    for method in (DARTS, Decided):  # another method takes the same epochs
         other = search.replaced(method=method.like(search.method))
         assert other.total_epochs == search.total_epochs
         check_supernet(other)

@@ -10,7 +10,7 @@ import pytest
 import support
 import torch
 from support.cli_calls import SEARCH
-from support.plugin_method import BetaDARTS
+from support.plugin_method import Decided
 from support.runs import few_images, search_config
 
 import dasvit.methods.base
@@ -23,16 +23,16 @@ from dasvit.spaces.cell.genotype import Genotype
 
 
 def test_methods_have_names() -> None:
-    assert method_names()[:2] == ("darts", "dasvit")
+    assert {"darts", "dasvit"} <= {*method_names()}
     assert (get_method("darts"), get_method("dasvit")) == (DARTS, DASViT)
-    assert DARTS.named("betadarts") is BetaDARTS
-    with pytest.raises(ValueError, match="unknown method 'nix'; known: darts, dasvit"):
+    assert DARTS.named("decided") is Decided
+    with pytest.raises(ValueError, match="unknown method 'nix'; known: darts, "):
         get_method("nix")
-    assert register_method(BetaDARTS) is BetaDARTS  # the same again
+    assert register_method(Decided) is Decided  # the same again
 
     @dataclass(frozen=True, kw_only=True)
     class Other(DARTS):
-        name: ClassVar[str] = "betadarts"
+        name: ClassVar[str] = "decided"
 
     @dataclass(frozen=True, kw_only=True)
     class Nameless(DASViT):
@@ -47,7 +47,7 @@ def test_methods_have_names() -> None:
         weight: float
 
     for kind, message in (
-        (Other, "'betadarts' is registered already, as BetaDARTS"),
+        (Other, "'decided' is registered already, as Decided"),
         (Nameless, "Nameless needs a name of its own"),
         (Plain, r"Plain needs @dataclass\(frozen=True, kw_only=True\)"),
         (Demanding, "Demanding: the setting weight needs a default"),
@@ -98,20 +98,20 @@ def test_a_method_in_a_plugin_from_the_command_line_to_what_a_folder_says(
         monkeypatch.delitem(sys.modules, "support.plugin_method")
 
     forget()
-    own = ("--plugins", "support.plugin_method", "--method", "betadarts", "--beta", "7")
+    own = ("--plugins", "support.plugin_method", "--method", "decided", "--decision", "7")
     out = succeed(*SEARCH, *own, "--out", "found")
     assert out.endswith(" --model found/genotype.json\n")  # whose operations need no plugin
     assert Genotype.load(workdir / "found" / "genotype.json").operations
-    assert "--beta" in succeed("search", *own[:4], "--help-all")
+    assert "--decision" in succeed("search", *own[:4], "--help-all")
     config = load_search_config(workdir / "found")
     method = config.method
-    assert (method.name, method.beta, method.stage_layers) == ("betadarts", 7.0, (1, 1))
+    assert (method.name, method.decision, method.stage_layers) == ("decided", 7.0, (1, 1))
     forget()
-    with pytest.raises(ValueError, match="unknown method 'betadarts'"):
+    with pytest.raises(ValueError, match="unknown method 'decided'"):
         config_from_dict(SearchConfig, config_to_dict(config))
     found = load_search_config(workdir / "found")
     assert config_to_dict(found) == config_to_dict(config)
-    assert type(found.method) is get_method("betadarts") is not BetaDARTS
+    assert type(found.method) is get_method("decided") is not Decided
     with pytest.raises(ValueError, match="plugins: cannot import 'no_such_module'"):
         check_search(replace(config, plugins=("no_such_module",)))
 

@@ -183,6 +183,6 @@ def test_the_operation_and_the_method_of_contributing_work(programs: None) -> No
     shown = Path("my_methods.py").read_text(encoding="utf-8").partition("@register_method")[2]
     tried = ROOT / "tests" / "support" / "plugin_method.py"
     assert shown in tried.read_text(encoding="utf-8")
-    method = methods.get_method("betadarts")(beta=2.0)
-    penalty = method.penalty({"alpha": torch.zeros(3, 8)}, tokens, None, torch.tensor(0.5))
-    torch.testing.assert_close(penalty, torch.tensor(8.0).log())  # t · beta · mean logsumexp(0)
+    method = methods.get_method("decided")(decision=2.0)
+    penalty = method.penalty({}, torch.full((3, 8), 1 / 8), None, torch.tensor(0.5))
+    torch.testing.assert_close(penalty, torch.tensor(7 / 8))

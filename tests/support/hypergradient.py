@@ -32,7 +32,7 @@ def _objective(
     batch: Batch,
 ) -> Tensor:
     """L_val and what the method adds."""
-    rows = model.method.weights(arch, noise, model.t)
+    rows = model.with_skip(model.method.weights(arch, noise, model.t))
     loss = _loss(model, weights, rows, batch)
     penalty = model.method.penalty(arch, rows, model.candidates, model.t)
     return loss if penalty is None else loss + penalty
@@ -45,7 +45,7 @@ def hypergradient(
     per architecture parameter."""
     weights, arch = _leaves(model.supernet.named_parameters()), _leaves(model.arch.items())
     with sdpa_kernel(SDPBackend.MATH):
-        rows = model.method.train_weights(arch, noise, model.t)
+        rows = model.with_skip(model.method.train_weights(arch, noise, model.t))
         train_loss = _loss(model, weights, rows, train_batch)
         grads = torch.autograd.grad(
             train_loss, list(weights.values()), create_graph=True, materialize_grads=True
@@ -73,7 +73,8 @@ def second_order(
     weights, arch = _leaves(model.supernet.named_parameters()), _leaves(model.arch.items())
 
     def train_gradient(at: dict[str, Tensor], of: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        loss = _loss(model, at, model.method.train_weights(arch, noise, model.t), train_batch)
+        rows = model.with_skip(model.method.train_weights(arch, noise, model.t))
+        loss = _loss(model, at, rows, train_batch)
         return torch.autograd.grad(loss, list(of.values()), materialize_grads=True)
 
     moved = {

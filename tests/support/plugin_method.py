@@ -1,4 +1,4 @@
-"""Two methods of a user's own, registered from outside the package: `betadarts`, as CONTRIBUTING.md
+"""Two methods of a user's own, registered from outside the package: `decided`, as CONTRIBUTING.md
 has it, and `shaken`."""
 
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from dasvit.run.settings import Range
 
 @register_method
 @dataclass(frozen=True, kw_only=True)
-class BetaDARTS(DARTS):
-    name: ClassVar[str] = "betadarts"
-    title: ClassVar[str] = "β-DARTS"
+class Decided(DARTS):
+    name: ClassVar[str] = "decided"
+    title: ClassVar[str] = "decided DARTS"
 
-    beta: Annotated[float, Range("[0, inf)")] = 50.0
+    decision: Annotated[float, Range("[0, inf)")] = 1.0
     """Weight of the penalty at the end of the search."""
 
     def penalty(self, arch, weights, candidates, t):
-        return t * self.beta * arch["alpha"].logsumexp(dim=-1).mean()
+        return t * self.decision * (1 - weights.square().sum(dim=-1)).mean()
 
     def outer_space(self, *, weight_lr, fixed=()):
         drawn = super().outer_space(weight_lr=weight_lr, fixed=fixed)
-        return drawn | {"beta": LogUniform(1.0, 100.0)}
+        return drawn | {"decision": LogUniform(0.1, 10.0)}
 
 
 @register_method

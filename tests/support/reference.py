@@ -295,6 +295,22 @@ def beta_penalty(alpha: Tensor, t: float, *, weight: float) -> Tensor:
     return t * weight * sum(row.exp().sum().log() for row in alpha) / len(alpha)
 
 
+def undecided_penalty(alpha: Tensor, *, weight: float) -> Tensor:
+    """FairDARTS: `−w/N Σ (σ(α) − 0.5)²` over all N candidates."""
+    terms = [(1 / (1 + (-a).exp()) - 0.5) ** 2 for a in alpha.flatten()]
+    return -weight * sum(terms[1:], start=terms[0]) / len(terms)
+
+
+def dirichlet_penalty(alpha: Tensor, *, weight: float) -> Tensor:
+    """DrNAS: the divergence of Dirichlet(elu(α) + 1) from Dirichlet(1), summed over the edges."""
+    total = torch.zeros(())
+    for row in alpha:
+        c = torch.where(row > 0, row + 1, row.exp())
+        total = total + c.sum().lgamma() - c.lgamma().sum() - math.lgamma(len(c))
+        total = total + ((c - 1) * (c.digamma() - c.sum().digamma())).sum()
+    return weight * total
+
+
 def cosine_lr(
     step: int, steps: int, *, lr: float, warmup_steps: int = 0, warmup_lr: float = 0.0
 ) -> float:

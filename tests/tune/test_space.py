@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.plugin_method import BetaDARTS
+from support.plugin_method import Decided
 
 from dasvit.methods import DARTS, Uniform
 from dasvit.search.config import SearchConfig
@@ -32,7 +32,7 @@ def test_every_draw_is_a_valid_configuration(search_config: SearchConfig) -> Non
 
 def test_the_method_says_what_varies(search_config: SearchConfig) -> None:
     """Plain DARTS has one outer setting; a method from outside the package names its own."""
-    for method, names in ((DARTS, {"xi"}), (BetaDARTS, {"xi", "beta"})):
+    for method, names in ((DARTS, {"xi"}), (Decided, {"xi", "decision"})):
         config = search_config.replaced(method=method.like(search_config.method))
         space = outer_space(config)
         assert set(space) == names
@@ -61,6 +61,6 @@ def test_a_sweep_begins_with_its_own_settings_and_plain_darts(search_config: Sea
     assert len(got.stages) == 1 and got.total_epochs == second_order.total_epochs
     assert got == second_order.replaced(seed=7).plain_darts
     assert len(first_draws(got, outer_space(got))) == 1  # the first is that
-    beta = search_config.replaced(method=BetaDARTS.like(search_config.method))
-    [_, plain] = first_draws(beta, outer_space(beta))
-    assert type(to_search_config(beta, plain, 0).method) is DARTS
+    decided = search_config.replaced(method=Decided.like(search_config.method))
+    [_, plain] = first_draws(decided, outer_space(decided))
+    assert type(to_search_config(decided, plain, 0).method) is DARTS

@@ -90,6 +90,7 @@ class _SourceEdges(nn.Module):
             )
             for edge in edges
         )
+        self.identity = Identity()
         self.foreign = any(True for others in self.others for _ in others.children())
         for e, places in enumerate(self.places):
             candidates = [p.candidate for p in places]
@@ -193,7 +194,7 @@ class _SourceEdges(nn.Module):
             # In the tokens' own precision, as they are summed up over the layers.
             terms.append(fused.view(x.shape).to(x.dtype))
         if IDENTITY in self.names[e]:
-            terms.append(row[self.names[e].index(IDENTITY)] * x)
+            terms.append(row[self.names[e].index(IDENTITY)] * self.identity(x))
         terms += [row[int(i)] * op(x) for i, op in self.others[e].named_children()]
         return sum(terms[1:], start=terms[0]) if terms else torch.zeros_like(x)
 
@@ -327,8 +328,9 @@ class FusedCell(nn.Module):
         assert isinstance(group, _SourceEdges)
         run: Callable[..., Sequence[Tensor]] = group
         if self.recompute:
-            # Only registered operations may draw random numbers; in a CUDA graph none does.
-            draws = group.foreign and not capturing(x.device)
+            # Registered operations may draw random numbers, and a skip that is dropped; in a CUDA
+            # graph none does.
+            draws = (group.foreign or group.identity.drop > 0) and not capturing(x.device)
             run = partial(checkpoint, group, use_reentrant=False, preserve_rng_state=draws)
         if not self.selectors:
             return run(x, *rows, gate=gate)

@@ -68,10 +68,12 @@ class Zero(nn.Module):
 
 
 class Identity(nn.Module):
-    """Skip connection."""
+    """Skip connection. `drop` is its dropout while a supernet is trained, which a method sets."""
+
+    drop = 0.0
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
-        return x
+        return F.dropout(x, self.drop, self.training) if self.drop else x
 
 
 class MSA(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -129,6 +130,9 @@ class CellSpace:
         scores: Float[Tensor, "edges ops"],
         edge_ops: EdgeOps,
         provenance: dict[str, Any] | None = None,
+        *,
+        least_score: float = -math.inf,
+        most_skips: int | None = None,
     ) -> Genotype:
         """The encoder that scores choose (line 21)."""
         from dasvit.spaces.cell.derive import derive
@@ -138,6 +142,8 @@ class CellSpace:
             edge_ops,
             num_nodes=self.num_nodes,
             edges_per_node=self.edges_per_node,
+            least_score=least_score,
+            most_skips=most_skips,
             provenance=provenance,
         )
 

@@ -11,7 +11,7 @@ from dasvit.spaces.base import Route
 from dasvit.spaces.cell.edges import SearchCell
 from dasvit.spaces.cell.fused_edges import FusedCell
 from dasvit.spaces.cell.genotype import edge_list
-from dasvit.spaces.cell.operations import init_linear
+from dasvit.spaces.cell.operations import Identity, init_linear
 from dasvit.spaces.cell.tokens import TokenEmbedding, TokenSelector, check_selection
 
 __all__ = ["SuperNet"]
@@ -92,6 +92,12 @@ class SuperNet(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
         init_linear(self.head)
+
+    def drop_skips(self, rate: float) -> None:
+        """From now on, training drops elements of what `identity` passes on, at this rate."""
+        for module in self.modules():
+            if isinstance(module, Identity):
+                module.drop = rate
 
     def compile_encoders(self, backend: str = "inductor") -> None:
         """Compute the encoders through `torch.compile` from now on.

@@ -1,0 +1,195 @@
+"""What is particular to a method, beside the conformance suite that all go through."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.runs import CrashError, crash_after_saving, search_config
+from support.search_runs import SIX, assert_same_run, make_model, make_quick, model_config
+from torch import Tensor
+from torch.testing import assert_close
+
+from dasvit.methods import DARTS, GDAS, PDARTS, SDARTS, DARTSMinus, DARTSPlus, DrNAS, FairDARTS
+from dasvit.methods.base import Ranking
+from dasvit.run.settings import SettingError
+from dasvit.search.config import SearchConfig
+from dasvit.search.loop import search
+from dasvit.spaces.cell.derive import derive
+from dasvit.spaces.cell.genotype import edge_list
+
+
+def _time(t: float) -> Tensor:
+    return torch.tensor(t)
+
+
+def test_the_auxiliary_skip_fades_to_plain_darts() -> None:
+    config = model_config()
+    model = make_model(config.replaced(method=DARTSMinus(skip_start=0.8)))
+    plain = model.method.weights(model.named_arch(), {}, model.t)
+    for t, linear, cosine in ((0.0, 0.8, 0.8), (0.25, 0.6, 0.4 * (1 + 0.5**0.5)), (1.0, 0, 0)):
+        model.t.fill_(t)
+        for method, extra in (
+            (model.method, linear),
+            (replace(model.method, skip_decay="cosine"), cosine),
+        ):
+            model.method = method
+            for weights in (model.weights(), model.train_weights({})):
+                added = torch.zeros(5, 6)
+                added[:, SIX.index("identity")] = extra
+                assert_close(weights - plain, added, atol=1e-6, rtol=0)
+        model.method = replace(model.method, skip_decay="linear")
+    with pytest.raises(SettingError, match="method dartsminus needs identity among the operations"):
+        SearchConfig().replaced(method=DARTSMinus(), operations=("zero", "msa_h2", "mlp_r2"))
+
+
+def test_undecided_edges_are_left_out() -> None:
+    """Node 0 keeps one of two edges; node 1 has none above the threshold: its strongest stays."""
+    weights = torch.tensor([[0.1, 0.9], [0.2, 0.84], [0.5, 0.3], [0.1, 0.6], [0.2, 0.4]])
+    method, arch = FairDARTS(), {"alpha": weights.logit()}
+    assert_close(method.weights(arch, {}, _time(0.5)), weights)
+    rows = (("identity", "msa_h2"),) * 5
+    found = derive(method.scores(arch), rows, num_nodes=2, least_score=method.least_score)
+    assert [[edge.source for edge in edges] for edges in found.nodes] == [[0], [1]]
+    figures = method.figures(arch, weights, None)  # type: ignore[arg-type]
+    assert figures["sigmoid/undecided"] == pytest.approx(0.7)
+
+
+def test_gdas_draws_by_softmax() -> None:
+    method, arch = GDAS(), {"alpha": torch.tensor([[0.0, 1.0, -1.0, 0.5]]).requires_grad_()}
+    draws = []
+    for _ in range(4000):
+        noise = method.noise(arch, _time(0.5))
+        draws.append(method.weights(arch, noise, _time(0.5)).detach())
+    found = torch.stack(draws)
+    assert set(found.round(decimals=5).unique().tolist()) == {0.0, 1.0}
+    assert_close(found.mean(dim=0), method.shares(arch, _time(0.5)), atol=0.03, rtol=0)
+    # The gradient is the soft sample's, at the temperature of the time.
+    for t, tau in ((0.0, 10.0), (1.0, 0.1)):
+        soft = ((arch["alpha"].log_softmax(1) + noise["gumbel"]) / tau).softmax(1)
+        values = torch.tensor([1.0, 2.0, 3.0, 4.0])
+        wanted = torch.autograd.grad((soft * values).sum(), arch["alpha"])
+        hard = method.weights(arch, noise, _time(t))
+        assert_close(torch.autograd.grad((hard * values).sum(), arch["alpha"]), wanted)
+
+
+@pytest.mark.usefixtures("double")
+def test_drnas_draws_and_differentiates_through_the_draw() -> None:
+    """The mean of the draws is that of the distribution, and so is the gradient's."""
+    method = DrNAS()
+    arch = {"alpha": torch.tensor([[0.0, 1.0, -1.0, 0.5]]).repeat(20_000, 1).requires_grad_()}
+    noise = method.noise(arch, _time(0.5))
+    drawn, values = method.weights(arch, noise, _time(0.5)), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    mean = method.weights(arch, {}, _time(0.5))
+    assert_close(mean[0], torch.tensor([1.0, 2.0, 0.367879, 1.5]) / 4.867879, atol=1e-6, rtol=0)
+    assert_close(drawn.mean(0), mean[0], atol=0.01, rtol=0)
+    [found] = torch.autograd.grad((drawn * values).sum(), arch["alpha"])
+    [wanted] = torch.autograd.grad((mean * values).sum(), arch["alpha"])
+    assert_close(found.mean(0), wanted[0], atol=0.02, rtol=0)
+
+
+def test_smoothing_grows_and_keeps_weights_that_sum_to_one() -> None:
+    method, arch = SDARTS(epsilon=0.3), {"alpha": torch.randn(200, 6)}
+    plain = arch["alpha"].softmax(dim=1)
+    for t, size in ((0.0, 0.03), (0.5, 0.165), (1.0, 0.3)):
+        shift = method.noise(arch, _time(t))["shift"]
+        assert 0.95 * size < shift.abs().max() <= size
+        weights = method.train_weights(arch, {"shift": shift}, _time(t))
+        assert (weights >= 0).all() and weights.max() <= 1
+        assert_close(weights.sum(1), torch.ones(200))
+    moved = (plain + shift).clamp(0, 1)
+    assert_close(weights, moved / moved.sum(1, keepdim=True))
+    gone = method.train_weights(arch, {"shift": torch.full((200, 6), -1.0)}, _time(1.0))
+    assert torch.equal(gone, plain)
+
+
+def test_when_dartsplus_stops() -> None:
+    one, other = (("msa_h2", "mlp_r2"),), (("mlp_r2", "msa_h2"),)
+    method = DARTSPlus(stop_skips=2, stop_epochs=3)
+    for history, reason in (
+        ([], None),
+        ([Ranking(one, 1)] * 3, None),
+        ([Ranking(one, 1)] * 4, "after 3 epochs without a change of order"),
+        ([Ranking(one, 1), Ranking(other, 1), *[Ranking(one, 1)] * 3], None),
+        ([Ranking(one, 0), Ranking(other, 2)], "with 2 skips in the encoder"),
+    ):
+        assert method.stop(history) == reason
+        assert DARTS().stop(history) is None
+
+
+def test_a_search_that_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the third of five epochs, also where it is killed before."""
+    make_quick(monkeypatch)
+    monkeypatch.setattr(
+        DARTSPlus, "stop", lambda self, history: "enough" if len(history) > 2 else None
+    )
+    config = search_config(operations=SIX, stage_layers=(1,), stage_ops=(6,), dim=8)
+    config = config.replaced(method=DARTSPlus(stage_layers=(1,), stage_epochs=5))
+    told: list[Any] = []
+    found = search(config, tmp_path / "whole", report=told.append)
+    assert [getattr(event, "epoch", None) for event in told] == [0, 1, 2, 2, None]
+    assert (found.stopped, found.genotype.provenance["epoch"]) == ("enough", 3)
+    with monkeypatch.context() as patch:
+        crash_after_saving(patch, epoch=1)
+        with pytest.raises(CrashError):
+            search(config, tmp_path / "killed")
+    search(config, tmp_path / "killed", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_pdarts_drops_skips_by_the_authors_schedule() -> None:
+    method = PDARTS(stage_epochs=25)
+    assert [method.frozen(e) for e in (0, 9, 10, 24)] == [True, True, False, False]
+    for stage, epoch, rate in (
+        (0, 0, 0.0),
+        (1, 0, 0.4 * 24 / 25),
+        (1, 9, 0.4 * 15 / 25),
+        (1, 10, 0.4),
+        (2, 15, 0.7 * 0.36787944),
+        (5, 10, 0.7),
+    ):
+        assert method.skip_drop(stage, epoch) == pytest.approx(rate)
+    for setting in ("compile", "cuda_graph"):
+        with pytest.raises(SettingError, match="method pdarts drops skips at random"):
+            SearchConfig().replaced(method=method, **{setting: True})
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_skips_are_dropped_in_training_alone(fused: bool, make_supernet: Callable) -> None:
+    rows = (("identity", "mlp_r2"),) * 5
+    model, images = make_supernet(rows, fused=fused), torch.randn(3, 1, 8, 8)
+    weights = torch.tensor([[1.0, 0.0]]).repeat(5, 1)
+    whole = model(images, weights)
+    model.drop_skips(0.999999)
+    assert_close(model(images, weights), model.head(model.norm(torch.zeros(3, 8))))
+    model.drop_skips(0.5)
+    assert not torch.equal(model(images, weights), model(images, weights))
+    assert torch.equal(model.eval()(images, weights), whole)
+
+
+@pytest.mark.parametrize("most", range(5))
+def test_the_weakest_skips_go(most: int) -> None:
+    """One by one, from the whole encoder anew each time; an edge with nothing else keeps it."""
+    generator = torch.Generator().manual_seed(most)
+    rows = (SIX[1:],) * 5
+    for _ in range(50):
+        scores = torch.rand(5, 5, dtype=torch.float64, generator=generator)
+        scores[:, 0] += 0.5 * torch.rand(5, dtype=torch.float64, generator=generator)
+        found = derive(scores, rows, num_nodes=2, most_skips=most)
+        assert found.operations.count("identity") <= most
+        removed = scores.clone()  # by hand: the weakest skip of the encoder, until they are few
+        while (now := derive(removed, rows, num_nodes=2)).operations.count("identity") > most:
+            skips = [
+                edge_list(2).index((edge.source, node))
+                for node, edges in enumerate(now.nodes)
+                for edge in edges
+                if edge.operation == "identity"
+            ]
+            removed[min(skips, key=lambda e: removed[e, 0].item()), 0] = -1
+        assert found == now
+    alone = (("identity",), ("msa_h2",), ("identity",), ("identity",), ("identity",))
+    assert (
+        derive(torch.rand(5, 1), alone, num_nodes=2, most_skips=0).operations.count("identity") == 3
+    )
