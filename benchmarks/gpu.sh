@@ -66,7 +66,7 @@ compiled() {
 }
 tests() {
     piece tests 75 flock -s "$lock" python benchmarks/gpu_tests.py tests/search/test_cuda_graph.py \
-        tests/data/test_split.py
+        tests/data/test_splits.py
 }
 all=(1:1 2:1 3:1 1:0.5 2:0.5 3:0.5) one=(1:1 2:1 3:1) half=(1:0.5 2:0.5 3:0.5)
 small=64 middle=128 large=256 captured=(--cuda-graph) fast=(--compile --cuda-graph)

@@ -11,10 +11,8 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dasvit.costs import LiveMemory
@@ -56,9 +54,6 @@ _FEW = (1, 33)
 """Batch sizes that a search for the largest begins with."""
 _MOST = 2**20
 """No larger batch is looked for where it is not known how many images there are."""
-
-_KNOWN = ("dasvit", "torch")
-"""Packages whose modules hold tensors as parameters and buffers alone."""
 
 CHANNELS, CLASSES = 3, 100
 """RGB and a head of a hundred classes: both are next to nothing at any size worth planning."""
@@ -126,24 +121,6 @@ def _stage_model(config: SearchConfig, stage: int) -> SearchModel:
     )
 
 
-def _without_values(model: nn.Module) -> None:
-    """In a mode of fake tensors: give a model that was built on the meta device, which is faster,
-    fake parameters and buffers."""
-    fresh: dict[Tensor, Tensor] = {}
-
-    def replaced(value: Tensor) -> Tensor:
-        if value not in fresh:
-            empty = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
-            is_parameter = isinstance(value, nn.Parameter)
-            fresh[value] = nn.Parameter(empty, value.requires_grad) if is_parameter else empty
-        return fresh[value]
-
-    for module in model.modules():
-        places: list[dict[str, Any]] = [module._parameters, module._buffers]
-        for held in places:
-            held.update({k: replaced(v) for k, v in held.items() if v is not None})
-
-
 def _evaluation(config: SearchConfig, model: SearchModel) -> Callable[[], object]:
     """A batch of evaluation on the default device, of empty images."""
     size = config.data.image_size
@@ -193,19 +170,7 @@ def _peak_of_stage(
     stage: int,
     work: Callable[[SearchConfig, SearchModel], Callable[[], object]],
 ) -> tuple[int, int]:
-    with torch.device("meta"):
-        model = _stage_model(config, stage)
-
-    # A user's modules may hold tensors in other places too.
-    known = all(type(m).__module__.partition(".")[0] in _KNOWN for m in model.modules())
-
-    def make() -> Callable[[], object]:
-        if not known:
-            return work(config, _stage_model(config, stage))
-        _without_values(model)
-        return work(config, model)
-
-    return peak_of(make)
+    return peak_of(lambda: work(config, _stage_model(config, stage)))
 
 
 def measure_stage(config: SearchConfig, stage: int, device: torch.device) -> int | None:

@@ -37,7 +37,7 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("argv", "message"),
     [
         ("--dim 10", "10"),
-        ("--retrain.dim 10", "--retrain.dim 10"),
+        ("--retrain.dim 10", "dim=10"),
         ("--seeds 0", "seeds must lie in [1, 100000], but got 0"),
         ("--preset cifar10 --data-dir corrupt", "corrupt"),
         ("--preset cifar10 --dataset digits --image-size 224", "--gpus-per-trial 0"),

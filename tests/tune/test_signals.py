@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
-import subprocess, sys, time
+import signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where whoever started us ignores it
 from tune.signals import stoppable
 with stoppable("the command"):
     # Else it would hold our streams open.
