@@ -15,6 +15,7 @@ from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.genotype import Genotype, edge_list, source_name
 
 __all__ = [
+    "NEAR_UNIFORM",
     "Event",
     "Report",
     "RetrainEpoch",
@@ -75,6 +76,10 @@ class SearchEpoch:
         return next(n for n in range(1, 8) if len(edge_list(n)) == len(self.edge_ops))
 
 
+NEAR_UNIFORM = 0.03
+"""A search whose weights stayed within this of uniform has learned next to nothing."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageEnd:
     """A stage is over, and the next one has been entered (after the last there is none).
@@ -117,9 +122,15 @@ class StageEnd:
         after, chance = self.accuracy_after, 1.5 * self.largest_class
         return after is not None and after <= chance < self.accuracy_before
 
+    @property
+    def decided(self) -> float:
+        """How far alpha is from uniform: the most that a candidate's weight is above the mean of
+        its edge."""
+        return max(max(row) - sum(row) / len(row) for row in self.weights)
+
     def record(self) -> dict[str, Any]:
         """The change of stage as `SearchResult.stages` has it."""
-        names = ("stage", "accuracy_before", "accuracy_after", "largest_class", "pruned")
+        names = ("stage", "accuracy_before", "accuracy_after", "largest_class", "pruned", "decided")
         return {name: getattr(self, name) for name in names}
 
 
@@ -138,6 +149,7 @@ class SearchResult:
         stages: what each change of stage did to the supernet (`StageEnd.record`).
         largest_class: share of the validation half's images in the largest class (ratio).
         stopped: why the method ended the search before its last epoch, if it did.
+        decided: `StageEnd.decided` of the stage where it is largest.
     """
 
     genotype: Genotype
@@ -150,6 +162,13 @@ class SearchResult:
     stages: list[dict[str, Any]] = field(default_factory=list)
     largest_class: float | None = None
     stopped: str | None = None
+    decided: float | None = None
+
+    @property
+    def chose_at_random(self) -> bool:
+        """Whether all weights stayed near uniform in every stage, so that little noise would have
+        chosen otherwise."""
+        return self.decided is not None and self.decided < NEAR_UNIFORM
 
     @property
     def gap(self) -> float:
@@ -299,10 +318,10 @@ def scalars(event: Event) -> dict[str, float]:
             "num_params": event.num_params,
             "seconds": event.seconds,
         }
-    chance = {"accuracy/largest_class": event.largest_class}
+    end = {"accuracy/largest_class": event.largest_class, "alpha/decided": event.decided}
     if event.accuracy_after is None:  # no stage follows
-        return chance
-    return chance | {
+        return end
+    return end | {
         "stage/accuracy_before": event.accuracy_before,
         "stage/accuracy_after": event.accuracy_after,
     }

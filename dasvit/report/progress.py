@@ -6,6 +6,7 @@ import time
 from typing import TextIO
 
 from dasvit.report.events import (
+    NEAR_UNIFORM,
     Event,
     RetrainEpoch,
     RetrainResult,
@@ -68,10 +69,17 @@ class ProgressReport:
             case SearchResult():
                 largest = event.largest_class
                 beside = "" if largest is None else f", largest class {100 * largest:.1f} %"
+                warning = ""
+                if event.chose_at_random:
+                    warning = (
+                        f"\nwarning: all weights stayed within {NEAR_UNIFORM} of uniform, so this "
+                        "search chose nearly at random; try a larger alpha_lr or more epochs"
+                    )
                 return (
                     f"found {event.genotype}\nvalidation accuracy: supernet "
                     f"{100 * event.supernet_accuracy:.1f} %, derived with inherited weights "
                     f"{100 * event.discretised_accuracy:.1f} %{beside}; {duration(event.seconds)}"
+                    f"{warning}"
                 )
             case RetrainResult():
                 beside = []

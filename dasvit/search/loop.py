@@ -371,6 +371,7 @@ class _Run:
             stages=self.changes,
             largest_class=end.largest_class,
             stopped=end.stopped,
+            decided=max(stage.get("decided", 0.0) for stage in [*self.changes, end.record()]),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -60,9 +60,10 @@ def test_scalars_of_a_search() -> None:
 
 
 def test_scalars_of_a_change_of_stage() -> None:
-    assert scalars(STAGE_END) == {"accuracy/largest_class": 0.1}
-    assert scalars(dataclasses.replace(STAGE_END, accuracy_after=0.5)) == {
-        "accuracy/largest_class": 0.1,
+    end = dataclasses.replace(STAGE_END, weights=((0.5, 0.25, 0.25), (0.1, 0.2, 0.7)))
+    known = {"accuracy/largest_class": 0.1, "alpha/decided": pytest.approx(0.7 - 1 / 3)}
+    assert scalars(end) == known
+    assert scalars(dataclasses.replace(end, accuracy_after=0.5)) == known | {
         "stage/accuracy_before": 0.75,
         "stage/accuracy_after": 0.5,
     }

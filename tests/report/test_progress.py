@@ -74,6 +74,9 @@ def test_ends(capsys: pytest.CaptureFixture[str]) -> None:
     assert trained == "test accuracy of vit: 33.33 %; 0.00 M parameters; 6 s"
     report(replace(SEARCH_RESULT, largest_class=0.4))
     assert "inherited weights 14.3 %, largest class 40.0 %; 12 s\n" in capsys.readouterr().out
+    for decided, warns in ((0.029, True), (0.031, False)):
+        report(replace(SEARCH_RESULT, decided=decided))
+        assert ("warning: all weights stayed within 0.03" in capsys.readouterr().out) == warns
     report(replace(RETRAIN_RESULT, balanced_accuracy=0.25, largest_class=0.4))
     shown = "(balanced 25.00 %, largest class 40.00 %); no better than one answer to all;"
     assert shown in capsys.readouterr().out

@@ -134,6 +134,7 @@ def test_an_operation_that_goes_from_all_edges_and_a_drop_to_chance(
     assert change.accuracy_before > 1.5 * change.largest_class >= change.accuracy_after
     assert change.pruned == {"identity": 5} and change.drops_to_chance
     assert found.result.stages[0]["pruned"] == {"identity": 5}
+    assert found.result.decided == max(change.decided, last.decided) > 0
     for event in (change, last):
         ProgressReport()(event)
     (warning,) = (line for line in capsys.readouterr().out.splitlines() if "warning" in line)

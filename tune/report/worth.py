@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from dasvit.costs import format_count
+from dasvit.report.events import NEAR_UNIFORM
 from dasvit.report.progress import counted
 from tune.report.aggregate import GenotypeSummary, ModelSummary
 from tune.report.outcome import VIT, Outcome
@@ -154,6 +155,12 @@ def verdict(outcome: Outcome) -> list[str]:
             noise = "no more" if gain.low <= 0 <= gain.high else "more"
             interval = f"95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
             lines.append(f"{words} ({interval}), which is {noise} than noise")
+    undecided = sum(trial.chose_at_random for trial in outcome.search)
+    if undecided:
+        lines.append(
+            f"{undecided} of {len(outcome.search)} searches kept all weights within {NEAR_UNIFORM} "
+            "of uniform and chose nearly at random: try a larger --alpha-lr or more epochs"
+        )
     smallest = outcome.as_good[0]
     if smallest.hash != outcome.ranking[0].hash:
         first = outcome.ranking[0]

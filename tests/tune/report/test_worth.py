@@ -109,6 +109,9 @@ def test_the_verdict(measured: Outcome, climbed: Outcome) -> None:
     one = replace(measured, random=measured.random[:1])
     assert "too few to say" in verdict(one)[2]
     assert verdict(replace(measured, retrained=())) == []
+    blurred = tuple(replace(trial, decided=0.01) for trial in measured.search)
+    said = verdict(replace(measured, search=(*blurred[1:], measured.search[0])))[-1]
+    assert said.startswith(f"{len(blurred) - 1} of {len(blurred)} searches kept all weights within")
     # On the ladder a random encoder stands first, and one as good is cheaper.
     first, second, *_ = climbed.ranking
     lines = verdict(climbed)
