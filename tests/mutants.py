@@ -85,6 +85,12 @@ MUTANTS: dict[str, list[Edit]] = {
     "scores-in-float32": [(BASE, ".detach().double().softmax", ".detach().softmax")],
     # Token selection (Eq. 13-15)
     "top-k-of-the-lowest": [(TOKENS, "scores.topk(k, dim=1)", "scores.topk(k, 1, False)")],
+    # What a method says of skips and edges
+    "skips-not-dropped": [(LOOP, "model.supernet.drop_skips(", "(")],
+    "least-score-ignored": [
+        (LOOP, "least_score=self.config.method.least_score", "least_score=-math.inf")
+    ],
+    "most-skips-ignored": [(LOOP, "most_skips=self.config.method.most_skips", "most_skips=None")],
     # Resumption
     "resume-without-rng": [(LOOP, 'set_rng_state(state["rng"], self.device)', "pass")],
     "resume-without-weight-optimizer": [

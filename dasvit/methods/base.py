@@ -107,6 +107,8 @@ class DARTS:
     """What reports call it; by default its name."""
     staged: ClassVar[bool] = False
     """Whether it goes on in several stages where a preset has them."""
+    lr_by_stage: ClassVar[bool] = False
+    """Whether the weights' learning rate begins anew in each stage, whatever `lr_span` says."""
     tied: ClassVar[tuple[str, ...]] = ()
     """Names of draws (`outer_space`) that bound each other."""
     own: ClassVar[tuple[str, ...]] = ()
@@ -203,7 +205,8 @@ class DARTS:
         return epoch_in_stage < self.alpha_freeze_epochs
 
     def stop(self, history: Sequence[Ranking]) -> str | None:
-        """Why the present stage ends now, after these epochs of it; None to go on."""
+        """Why the present stage ends now, after these epochs of it in which alpha was trained; None
+        to go on."""
         return None
 
     # --- What the supernet sees

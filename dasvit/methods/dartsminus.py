@@ -38,6 +38,14 @@ class DARTSMinus(DARTS):
     skip_decay: Literal["linear", "cosine"] = "linear"
     """How β falls to 0."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            len({*self.stage_ops}) <= 1,
+            f"method {self.name} must keep all candidates, but got stage_ops={self.stage_ops}: its "
+            "auxiliary skip is more weight of identity, on every edge",
+        )
+
     def check_operations(self, operations: Collection[str]) -> None:
         require(
             "identity" in operations,

@@ -22,7 +22,9 @@ class DARTSPlus(DARTS):
     """The search ends as soon as the derived encoder holds `stop_skips` skips, or the order of the
     operations with parameters has stayed the same on every edge for `stop_epochs` epochs.
 
-    The paper counts the skips of a normal cell with eight edges; the encoder here has four.
+    The paper counts the skips of a normal cell with eight edges; the encoder here has four. Epochs
+    in which alpha stays still do not count. While alpha is near uniform two skips may be chance:
+    `alpha_freeze_epochs` gives the weights time first.
     """
 
     name: ClassVar[str] = "dartsplus"

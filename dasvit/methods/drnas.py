@@ -29,12 +29,18 @@ class DrNAS(DARTS):
     supernet is evaluated with and what is chosen by.
 
     Departures: no partial channels and no second stage; both passes of a step see the same draw.
-    The authors' code for NAS-Bench-201 chooses by softmax(alpha), whose order on an edge is the
-    same.
+    The authors' code chooses by softmax(alpha): on an edge the order is the same, between edges it
+    may differ.
     """
 
     name: ClassVar[str] = "drnas"
     title: ClassVar[str] = "DrNAS"
+    own: ClassVar[tuple[str, ...]] = ("alpha_weight_decay",)
+
+    alpha_lr: Annotated[float, Range("(0, inf)")] = 6e-4
+    """Learning rate of the alphas, Adam."""
+    alpha_weight_decay: Annotated[float, Range("[0, inf)")] = 0.0
+    """Weight decay of the alphas; the divergence takes its place."""
 
     kl_weight: Annotated[float, Range("[0, inf)")] = 1e-3
     """Weight of the divergence from the uniform Dirichlet distribution."""

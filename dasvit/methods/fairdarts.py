@@ -28,12 +28,20 @@ class FairDARTS(DARTS):
 
     A node keeps at most `edges_per_node` edges, and of those only the ones whose strongest weight
     reaches `threshold`. Departure: where none does, the strongest stays, since a node needs an
-    edge. `zero` competes for nothing here; derivation leaves it out, as everywhere.
+    edge. Alphas begin near 0, so the threshold is in reach only of a search that moves them by 1.7:
+    in `sigmoid/above_threshold` TensorBoard shows the share of candidates that are there.
     """
 
     name: ClassVar[str] = "fairdarts"
     title: ClassVar[str] = "FairDARTS"
 
+    alpha_lr: Annotated[float, Range("(0, inf)")] = 3e-3
+    """Learning rate of the alphas, Adam."""
+    alpha_betas: tuple[Annotated[float, Range("[0, 1)")], Annotated[float, Range("[0, 1)")]] = (
+        0.9,
+        0.999,
+    )
+    """Adam's betas for the alphas."""
     decision_weight: Annotated[float, Range("[0, inf)")] = 10.0
     """w: weight of the penalty on undecided candidates."""
     threshold: Annotated[float, Range("[0, 1]")] = 0.85
@@ -57,7 +65,7 @@ class FairDARTS(DARTS):
     def figures(
         self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates
     ) -> dict[str, float]:
-        return {"sigmoid/undecided": ((weights > 0.15) & (weights < 0.85)).float().mean().item()}
+        return {"sigmoid/above_threshold": (weights >= self.threshold).float().mean().item()}
 
     def outer_space(self, *, weight_lr: float, fixed: Collection[str] = ()) -> dict[str, Domain]:
         drawn = super().outer_space(weight_lr=weight_lr)

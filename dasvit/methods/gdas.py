@@ -39,7 +39,8 @@ class GDAS(DARTS):
     """τ at its end."""
 
     def noise(self, arch: Arch, t: Tensor) -> dict[str, Tensor]:
-        return {"gumbel": -arch["alpha"].new_empty(arch["alpha"].shape).exponential_().log()}
+        drawn = arch["alpha"].new_empty(arch["alpha"].shape).exponential_()
+        return {"gumbel": -drawn.clamp(min=1e-30).log()}  # finite
 
     def weights(self, arch: Arch, noise: Arch, t: Tensor) -> Float[Tensor, "edges ops"]:
         logs = arch["alpha"].log_softmax(dim=-1)

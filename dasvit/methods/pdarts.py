@@ -28,12 +28,14 @@ class PDARTS(DARTS):
     the alphas are still, and exponentially after. At most `skips` edges of the encoder hold one:
     the weakest go, one by one.
 
-    Departure: lengths are shares of a stage, where the authors count epochs (10 of 25).
+    Departures: lengths are shares of a stage, where the authors count epochs (10 of 25); alpha's
+    gradient is not clipped.
     """
 
     name: ClassVar[str] = "pdarts"
     title: ClassVar[str] = "P-DARTS"
     staged: ClassVar[bool] = True
+    lr_by_stage: ClassVar[bool] = True
     own: ClassVar[tuple[str, ...]] = ("inherit_weights", "inherit_alpha")
 
     stage_layers: tuple[Annotated[int, Range("[1, 1000]")], ...] = (2, 4, 6)
@@ -42,6 +44,8 @@ class PDARTS(DARTS):
     """Candidates kept on each edge in each stage."""
     stage_epochs: Annotated[int, Range("[1, inf)")] = 25
     """Epochs of each stage."""
+    alpha_lr: Annotated[float, Range("(0, inf)")] = 6e-4
+    """Learning rate of the alphas, Adam."""
     inherit_weights: Literal["cyclic", "stretched", "fresh"] = "fresh"
     """Where the layers of a new stage get their weights; P-DARTS initialises them anew."""
     inherit_alpha: Literal["carry", "reset"] = "reset"

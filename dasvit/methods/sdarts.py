@@ -26,10 +26,12 @@ _START = 0.03
 @dataclass(frozen=True, kw_only=True)
 class SDARTS(DARTS):
     """The supernet's weights are trained under softmax(alpha) + U(−ε, ε), cut to [0, 1] and divided
-    by its sum; ε grows linearly from 0.03 over the search. So the loss is smooth around alpha.
+    by its sum; ε grows linearly from 0.03 over the search, where it ends above. So the loss is
+    smooth around alpha.
 
     The paper writes the noise on alpha; its authors' code adds it to the softmax, and so does this.
-    In second order the look-ahead step is taken under the same noise.
+    In second order the look-ahead step is taken under the same noise. An edge whose weights are all
+    cut to 0 keeps its softmax; there the authors take the strongest candidate alone.
     """
 
     name: ClassVar[str] = "sdarts"
@@ -39,7 +41,8 @@ class SDARTS(DARTS):
     """ε at the end of the search: the most that a weight is moved."""
 
     def noise(self, arch: Arch, t: Tensor) -> dict[str, Tensor]:
-        size = _START + (self.epsilon - _START) * t
+        first = min(_START, self.epsilon)
+        size = first + (self.epsilon - first) * t
         return {"shift": size * (2 * arch["alpha"].new_empty(arch["alpha"].shape).uniform_() - 1)}
 
     def train_weights(self, arch: Arch, noise: Arch, t: Tensor) -> Float[Tensor, "edges ops"]:

@@ -272,7 +272,10 @@ def operation_share(weights: Sequence[Sequence[float]], edge_ops: EdgeOps, name:
 
 
 def mean_entropy(weights: Sequence[Sequence[float]]) -> float:
-    """Mean entropy of the rows in nats; ln(ops) at the start, 0 when decided."""
+    """Mean entropy of the rows in nats; ln(ops) at the start, 0 when decided. Weights that do not
+    compete (FairDARTS) are divided by their sum first."""
+    if any(not math.isclose(sum(row), 1.0, abs_tol=1e-4) for row in weights):
+        weights = [[w / sum(row) for w in row] for row in weights]
     return sum(-sum(w * math.log(w) for w in row if w > 0) for row in weights) / len(weights)
 
 

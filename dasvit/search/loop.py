@@ -213,7 +213,7 @@ class _Run:
         config, model = self.config, self.model
         model.train()
         steps = max(1, len(train) // config.batch_size)
-        by_stage = config.lr_span == "stage"
+        by_stage = config.lr_span == "stage" or config.method.lr_by_stage
         epochs_before = self.epoch - self.stage_start if by_stage else self.epoch
         epochs_in_all = self.stage_end - self.stage_start if by_stage else config.total_epochs
         search_alpha = not config.method.frozen(self.epoch - self.stage_start)
@@ -243,6 +243,8 @@ class _Run:
             seen += len(batch[1])
         self.epoch += 1
         self._show_progress()
+        if search_alpha and self.model.scores().isfinite().all():
+            self.history.append(self._ranking())
         evaluates = is_due(self.epoch, config.eval_epochs, self.stage_end)
         val_accuracy = accuracy(model, val) if evaluates else math.nan
         record = self._record(
@@ -253,7 +255,6 @@ class _Run:
             weight_lr=lr,
             seconds=time.perf_counter() - started,
         )
-        self.history.append(self._ranking())  # of alphas that are finite
         self.seconds += record.seconds
         return record
 

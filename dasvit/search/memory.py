@@ -112,13 +112,15 @@ def peak_of(make: Callable[[], Callable[[], object]], *, block: int = BLOCK) -> 
 
 def _stage_model(config: SearchConfig, stage: int) -> SearchModel:
     one = config.stages[stage]
-    return build_search_model(
+    model = build_search_model(
         config,
         config.space.heaviest(one.num_ops),
         num_layers=one.num_layers,
         in_channels=CHANNELS,
         num_classes=CLASSES,
     )
+    model.supernet.drop_skips(config.method.skip_drop(stage, 0))  # which keeps masks
+    return model
 
 
 def _evaluation(config: SearchConfig, model: SearchModel) -> Callable[[], object]:

@@ -14,11 +14,14 @@ from torch.testing import assert_close
 
 from dasvit.methods import DARTS, GDAS, PDARTS, SDARTS, DARTSMinus, DARTSPlus, DrNAS, FairDARTS
 from dasvit.methods.base import Ranking
+from dasvit.report.events import SearchEpoch
 from dasvit.run.settings import SettingError
 from dasvit.search.config import SearchConfig
 from dasvit.search.loop import search
+from dasvit.spaces.cell.candidates import Candidates
 from dasvit.spaces.cell.derive import derive
 from dasvit.spaces.cell.genotype import edge_list
+from dasvit.spaces.cell.supernet import SuperNet
 
 
 def _time(t: float) -> Tensor:
@@ -41,6 +44,8 @@ def test_the_auxiliary_skip_fades_to_plain_darts() -> None:
                 added[:, SIX.index("identity")] = extra
                 assert_close(weights - plain, added, atol=1e-6, rtol=0)
         model.method = replace(model.method, skip_decay="linear")
+    with pytest.raises(SettingError, match="method dartsminus must keep all candidates"):
+        DARTSMinus(stage_layers=(2, 4), stage_ops=(8, 5))
     with pytest.raises(SettingError, match="method dartsminus needs identity among the operations"):
         SearchConfig().replaced(method=DARTSMinus(), operations=("zero", "msa_h2", "mlp_r2"))
 
@@ -54,7 +59,7 @@ def test_undecided_edges_are_left_out() -> None:
     found = derive(method.scores(arch), rows, num_nodes=2, least_score=method.least_score)
     assert [[edge.source for edge in edges] for edges in found.nodes] == [[0], [1]]
     figures = method.figures(arch, weights, None)  # type: ignore[arg-type]
-    assert figures["sigmoid/undecided"] == pytest.approx(0.7)
+    assert figures["sigmoid/above_threshold"] == pytest.approx(0.1)
 
 
 def test_gdas_draws_by_softmax() -> None:
@@ -137,6 +142,51 @@ def test_a_search_that_stops_early(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             search(config, tmp_path / "killed")
     search(config, tmp_path / "killed", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_dartsplus_waits_for_alpha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs in which it stays still have no order that could stay the same."""
+    make_quick(monkeypatch)
+    config = search_config(operations=SIX, stage_layers=(1,), stage_ops=(6,), dim=8, alpha_lr=1e-6)
+    method = DARTSPlus(stage_layers=(1,), stage_epochs=6, alpha_freeze_epochs=2, alpha_lr=1e-6)
+    config = config.replaced(method=replace(method, stop_skips=5, stop_epochs=1))
+    found = search(config, tmp_path)
+    assert found.genotype.provenance["epoch"] == 4
+    assert found.stopped == "after 1 epochs without a change of order"
+
+
+def test_a_pdarts_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skips are dropped while training, none is derived though all alphas ask for it, and each
+    stage has fresh weights and a learning rate of its own."""
+    make_quick(monkeypatch)
+    config = search_config(operations=SIX, stage_layers=(1, 2), stage_ops=(6, 3), dim=8)
+    method = replace(PDARTS.like(config.method), skips=0, stage_epochs=5, alpha_lr=1e-6)
+    assert (method.inherit_weights, method.inherit_alpha) == ("fresh", "reset")
+
+    def wants_skips(self: PDARTS, candidates: Candidates) -> dict[str, Tensor]:
+        return {"alpha": candidates.mask("identity", torch.zeros(()))}
+
+    monkeypatch.setattr(PDARTS, "parameters", wants_skips)
+    rates: list[float] = []
+    drop_skips = SuperNet.drop_skips
+    monkeypatch.setattr(
+        SuperNet, "drop_skips", lambda self, rate: (rates.append(rate), drop_skips(self, rate))
+    )
+    told: list[Any] = []
+    found = search(config.replaced(method=method, lr_span="search"), tmp_path, report=told.append)
+    assert rates == [method.skip_drop(stage, epoch) for stage in (0, 1) for epoch in range(5)]
+    assert max(rates) > 0.3 and "identity" not in found.genotype.operations
+    rows = [event.weight_lr for event in told if isinstance(event, SearchEpoch)]
+    assert rows[5] == pytest.approx(rows[0]) and rows[4] < 0.2 * rows[0]
+
+
+def test_a_fairdarts_search_derives_what_is_decided(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_quick(monkeypatch)
+    config = search_config(operations=SIX, stage_layers=(1,), stage_ops=(6,), dim=8)
+    found = search(config.replaced(method=FairDARTS.like(config.method)), tmp_path)
+    assert [len(edges) for edges in found.genotype.nodes] == [1, 1]  # nothing is, so early
 
 
 def test_pdarts_drops_skips_by_the_authors_schedule() -> None:

@@ -177,3 +177,19 @@ def test_without_a_gpu_nothing_begins(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cuda_graph needs a GPU, but the device is cpu"):
         search(search_config(cuda_graph=True), tmp_path / "search")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("taped")
+def test_the_tape_tells_what_a_graph_would_not_repeat() -> None:
+    """That the tests above can fail: a number from Python stays what it was."""
+    rate = [1.0]
+    graphs: CudaGraphs[Tensor] = CudaGraphs(CPU)
+    results = []
+    for number in range(1, WARM_UP + 4):
+        rate[0] = number
+        results.append(graphs.call(lambda x: (x * rate[0]).sum(), torch.full((2,), 10.0)).item())
+    assert results == [20.0 * min(n, WARM_UP + 1) for n in range(1, WARM_UP + 4)]
+    with pytest.raises(AssertionError, match="waits for the device"):
+        tape.record(lambda: torch.ones(2).sum().item(), CPU)
+    with pytest.raises(AssertionError, match="draws random numbers"):
+        tape.record(lambda: torch.rand(2), CPU)

@@ -15,6 +15,7 @@ import dasvit.spaces.cell.operations
 from dasvit.costs import LiveMemory
 from dasvit.data.config import DataConfig
 from dasvit.data.datasets import load_data
+from dasvit.methods import DARTS, PDARTS
 from dasvit.search.config import SearchConfig
 from dasvit.search.memory import (
     BLOCK,
@@ -28,6 +29,7 @@ from dasvit.search.memory import (
     what_fits,
 )
 from dasvit.search.model import build_search_model
+from dasvit.spaces.cell.candidates import Candidates
 from dasvit.spaces.cell.operations import register_operation
 
 
@@ -112,6 +114,25 @@ def test_tensors_that_modules_merely_hold_are_planned_too(monkeypatch: pytest.Mo
     register_operation("shifted", Shifted)
     plan = plan_stage(plan_config(operations=("identity", "msa_h2", "mlp_r3", "shifted")), 0)
     assert plan.peak > plan.resident > 0
+
+
+def test_a_plan_leaves_what_a_graph_reads() -> None:
+    """Masks of operation types made before a plan are those of after it."""
+    candidates = Candidates(edge_ops=(("identity", "msa_h2"),) * 2, operations=("identity",))
+    weights = torch.full((2, 2), 0.5)
+    before = candidates.mask("msa", weights)
+    plan_search(plan_config(stage_layers=(1,), stage_ops=(4,)))
+    assert candidates.mask("msa", weights) is before
+    assert before.tolist() == [[0.0, 1.0]] * 2
+
+
+def test_dropped_skips_are_in_the_plan() -> None:
+    plain, stage = plan_config(), {"stage_layers": (1,), "stage_ops": (4,), "stage_epochs": 2}
+    none, some = (
+        plan_stage(plain.replaced(method=PDARTS(**stage, skip_dropout=(rate,))), 0).peak
+        for rate in (0.0, 0.5)
+    )
+    assert some > none == plan_stage(plain.replaced(method=DARTS(**stage)), 0).peak
 
 
 # --- The largest batch

@@ -97,3 +97,15 @@ def test_weights_that_leave_no_choice_give_fewer() -> None:
     space = CellSpace(operations=ALL_MIX[0], edges_per_node=3)
     (only,) = proposed_genotypes(weights, ALL_MIX, space, 3, seed=0)
     assert only.operations == ("msa_h1",) * 5
+
+
+def test_proposals_keep_to_the_rules_of_derivation() -> None:
+    space = CellSpace(operations=("zero", "identity", "msa_h2"), dim=8)
+    rows = (space.operations,) * 5
+    weights = [[0.1, 0.8, 0.3], [0.1, 0.8, 0.3], [0.1, 0.95, 0.9], [0.1, 0.5, 0.5], [0.1, 0.4, 0.6]]
+    for found in proposed_genotypes(weights, rows, space, 4, seed=0, most_skips=0):
+        assert "identity" not in found.operations
+    drawn = proposed_genotypes(weights, rows, space, 9, seed=0, least_score=0.85)
+    # Node 1 has one edge above the bound; node 0 none, so that it has one edge all the same.
+    assert len(drawn) > 2 and all([len(edges) for edges in g.nodes] == [1, 1] for g in drawn)
+    assert {g.nodes[1][0].source for g in drawn} == {0}

@@ -348,7 +348,10 @@ def _proposed(
         trace = folder.search_dir / trial.name / "alpha.jsonl"
         seed = derive_seed(trial.config_index, trial.seed)
         derived = trial.genotype.canonical_hash
-        for genotype in _draws(trace, plan.search.space, plan.proposals, seed, derived):
+        plain = trial.config_index == plan.plain_darts
+        search = plan.search.plain_darts if plain else plan.search
+        rules = search.method.least_score, search.method.most_skips
+        for genotype in _draws(trace, search.space, plan.proposals, seed, derived, *rules):
             own = {
                 **genotype.provenance,
                 "trial": trial.name,
@@ -360,7 +363,13 @@ def _proposed(
 
 @functools.lru_cache(maxsize=4096)  # of finished searches, which do not change
 def _draws(
-    trace: Path, space: CellSpace, count: int, seed: int, derived: str
+    trace: Path,
+    space: CellSpace,
+    count: int,
+    seed: int,
+    derived: str,
+    least_score: float,
+    most_skips: int | None,
 ) -> tuple[Genotype, ...]:
     from dasvit.spaces.cell.sample import proposed_genotypes
 
@@ -368,7 +377,16 @@ def _draws(
     if not rows:
         raise ValueError(f"{trace} has no epoch to draw proposals from; leave --proposals away")
     weights, edge_ops = rows[-1]["weights"], tuple(map(tuple, rows[-1]["edge_ops"]))
-    return proposed_genotypes(weights, edge_ops, space, count, seed=seed, known=(derived,))
+    return proposed_genotypes(
+        weights,
+        edge_ops,
+        space,
+        count,
+        seed=seed,
+        known=(derived,),
+        least_score=least_score,
+        most_skips=most_skips,
+    )
 
 
 def _costs(plan: Plan, genotypes: Iterable[Genotype]) -> dict[str, dict[str, int]]:

@@ -1,6 +1,7 @@
 """Encoders drawn at random from the space of a search: uniformly, which is what a search has to
 beat, or by the weights that a search ended with."""
 
+import math
 import random
 from collections.abc import Collection, Sequence
 
@@ -78,10 +79,12 @@ def proposed_genotypes(
     *,
     seed: int,
     known: Collection[str] = (),
+    least_score: float = -math.inf,
+    most_skips: int | None = None,
 ) -> tuple[Genotype, ...]:
     """Encoders drawn by the weights of the candidates: an operation of an edge by its weight, the
-    edges of a node without replacement by the sum of theirs, `zero` never. Where no edge holds
-    `zero` any more all edges sum to the same, and have the same chance.
+    edges of a node without replacement by the sum of theirs, `zero` never. Where weights sum to 1
+    and no edge holds `zero` any more, all edges have the same chance.
 
     A draw is a derivation from logarithms with Gumbel noise, whose largest ones are such a draw
     (Gumbel, 1954; Kool et al., arXiv:1903.06059). So none is blind.
@@ -93,7 +96,15 @@ def proposed_genotypes(
         count: encoders that differ in canonical form; fewer where the weights hardly give more.
         seed: equal seeds give equal encoders on every machine; a smaller count the beginning.
         known: canonical hashes that are left out, such as that of the derived encoder.
+        least_score, most_skips: as in `derive`; the first is compared with weights.
     """
+    # An edge that derivation would leave out is far behind all draws, and below this.
+    behind = -1e9
+    strongest = [
+        max(w for w, name in zip(row, names, strict=True) if name != ZERO)
+        for row, names in zip(weights, edge_ops, strict=True)
+    ]
+    left_out = torch.tensor([[weight < least_score] for weight in strongest])
     least = torch.finfo(torch.float64).tiny  # not 0, whose logarithm is not finite
     logs = torch.tensor(weights, dtype=torch.float64).clamp(min=least).log()
 
@@ -102,9 +113,12 @@ def proposed_genotypes(
     while len(found) < count and in_vain < TRIES_EACH:
         draw = generator(seed, "proposal", number)
         uniform = torch.rand(logs.shape, dtype=torch.float64, generator=draw)
+        shifted = logs - (-uniform.clamp(min=least).log()).log()
         genotype = derive(
-            logs - (-uniform.clamp(min=least).log()).log(),
+            shifted + 2 * behind * left_out,
             edge_ops,
+            least_score=behind,
+            most_skips=most_skips,
             num_nodes=space.num_nodes,
             edges_per_node=space.edges_per_node,
             provenance={"source": "drawn by the weights of a search", "seed": seed},
