@@ -35,6 +35,7 @@ from dasvit.data.datasets import load_data
 from dasvit.data.splits import TensorSplit, split_half
 from dasvit.presets import get_preset
 from dasvit.report.events import Event, StageEnd
+from dasvit.report.progress import counted
 from dasvit.report.statistics import spread
 from dasvit.report.style import STYLE, new_figure, save_figure
 from dasvit.run.environment import environment
@@ -65,7 +66,7 @@ class Args:
     """Folder that holds Fashion-MNIST."""
     searches: int = 4
     """Per learning rate of the alphas: seeds 0, 1, …"""
-    uniform: int = 10
+    uniform: int = 11
     """Encoders drawn uniformly."""
     processes: int = 2
     """Searches and trainings at a time, one thread each."""
@@ -145,8 +146,6 @@ def train(data_dir: str, encoder: Row, epochs: int, seed: int, held_out: float) 
             base,
             data=replace(base.data, data_dir=data_dir),
             model=str(model),
-            dim=48,
-            depth=12,
             epochs=epochs,
             warmup_epochs=min(1, epochs - 1),
             held_out=held_out,
@@ -181,10 +180,11 @@ def measure(args: Args, facts: Row, save: Callable[[], None]) -> None:
             encoders += [row | commit for row in future.result()]
             save()
         space = get_preset("fashion_mnist").search.space
-        if not any(e["origin"] == UNIFORM for e in encoders):
-            for i, genotype in enumerate(distinct_random_genotypes(space, args.uniform, seed=0)):
-                encoders.append({"origin": UNIFORM, "turn": i // 2, **_encoder(genotype)})
-            save()
+        drawn = sum(e["origin"] == UNIFORM for e in encoders)
+        genotypes = distinct_random_genotypes(space, args.uniform, seed=0)
+        for i, genotype in enumerate(genotypes[drawn:], start=drawn):
+            encoders.append({"origin": UNIFORM, "turn": i // 2, **_encoder(genotype)})
+        save()
         ways = [(EPOCHS, 0, 0.0), (EPOCHS, 1, 0.0), (EPOCHS, 0, 0.5)]
         ways += [(epochs, seed, 0.5) for epochs in SHORT for seed in (0, 1)]
         # By turns of each origin, so that a part of the work compares them too.
@@ -213,23 +213,27 @@ def truth(facts: Row, seeds: tuple[int, ...] = (0, 1)) -> dict[str, float]:
 def scores_of(facts: Row) -> dict[str, tuple[float, dict[str, float]]]:
     """By name of a score: what it costs (in retrainings of one seed), and its value by encoder."""
     scores = {OTHER_SEED: (1.0, truth(facts, (1,)))}
-    scores[f"{EPOCHS} epochs on one half"] = (0.5, means(facts, EPOCHS, (0,), 0.5))
+    scores[_half(EPOCHS)] = (0.5, means(facts, EPOCHS, (0,), 0.5))
     for epochs in reversed(SHORT):
         share = 0.5 * epochs / EPOCHS
         both, one = (means(facts, epochs, seeds, 0.5) for seeds in ((0, 1), (0,)))
-        scores[f"{epochs} epochs on one half, 2 seeds"] = (2 * share, both)
-        scores[f"{epochs} epochs on one half"] = (share, one)
+        scores[f"{_half(epochs)}, 2 seeds"] = (2 * share, both)
+        scores[_half(epochs)] = (share, one)
         broken_off = {
             r["hash"]: r["curve"][epochs - 1]
             for r in facts["runs"]
             if (r["epochs"], r["held_out"]) == (EPOCHS, 0.5)
         }
-        scores[f"the first {epochs} of {EPOCHS} epochs on one half"] = (share, broken_off)
+        scores[f"the first {epochs} of {_half(EPOCHS)}"] = (share, broken_off)
     for name in ("discretised", "supernet"):
         values = {e["hash"]: e[name] for e in facts["encoders"] if name in e}
         scores[f"{name} accuracy (found ones)"] = (0.0, values)
     scores["number of parameters"] = (0.0, {r["hash"]: r["num_params"] for r in facts["runs"]})
     return scores
+
+
+def _half(epochs: int) -> str:
+    return f"{counted(epochs, 'epoch')} on one half"
 
 
 def correlations(facts: Row) -> dict[str, tuple[float, Estimate]]:
@@ -247,7 +251,7 @@ def correlations(facts: Row) -> dict[str, tuple[float, Estimate]]:
 
 def page(facts: Row) -> str:
     end, params = truth(facts), {r["hash"]: r["num_params"] for r in facts["runs"]}
-    score = scores_of(facts)[f"{SHORT[0]} epochs on one half"][1]
+    score = scores_of(facts)[_half(SHORT[0])][1]
     rows = [
         {
             "score": name,
@@ -288,7 +292,7 @@ def draw(facts: Row, stem: Path) -> None:
     """The shortest training beside the whole one, an encoder per point."""
     end, scores = truth(facts), scores_of(facts)
     figure = new_figure(9, 3.2)
-    names = [f"{epochs} epochs on one half" for epochs in SHORT]
+    names = [_half(epochs) for epochs in SHORT]
     for axes, name in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
         for marker, origin in zip("os^", ORIGINS, strict=True):
             of = {e["hash"] for e in facts["encoders"] if e["origin"] == origin} & end.keys()

@@ -79,8 +79,7 @@ def preset_of(data_dir: str | None) -> Preset:
     return replace(
         preset,
         search=preset.search.replaced(data=data, stage_epochs=4),
-        retrain=replace(preset.retrain, data=data, dim=48, depth=12),
-        score_epochs=4,
+        retrain=replace(preset.retrain, data=data),
     )
 
 

@@ -21,7 +21,7 @@ def _small_space() -> CellSpace:
 
 
 def _short_method() -> DASViT:
-    return DASViT(stage_layers=(2, 3, 4), stage_epochs=2, alpha_lr=3e-3)
+    return DASViT(stage_layers=(2, 3, 4), stage_epochs=2, alpha_lr=3e-2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,12 +41,12 @@ def test_each_score_beside_the_mean_of_both_seeds(facts: dict[str, Any]) -> None
     found = {name: (cost, tau) for name, (cost, tau) in ranking.correlations(facts).items()}
     # One of six pairs is crossed between the seeds; of three encoders one of three pairs.
     assert found[ranking.OTHER_SEED][1].value == pytest.approx(4 / 6)
-    cost, tau = found["1 epochs on one half"]
+    cost, tau = found["1 epoch on one half"]
     assert (cost, tau.value, tau.count) == (0.0625, pytest.approx(1 / 3), 3)
     cost, tau = found["the first 2 of 8 epochs on one half"]
     assert (cost, tau.value, tau.count) == (0.125, pytest.approx(1.0), 4)
     assert found["number of parameters"][1].value == pytest.approx(1.0)
-    assert "| 1 epochs on one half | +0.33 |" in ranking.page(facts)
+    assert "| 1 epoch on one half | +0.33 |" in ranking.page(facts)
 
 
 def test_an_encoder_counts_once_all_its_seeds_are_there(facts: dict[str, Any]) -> None:
