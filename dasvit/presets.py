@@ -53,8 +53,8 @@ def digits() -> Preset:
 
 def fashion_mnist() -> Preset:
     """Fashion-MNIST, 28 × 28 grey, for a night on a CPU: a whole retraining takes about 20 minutes
-    of a core. Width, depth and lengths are those of docs/results/ranking.md, where encoders differ by
-    more than seeds do. Not run on all images.
+    of a core. Width, depth and lengths are those of docs/results/ranking.md, where encoders differ
+    by more than seeds do. Not run on all images.
     """
     data = DataConfig(dataset="fashion_mnist", image_size=28, augment="crop_flip")
     small = digits()
