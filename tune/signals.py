@@ -87,7 +87,7 @@ def _below(root: int) -> list[int]:
     """All processes that descend from one, as far as the system shows them."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, IndexError):  # gone meanwhile, its file empty
             parent = int(path.read_text(errors="replace").rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(path.parent.name))
     found = [root]
