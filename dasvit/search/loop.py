@@ -41,7 +41,7 @@ from dasvit.search.score import accuracy
 from dasvit.search.step import BilevelStep
 from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.genotype import Genotype
-from dasvit.spaces.cell.operations import IDENTITY, ZERO
+from dasvit.spaces.cell.operations import IDENTITY
 from dasvit.training.recipe import all_finite, make_schedule
 
 __all__ = ["check_search", "check_supernet", "load_search_config", "search"]
@@ -260,12 +260,7 @@ class _Run:
 
     def _ranking(self) -> Ranking:
         """What alpha would choose now."""
-        order = self.model.scores().argsort(dim=1, descending=True, stable=True).tolist()
-        names = [
-            tuple(row[i] for i in columns if row[i] not in (ZERO, IDENTITY))
-            for columns, row in zip(order, self.edge_ops, strict=True)
-        ]
-        return Ranking(tuple(names), self.derive().operations.count(IDENTITY))
+        return Ranking(self.model.order(), self.derive().operations.count(IDENTITY))
 
     def _show_progress(self) -> None:
         """Tell the method how much of the search is done."""

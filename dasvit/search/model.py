@@ -10,7 +10,7 @@ from dasvit.methods import DARTS
 from dasvit.search.config import SearchConfig
 from dasvit.spaces.base import EdgeOps
 from dasvit.spaces.cell.candidates import Candidates
-from dasvit.spaces.cell.operations import IDENTITY
+from dasvit.spaces.cell.operations import IDENTITY, ZERO
 from dasvit.spaces.cell.supernet import SuperNet
 
 __all__ = ["Noise", "SearchModel", "build_search_model"]
@@ -99,6 +99,14 @@ class SearchModel(nn.Module):
     def scores(self) -> Float[Tensor, "edges ops"]:
         """By what the method prunes and derives."""
         return self.method.scores(self.named_arch())
+
+    def order(self) -> tuple[tuple[str, ...], ...]:
+        """The candidates of each edge but `zero` and `identity`, the strongest first."""
+        columns = self.scores().argsort(dim=1, descending=True, stable=True).tolist()
+        return tuple(
+            tuple(row[i] for i in places if row[i] not in (ZERO, IDENTITY))
+            for places, row in zip(columns, self.candidates.edge_ops, strict=True)
+        )
 
     def figures(self, weights: Float[Tensor, "edges ops"]) -> dict[str, float]:
         """What the method shows of itself."""
