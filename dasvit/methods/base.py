@@ -28,6 +28,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
+from dasvit.methods.domains import Choice, Domain, LogUniform, Uniform
 from dasvit.run.plugins import registry
 from dasvit.run.settings import Range, check_settings, require
 from dasvit.spaces.base import Route
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DARTS",
     "Choice",
+    "Domain",
     "LogUniform",
     "Ranking",
     "Stage",
@@ -54,29 +56,6 @@ __all__ = [
     "method_names",
     "register_method",
 ]
-
-
-class Uniform(NamedTuple):
-    """Any number between two, none more likely than another."""
-
-    low: float
-    high: float
-
-
-class LogUniform(NamedTuple):
-    """Any number between two, whose logarithm is uniform."""
-
-    low: float
-    high: float
-
-
-class Choice(NamedTuple):
-    """One of some values."""
-
-    values: tuple[Any, ...]
-
-
-Domain = Uniform | LogUniform | Choice
 
 
 class Ranking(NamedTuple):

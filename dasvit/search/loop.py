@@ -244,7 +244,8 @@ class _Run:
         self.epoch += 1
         self._show_progress()
         if search_alpha and self.model.scores().isfinite().all():
-            self.history.append(self._ranking())
+            skips = self.derive().operations.count(IDENTITY)
+            self.history.append(Ranking(self.model.order(), skips))
         evaluates = is_due(self.epoch, config.eval_epochs, self.stage_end)
         val_accuracy = accuracy(model, val) if evaluates else math.nan
         record = self._record(
@@ -257,10 +258,6 @@ class _Run:
         )
         self.seconds += record.seconds
         return record
-
-    def _ranking(self) -> Ranking:
-        """What alpha would choose now."""
-        return Ranking(self.model.order(), self.derive().operations.count(IDENTITY))
 
     def _show_progress(self) -> None:
         """Tell the method how much of the search is done."""
