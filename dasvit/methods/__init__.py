@@ -16,12 +16,14 @@ from dasvit.methods.dasvit import DASViT
 from dasvit.methods.drnas import DrNAS
 from dasvit.methods.fairdarts import FairDARTS
 from dasvit.methods.gdas import GDAS
+from dasvit.methods.pcdarts import PCDARTS
 from dasvit.methods.pdarts import PDARTS
 from dasvit.methods.sdarts import SDARTS
 
 __all__ = [
     "DARTS",
     "GDAS",
+    "PCDARTS",
     "PDARTS",
     "SDARTS",
     "BetaDARTS",

@@ -191,8 +191,8 @@ class DARTS:
     # --- What the supernet sees
 
     def parameters(self, candidates: Candidates) -> dict[str, Tensor]:
-        """The architecture parameters at the start of a stage, by name; each has one row per edge
-        and one column per candidate."""
+        """The architecture parameters at the start of a stage, by name; each has one row per edge,
+        and one column per candidate or one in all."""
         import torch
 
         edge_ops = candidates.edge_ops
@@ -203,13 +203,16 @@ class DARTS:
         keeps; without any it starts anew."""
         if self.inherit_alpha == "reset":
             return {}
-        return {name: value.detach().gather(1, kept) for name, value in arch.items()}
+        return {
+            name: value.detach() if value.shape[1] == 1 else value.detach().gather(1, kept)
+            for name, value in arch.items()
+        }
 
     def route(self) -> Route:
         """Which tokens go through the candidates."""
         return Route()
 
-    def noise(self, arch: Arch, t: Tensor) -> dict[str, Tensor]:
+    def noise(self, arch: Arch, candidates: Candidates, t: Tensor) -> dict[str, Tensor]:
         """Random tensors, drawn once per step and handed to every pass of it."""
         return {}
 

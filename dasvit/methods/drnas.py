@@ -45,7 +45,7 @@ class DrNAS(DARTS):
     kl_weight: Annotated[float, Range("[0, inf)")] = 1e-3
     """Weight of the divergence from the uniform Dirichlet distribution."""
 
-    def noise(self, arch: Arch, t: Tensor) -> dict[str, Tensor]:
+    def noise(self, arch: Arch, candidates: Candidates, t: Tensor) -> dict[str, Tensor]:
         import torch
 
         return {"draw": torch._sample_dirichlet(_concentration(arch["alpha"].detach()))}

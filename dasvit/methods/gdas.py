@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from dasvit.methods.base import DARTS, LogUniform, register_method
 from dasvit.run.settings import Range
+from dasvit.spaces.base import Route
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dasvit.methods.base import Arch, Domain
+    from dasvit.spaces.cell.candidates import Candidates
 
 __all__ = ["GDAS"]
 
@@ -22,12 +24,14 @@ __all__ = ["GDAS"]
 @register_method
 @dataclass(frozen=True, kw_only=True)
 class GDAS(DARTS):
-    """A step draws one operation per edge by softmax(alpha), which gets the weight 1. Backward it
-    is the Gumbel softmax: `softmax((log softmax(alpha) + g)/τ)` with Gumbel noise g; the
-    temperature τ falls linearly over the search.
+    """A step draws one operation per edge by softmax(alpha), which gets the weight 1 and alone is
+    computed. Its weight's gradient goes on to alpha through the Gumbel softmax, `softmax((log
+    softmax(alpha) + g)/τ)` with Gumbel noise g; the temperature τ falls linearly over the search.
 
-    The supernet is evaluated with the strongest operation of each edge. Departure: both passes of a
-    step see the same draw; the authors draw for each.
+    The supernet is evaluated with the strongest operation of each edge. Departures: both passes of
+    a step see the same draw; the authors draw for each. Their code also adds the weights of the
+    operations that were not drawn, all 0, to the features, from which these get the sum of the
+    features' gradient; here they get none of their own.
     """
 
     name: ClassVar[str] = "gdas"
@@ -38,7 +42,10 @@ class GDAS(DARTS):
     tau_end: Annotated[float, Range("(0, inf)")] = 0.1
     """τ at its end."""
 
-    def noise(self, arch: Arch, t: Tensor) -> dict[str, Tensor]:
+    def route(self) -> Route:
+        return Route(sparse=True)
+
+    def noise(self, arch: Arch, candidates: Candidates, t: Tensor) -> dict[str, Tensor]:
         drawn = arch["alpha"].new_empty(arch["alpha"].shape).exponential_()
         return {"gumbel": -drawn.clamp(min=1e-30).log()}  # finite
 
@@ -47,7 +54,7 @@ class GDAS(DARTS):
         if not noise:
             return _one_hot(logs)
         soft = ((logs + noise["gumbel"]) / self._tau(t)).softmax(dim=-1)
-        return _one_hot(soft.detach()) + soft - soft.detach()
+        return _one_hot(soft.detach()) * (1 + soft - soft.detach())
 
     def _tau(self, t: Tensor) -> Tensor:
         return self.tau_start + (self.tau_end - self.tau_start) * t

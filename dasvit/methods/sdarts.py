@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dasvit.methods.base import Arch, Domain
+    from dasvit.spaces.cell.candidates import Candidates
 
 __all__ = ["SDARTS"]
 
@@ -40,7 +41,7 @@ class SDARTS(DARTS):
     epsilon: Annotated[float, Range("[0, inf)")] = 0.3
     """ε at the end of the search: the most that a weight is moved."""
 
-    def noise(self, arch: Arch, t: Tensor) -> dict[str, Tensor]:
+    def noise(self, arch: Arch, candidates: Candidates, t: Tensor) -> dict[str, Tensor]:
         first = min(_START, self.epsilon)
         size = first + (self.epsilon - first) * t
         return {"shift": size * (2 * arch["alpha"].new_empty(arch["alpha"].shape).uniform_() - 1)}

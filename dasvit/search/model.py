@@ -1,6 +1,7 @@
 """What one stage trains: a supernet, and the architecture parameters of a method."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ class SearchModel(nn.Module):
 
     Raises:
         ValueError: an architecture parameter that has not one row per edge and one column per
-            candidate.
+            candidate, or one column in all.
     """
 
     t: Tensor
@@ -45,10 +46,10 @@ class SearchModel(nn.Module):
         arch = method.parameters(candidates)
         shape = len(candidates.edge_ops), len(candidates.edge_ops[0])
         for name, value in arch.items():
-            if value.shape != shape:
+            if value.shape not in (shape, (shape[0], 1)):
                 raise ValueError(
                     f"method {method.name}: the architecture parameter {name} must be (edges, ops) "
-                    f"= {shape}, but has the shape {tuple(value.shape)}"
+                    f"= {shape}, or (edges, 1), but has the shape {tuple(value.shape)}"
                 )
         self.arch = nn.ParameterDict(arch)
         self.register_buffer("t", torch.zeros(()), persistent=False)
@@ -71,7 +72,7 @@ class SearchModel(nn.Module):
 
     def noise(self) -> Noise:
         """A draw of the method's noise, for the passes of one step."""
-        return self.method.noise(self.named_arch(), self.t)
+        return self.method.noise(self.named_arch(), self.candidates, self.t)
 
     def weights(self, noise: Noise | None = None) -> Float[Tensor, "edges ops"]:
         """The weights of the candidates in the alpha pass, or without noise in evaluation."""
@@ -139,13 +140,16 @@ def build_search_model(
         num_classes: outputs of the head.
     """
     candidates = config.space.candidates(edge_ops)
+    route = config.method.route()
+    if config.compile or config.cuda_graph or config.space.recompute:
+        route = replace(route, sparse=False)  # which waits for the device, and is not fused
     supernet = config.space.supernet(
         candidates.edge_ops,
         num_layers=num_layers,
         image_size=config.data.image_size,
         in_channels=in_channels,
         num_classes=num_classes,
-        route=config.method.route(),
+        route=route,
         precision=config.precision,
     )
     return SearchModel(config.method, supernet, candidates)

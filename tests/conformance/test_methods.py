@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from dasvit.data.batch import Batch
-from dasvit.methods import DARTS, DASViT, get_method, method_names
+from dasvit.methods import DARTS, PCDARTS, DASViT, get_method, method_names
 from dasvit.methods.base import Choice, LogUniform, Uniform
 from dasvit.run.settings import config_from_dict, config_to_dict
 from dasvit.search.architect import arch_gradient
@@ -68,6 +68,11 @@ def _arch(method: DARTS, scale: float = 1.0) -> dict[str, Tensor]:
     """Architecture parameters anywhere."""
     found = method.parameters(CANDIDATES)
     return {name: (scale * torch.randn_like(p)).requires_grad_() for name, p in found.items()}
+
+
+def _narrow(method: DARTS) -> DARTS:
+    """With parts of 8 channels that 2 and 4 heads divide."""
+    return replace(method, channel_parts=2) if isinstance(method, PCDARTS) else method
 
 
 def _draws(method: DARTS, **options: Any) -> Iterator[dict[str, Any]]:
@@ -112,7 +117,8 @@ def test_stages_and_those_of_another_method(kind: type[DARTS]) -> None:
     assert stages[0].num_ops == len(SIX)
     assert tuple(stage.num_layers for stage in stages) == method.stage_layers
     assert sum(stage.epochs for stage in stages) == 15
-    assert [method.frozen(epoch) for epoch in range(4)] == [True, True, True, False]
+    frozen = [method.frozen(epoch) for epoch in range(method.stage_epochs)]
+    assert all(frozen[:3]) and not frozen[-1] and frozen == sorted(frozen, reverse=True)
 
 
 def test_what_a_sweep_draws(kind: type[DARTS]) -> None:
@@ -149,9 +155,9 @@ def test_parameters_weights_and_scores(kind: type[DARTS]) -> None:
     start = method.parameters(CANDIDATES)
     assert start["alpha"].std().item() == pytest.approx(method.alpha_init_std, rel=0.6)
     for arch in (start, _arch(method), _arch(method, 5.0)):
-        assert {p.shape for p in arch.values()} == {(5, 6)}
+        assert {p.shape for p in arch.values()} <= {(5, 6), (5, 1)}
         for t in (torch.tensor(0.0), torch.tensor(0.5), torch.tensor(0.999)):
-            noise = method.noise(arch, t)
+            noise = method.noise(arch, CANDIDATES, t)
             for weights in (
                 method.weights(arch, {}, t),  # evaluation
                 method.weights(arch, noise, t),
@@ -164,7 +170,7 @@ def test_parameters_weights_and_scores(kind: type[DARTS]) -> None:
 
 
 def test_one_alpha_far_above_the_others_is_one_operation(kind: type[DARTS]) -> None:
-    arch = dict(kind().parameters(CANDIDATES))
+    arch = {name: torch.zeros_like(p) for name, p in kind().parameters(CANDIDATES).items()}
     one_hot = torch.eye(6)[[1, 3, 0, 5, 2]]
     arch["alpha"] = 100 * (2 * one_hot - 1)
     weights = kind().weights(arch, {}, torch.tensor(0.9))
@@ -191,7 +197,7 @@ def test_hooks_can_be_captured(kind: type[DARTS]) -> None:
     """With noise given they draw nothing and wait for nothing, as `cuda_graph` asks."""
     method, t = kind(), torch.tensor(0.5)
     arch = _arch(method)
-    noise = method.noise(arch, t)
+    noise = method.noise(arch, CANDIDATES, t)
     method.penalty(arch, method.weights(arch, noise, t), CANDIDATES, t)  # makes its masks
     with Tape() as tape:
         method.train_weights(arch, noise, t)
@@ -206,7 +212,8 @@ def test_what_the_next_stage_goes_on_with(kind: type[DARTS]) -> None:
     carried = method.carried(arch, kept)
     assert carried.keys() == arch.keys()
     for name, value in carried.items():
-        rows = [row[columns] for row, columns in zip(arch[name], kept, strict=True)]
+        pairs = zip(arch[name], kept, strict=True)
+        rows = [row if len(row) == 1 else row[columns] for row, columns in pairs]
         assert torch.equal(value, torch.stack(rows)) and not value.requires_grad
     assert replace(method, inherit_alpha="reset").carried(arch, kept) == {}
 
@@ -217,7 +224,7 @@ def test_what_the_next_stage_goes_on_with(kind: type[DARTS]) -> None:
 def _model(kind: type[DARTS], **settings: Any) -> tuple[SearchModel, tuple[Batch, Batch]]:
     """Of a method, half way through its search, with a training and a validation batch."""
     config = model_config(**settings)
-    method = replace(kind.like(config.method), alpha_init_std=1.0)
+    method = replace(_narrow(kind.like(config.method)), alpha_init_std=1.0)
     model = make_model(config.replaced(method=method))
     model.t.fill_(0.5)
     return model, (make_batch(), make_batch())
@@ -259,7 +266,8 @@ def test_a_killed_search_ends_as_if_it_had_not_been(
     """With a genotype of the space that says which method found it; in second order."""
     make_quick(monkeypatch)
     config = search_config(operations=SIX, stage_layers=(1, 2), stage_ops=(6, 3), dim=8, xi=0.05)
-    config = config.replaced(method=kind.like(config.method), plugins=("support.plugin_method",))
+    method = _narrow(kind.like(config.method))
+    config = config.replaced(method=method, plugins=("support.plugin_method",))
     found = search(config, tmp_path / "whole")
     assert set(found.genotype.operations) <= set(SIX) - {"zero"}
     assert found.genotype.provenance["settings"]["method"]["name"] == kind.name

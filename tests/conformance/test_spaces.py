@@ -17,7 +17,7 @@ from dasvit.spaces import CellSpace
 from dasvit.spaces.base import EdgeOps, Route
 from dasvit.spaces.cell.edges import SearchCell
 from dasvit.spaces.cell.fused_edges import FusedCell
-from dasvit.spaces.cell.genotype import edge_list
+from dasvit.spaces.cell.genotype import edge_list, one_hot
 from dasvit.spaces.cell.operations import is_blind
 from dasvit.spaces.cell.supernet import SuperNet
 
@@ -34,6 +34,7 @@ ROUTES = {
     "all tokens": Route(),
     "selected at the input": Route(token_ratio=0.5),
     "selected on every edge": Route(token_ratio=0.5, token_where="edge"),
+    "half of the channels": Route(channel_parts=2),
 }
 every_route = pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
 pytestmark = [
@@ -104,15 +105,10 @@ def test_one_hot_weights_are_the_derived_network(
     """Logits and gradients to the images. With selection on the edges where every edge stays: a
     dropped edge takes along the tokens that bypassed it."""
     supernet, images = make(space, route=route), make_batch(3)[0].requires_grad_()
-    edges = edge_list(space.num_nodes)
     for seed in range(3):
         whole = replace(space, edges_per_node=9 if route.token_where == "edge" else 1 + seed)
         genotype = whole.sample(seed)
-        weights = torch.zeros(_columns(space, supernet.edge_ops).shape)
-        for node, incoming in enumerate(genotype.nodes):
-            for edge in incoming:
-                row = edges.index((edge.source, node))
-                weights[row, space.operations.index(edge.operation)] = 1
+        weights = torch.tensor(one_hot(genotype, supernet.edge_ops))
         derived = space.network(supernet, genotype)
         assert_same_gradients(derived(images), supernet(images, weights), [images])
 

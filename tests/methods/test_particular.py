@@ -8,20 +8,51 @@ from typing import Any
 import pytest
 import torch
 from support.runs import CrashError, crash_after_saving, search_config
-from support.search_runs import SIX, assert_same_run, make_model, make_quick, model_config
+from support.search_runs import (
+    SIX,
+    assert_same_run,
+    make_batch,
+    make_model,
+    make_quick,
+    model_config,
+)
 from torch import Tensor
 from torch.testing import assert_close
 
-from dasvit.methods import DARTS, GDAS, PDARTS, SDARTS, DARTSMinus, DARTSPlus, DrNAS, FairDARTS
+from dasvit.methods import (
+    DARTS,
+    GDAS,
+    PCDARTS,
+    PDARTS,
+    SDARTS,
+    DARTSMinus,
+    DARTSPlus,
+    DrNAS,
+    FairDARTS,
+)
 from dasvit.methods.base import Ranking
 from dasvit.report.events import SearchEpoch
 from dasvit.run.settings import SettingError
+from dasvit.search.architect import arch_gradient, weight_gradient
 from dasvit.search.config import SearchConfig
-from dasvit.search.loop import search
+from dasvit.search.loop import check_supernet, search
+from dasvit.spaces.base import Route
 from dasvit.spaces.cell.candidates import Candidates
 from dasvit.spaces.cell.derive import derive
+from dasvit.spaces.cell.edges import MixedEdge
 from dasvit.spaces.cell.genotype import edge_list
+from dasvit.spaces.cell.operations import MLP, MSA
 from dasvit.spaces.cell.supernet import SuperNet
+
+ROW = Candidates(edge_ops=(SIX[:4],), operations=SIX)
+
+
+def counted(function: Callable, calls: list[None]) -> Callable:
+    def call(*args: Any) -> Any:
+        calls.append(None)
+        return function(*args)
+
+    return call
 
 
 def _time(t: float) -> Tensor:
@@ -66,16 +97,17 @@ def test_gdas_draws_by_softmax() -> None:
     method, arch = GDAS(), {"alpha": torch.tensor([[0.0, 1.0, -1.0, 0.5]]).requires_grad_()}
     draws = []
     for _ in range(4000):
-        noise = method.noise(arch, _time(0.5))
+        noise = method.noise(arch, ROW, _time(0.5))
         draws.append(method.weights(arch, noise, _time(0.5)).detach())
     found = torch.stack(draws)
     assert set(found.round(decimals=5).unique().tolist()) == {0.0, 1.0}
     assert_close(found.mean(dim=0), method.shares(arch, _time(0.5)), atol=0.03, rtol=0)
-    # The gradient is the soft sample's, at the temperature of the time.
+    # The gradient is that of the drawn one's soft weight, at the temperature of the time.
     for t, tau in ((0.0, 10.0), (1.0, 0.1)):
         soft = ((arch["alpha"].log_softmax(1) + noise["gumbel"]) / tau).softmax(1)
         values = torch.tensor([1.0, 2.0, 3.0, 4.0])
-        wanted = torch.autograd.grad((soft * values).sum(), arch["alpha"])
+        drawn = soft.argmax()
+        wanted = torch.autograd.grad(soft[0, drawn] * values[drawn], arch["alpha"])
         hard = method.weights(arch, noise, _time(t))
         assert_close(torch.autograd.grad((hard * values).sum(), arch["alpha"]), wanted)
 
@@ -85,7 +117,7 @@ def test_drnas_draws_and_differentiates_through_the_draw() -> None:
     """The mean of the draws is that of the distribution, and so is the gradient's."""
     method = DrNAS()
     arch = {"alpha": torch.tensor([[0.0, 1.0, -1.0, 0.5]]).repeat(20_000, 1).requires_grad_()}
-    noise = method.noise(arch, _time(0.5))
+    noise = method.noise(arch, ROW, _time(0.5))
     drawn, values = method.weights(arch, noise, _time(0.5)), torch.tensor([1.0, 2.0, 3.0, 4.0])
     mean = method.weights(arch, {}, _time(0.5))
     assert_close(mean[0], torch.tensor([1.0, 2.0, 0.367879, 1.5]) / 4.867879, atol=1e-6, rtol=0)
@@ -99,7 +131,7 @@ def test_smoothing_grows_and_keeps_weights_that_sum_to_one() -> None:
     method, arch = SDARTS(epsilon=0.3), {"alpha": torch.randn(200, 6)}
     plain = arch["alpha"].softmax(dim=1)
     for t, size in ((0.0, 0.03), (0.5, 0.165), (1.0, 0.3)):
-        shift = method.noise(arch, _time(t))["shift"]
+        shift = method.noise(arch, ROW, _time(t))["shift"]
         assert 0.95 * size < shift.abs().max() <= size
         weights = method.train_weights(arch, {"shift": shift}, _time(t))
         assert (weights >= 0).all() and weights.max() <= 1
@@ -243,3 +275,74 @@ def test_the_weakest_skips_go(most: int) -> None:
     assert (
         derive(torch.rand(5, 1), alone, num_nodes=2, most_skips=0).operations.count("identity") == 3
     )
+
+
+def test_pcdarts_of_one_part_and_uniform_betas_is_darts() -> None:
+    """Logits, and the gradients of the weights and of alpha."""
+    config = model_config()
+    plain = make_model(config.replaced(method=DARTS.like(config.method)))
+    method = replace(PCDARTS.like(config.method), channel_parts=1)
+    model = make_model(config.replaced(method=method))
+    model.load_state_dict(plain.state_dict() | {"arch.beta": torch.full((5, 1), 0.3)})
+    images, found = torch.randn(3, 1, 8, 8), []
+    for one in (plain, model):
+        loss = one(images).square().sum()
+        params = [one.arch["alpha"], *one.weight_parameters()]
+        found.append((loss, torch.autograd.grad(loss, params)))
+    assert_close(found[0], found[1])
+
+
+@pytest.mark.usefixtures("double")
+def test_edges_into_a_node_share_their_weight() -> None:
+    """Two edges into the first node, three into the second; a search keeps alphas still first."""
+    method, beta = PCDARTS(stage_epochs=50), torch.tensor([[1.0], [0.0], [0.5], [-1.0], [2.0]])
+    arch = {"alpha": torch.randn(5, 4), "beta": beta}
+    shares = [2 * beta[:2].softmax(0), 3 * beta[2:].softmax(0)]
+    assert_close(method.weights(arch, {}, _time(0.5)).sum(1, keepdim=True), torch.cat(shares))
+    assert_close(method.scores(arch), arch["alpha"].softmax(1) * torch.cat(shares))
+    assert [method.frozen(epoch) for epoch in (0, 14, 15, 49)] == [True, True, False, False]
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_part_of_the_channels_goes_through(parts: int) -> None:
+    """Channel by channel: the i-th of every part side by side, the first part mixed."""
+    edge = MixedEdge(("zero", "identity", "msa_h2", "mlp_r2"), 8, channel_parts=parts)
+    weights, tokens, width = torch.rand(4), torch.randn(3, 5, 8), 8 // parts
+    found = edge(tokens, weights)
+    first = tokens[..., :width]
+    mixed = weights[1] * first + weights[2] * edge.ops[2](first) + weights[3] * edge.ops[3](first)
+    for i in range(width):
+        for part in range(parts):
+            channel = found[..., i * parts + part]
+            others = weights.sum() * tokens[..., part * width + i]
+            assert_close(channel, mixed[..., i] if part == 0 else others)
+
+
+def test_heads_must_divide_a_part_of_the_channels() -> None:
+    config = SearchConfig().replaced(method=PCDARTS(channel_parts=16))
+    with pytest.raises(ValueError, match=r"msa_h2: 2 heads .* \(of 48 channels, parted by 16\)"):
+        check_supernet(config)
+    with pytest.raises(ValueError, match="the width dim=48 cannot be parted into 5 equal parts"):
+        check_supernet(config.replaced(channel_parts=5))
+
+
+def test_gdas_computes_what_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same step as with all candidates computed, as compiled and captured ones have it."""
+    config = model_config()
+    config = config.replaced(method=GDAS.like(config.method))
+    found, called = [], []
+    monkeypatch.setattr(MSA, "forward", counted(MSA.forward, called))
+    monkeypatch.setattr(MLP, "forward", counted(MLP.forward, called))
+    for sparse in (True, False):
+        torch.manual_seed(0)
+        monkeypatch.setattr(GDAS, "route", lambda self, sparse=sparse: Route(sparse=sparse))
+        model, batches = make_model(config), (make_batch(), make_batch())
+        noise, calls = model.noise(), len(called)
+        grads = arch_gradient(model, *batches, noise=noise, xi=0.0).gradients
+        weight_grads, loss, _ = weight_gradient(model, batches[0], noise)
+        found.append((grads, weight_grads, loss))
+        drawn = model.weights(noise).argmax(1)
+        heavy = sum(SIX[i].startswith("m") for i in drawn.tolist())
+        assert len(called) - calls == 2 * 2 * (heavy if sparse else 4 * 5)
+    assert_close(found[0], found[1])

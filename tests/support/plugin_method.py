@@ -44,7 +44,7 @@ class ShakenDARTS(DARTS):
         found = super().parameters(candidates)
         return found | {"offset": torch.zeros_like(found["alpha"])}
 
-    def noise(self, arch, t):
+    def noise(self, arch, candidates, t):
         return {"shake": t * self.epsilon * (2 * torch.rand_like(arch["alpha"]) - 1)}
 
     def weights(self, arch, noise, t):

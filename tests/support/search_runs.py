@@ -64,7 +64,8 @@ def make_model(
             p.add_(0.2 * torch.randn_like(p))
         for p in model.arch_parameters():
             names = model.candidates.edge_ops[0]
-            p.add_(torch.tensor([2.0 * name.startswith("msa") for name in names]))
+            if p.shape[1] > 1:
+                p.add_(torch.tensor([2.0 * name.startswith("msa") for name in names]))
     return model
 
 

@@ -5,6 +5,7 @@ Eq. 8 is the mixed edge, the weighted sum of its candidates; Eq. 9 and 22 the su
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -13,7 +14,18 @@ from dasvit.spaces.cell.genotype import NUM_INPUTS, Genotype, edge_list
 from dasvit.spaces.cell.operations import IDENTITY, Zero, apply_gated, build_operation
 from dasvit.spaces.cell.tokens import TokenSelector, scatter_tokens
 
-__all__ = ["DerivedCell", "MixedEdge", "PartialEdge", "SearchCell", "add_to_node"]
+__all__ = [
+    "DerivedCell",
+    "MixedEdge",
+    "PartialEdge",
+    "SearchCell",
+    "add_to_node",
+    "first_channels",
+    "join_channels",
+]
+
+Used = Sequence[Sequence[bool]] | None
+"""Which candidates of each edge are computed; None for all."""
 
 
 class MixedEdge(nn.Module):
@@ -26,13 +38,18 @@ class MixedEdge(nn.Module):
         names: the candidates, in the order of the weights.
         dim: embedding dimension C.
         dropout: inside the operations.
+        channel_parts: K of `Route`; the candidates have the width C / K.
     """
 
-    def __init__(self, names: tuple[str, ...], dim: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, names: tuple[str, ...], dim: int, *, dropout: float = 0.0, channel_parts: int = 1
+    ) -> None:
         super().__init__()
         self.names = names
+        self.channel_parts = channel_parts
+        width = dim // channel_parts
         self.ops = nn.ModuleList(
-            build_operation(name, dim, dropout=dropout, norm_affine=False) for name in names
+            build_operation(name, width, dropout=dropout, norm_affine=False) for name in names
         )
 
     def forward(
@@ -40,13 +57,40 @@ class MixedEdge(nn.Module):
         x: Float[Tensor, "batch tokens dim"],
         weights: Float[Tensor, " ops"],
         gate: Float[Tensor, "batch tokens 1"] | None = None,
+        used: Sequence[bool] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
+        tokens, x = x, first_channels(x, self.channel_parts)
         terms = [
             weight * apply_gated(op, x, gate)
-            for op, weight in zip(self.ops, weights.unbind(), strict=True)
-            if not isinstance(op, Zero)  # contributes exactly nothing, to value and gradient
+            for i, (op, weight) in enumerate(zip(self.ops, weights.unbind(), strict=True))
+            # `zero` contributes exactly nothing, to value and gradient.
+            if not isinstance(op, Zero) and (used is None or used[i])
         ]
-        return sum(terms[1:], start=terms[0]) if terms else x.new_zeros(x.shape)
+        mixed = sum(terms[1:], start=terms[0]) if terms else x.new_zeros(x.shape)
+        return join_channels(mixed, tokens, weights, self.channel_parts)
+
+
+def first_channels(
+    tokens: Float[Tensor, "batch tokens dim"], parts: int
+) -> Float[Tensor, "batch tokens width"]:
+    """The first of `parts` equal parts of the channels."""
+    return tokens if parts == 1 else tokens[..., : tokens.shape[-1] // parts]
+
+
+def join_channels(
+    mixed: Float[Tensor, "batch tokens width"],
+    tokens: Float[Tensor, "batch tokens dim"],
+    weights: Float[Tensor, " ops"],
+    parts: int,
+) -> Float[Tensor, "batch tokens dim"]:
+    """What an edge passes on: its mixture of the first channels beside the others, which have the
+    sum of its weights. Channels are shuffled, the i-th of every part side by side, so that others
+    are the first ones on the next edge (PC-DARTS)."""
+    if parts == 1:
+        return mixed
+    others = weights.sum() * tokens[..., mixed.shape[-1] :]
+    joined = torch.cat([mixed, others.to(mixed.dtype)], dim=-1)
+    return joined.unflatten(-1, (parts, -1)).transpose(-1, -2).flatten(-2)
 
 
 class PartialEdge(nn.Module):
@@ -66,12 +110,16 @@ class PartialEdge(nn.Module):
         self.selector = TokenSelector(dim, token_ratio)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], *weights: Float[Tensor, " ops"]
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        weights: Float[Tensor, " ops"] | None = None,
+        gate: None = None,
+        used: Sequence[bool] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         kept, index, gate = self.selector(x)
-        if not weights:
+        if weights is None:
             return scatter_tokens(x, apply_gated(self.edge, kept, gate), index)
-        return scatter_tokens(x, self.edge(kept, *weights, gate), index)
+        return scatter_tokens(x, self.edge(kept, weights, gate, used), index)
 
 
 class SearchCell(nn.Module):
@@ -83,6 +131,7 @@ class SearchCell(nn.Module):
         num_nodes: intermediate nodes.
         dropout: inside the operations.
         edge_token_ratio: λ for token selection on every edge; 1 for none.
+        channel_parts: K of `Route`.
     """
 
     def __init__(
@@ -93,6 +142,7 @@ class SearchCell(nn.Module):
         num_nodes: int,
         dropout: float = 0.0,
         edge_token_ratio: float = 1.0,
+        channel_parts: int = 1,
     ) -> None:
         super().__init__()
         self.edge_ops = tuple(edge_ops)
@@ -100,9 +150,10 @@ class SearchCell(nn.Module):
         self.num_nodes = num_nodes
         self.dropout = dropout
         self.edge_token_ratio = edge_token_ratio
+        self.channel_parts = channel_parts
         self.edges = nn.ModuleList()
         for names in edge_ops:
-            edge: nn.Module = MixedEdge(names, dim, dropout=dropout)
+            edge: nn.Module = MixedEdge(names, dim, dropout=dropout, channel_parts=channel_parts)
             if edge_token_ratio < 1:
                 edge = PartialEdge(edge, dim, edge_token_ratio)
             self.edges.append(edge)
@@ -123,16 +174,17 @@ class SearchCell(nn.Module):
         last: Float[Tensor, "batch tokens dim"],
         weights: Float[Tensor, "edges ops"],
         gate: Float[Tensor, "batch tokens 1"] | None = None,
+        used: Used = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         """`e_k` from `e_{k-2}` and `e_{k-1}`, under operation weights (one row per edge); the gate
         is that of tokens selected on the input."""
         states = [before_last, last]
-        rows = weights.unbind(0)
-        gates = () if gate is None else (gate,)
-        for (source, node), edge, row in zip(
-            edge_list(self.num_nodes), self.edges, rows, strict=True
+        wiring = edge_list(self.num_nodes)
+        computed = used or [None] * len(wiring)
+        for (source, node), edge, row, some in zip(
+            wiring, self.edges, weights.unbind(0), computed, strict=True
         ):
-            add_to_node(states, node, edge(states[source], row, *gates))
+            add_to_node(states, node, edge(states[source], row, gate, some))
         return sum(states[NUM_INPUTS + 1 :], start=states[NUM_INPUTS])
 
 

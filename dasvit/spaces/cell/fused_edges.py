@@ -21,7 +21,13 @@ from torch.utils.checkpoint import checkpoint
 
 from dasvit.run.seed import capturing
 from dasvit.spaces.cell.attention import attention
-from dasvit.spaces.cell.edges import MixedEdge, SearchCell, add_to_node
+from dasvit.spaces.cell.edges import (
+    MixedEdge,
+    SearchCell,
+    add_to_node,
+    first_channels,
+    join_channels,
+)
 from dasvit.spaces.cell.genotype import NUM_INPUTS, edge_list
 from dasvit.spaces.cell.operations import IDENTITY, MLP, MSA, Identity, Zero, scaled
 from dasvit.spaces.cell.tokens import TokenSelector, scatter_tokens
@@ -49,11 +55,13 @@ class _SourceEdges(nn.Module):
     Args:
         edges: their values are copied.
         dim: embedding dimension C.
+        channel_parts: K of `Route`.
     """
 
-    def __init__(self, edges: Sequence[MixedEdge], dim: int) -> None:
+    def __init__(self, edges: Sequence[MixedEdge], dim: int, channel_parts: int) -> None:
         super().__init__()
-        self.dim = dim
+        self.channel_parts = channel_parts
+        self.dim = dim = dim // channel_parts
         self.names = [edge.names for edge in edges]
         attention: dict[int, list[tuple[int, int]]] = {}  # (edge, candidate) by number of heads
         hidden: list[list[tuple[int, int]]] = []  # (candidate, width) by edge
@@ -147,11 +155,17 @@ class _SourceEdges(nn.Module):
         gate: Float[Tensor, "batch tokens 1"] | None = None,
     ) -> tuple[Float[Tensor, "batch tokens dim"], ...]:
         """The outputs of the edges under their operation weights."""
+        tokens, x = x, first_channels(x, self.channel_parts)
         # Once for all products under autocast, which would do it for each.
         normalised = F.layer_norm(x, (self.dim,)).to(autocast_dtype(x))
         normalised, x = scaled(normalised, gate), scaled(x, gate)
         inputs = self._attention(normalised)
-        return tuple(self._edge(e, x, normalised, row, inputs[e]) for e, row in enumerate(rows))
+        return tuple(
+            join_channels(
+                self._edge(e, x, normalised, row, inputs[e]), tokens, row, self.channel_parts
+            )
+            for e, row in enumerate(rows)
+        )
 
     def _attention(self, x: Tensor) -> list[list[Tensor]]:
         """By edge, the heads' outputs side by side (batch · tokens, dim) of each attention."""
@@ -258,6 +272,7 @@ class FusedCell(nn.Module):
             cell.dim,
             num_nodes=cell.num_nodes,
             edge_token_ratio=cell.edge_token_ratio,
+            channel_parts=cell.channel_parts,
         )
         self.wiring = edge_list(cell.num_nodes)
         by_source: dict[int, list[int]] = {}
@@ -270,7 +285,8 @@ class FusedCell(nn.Module):
         )
         edges = cell.mixed_edges()
         self.groups = nn.ModuleList(
-            _SourceEdges([edges[m] for m in members], cell.dim) for members in self.members
+            _SourceEdges([edges[m] for m in members], cell.dim, cell.channel_parts)
+            for members in self.members
         )
         self.selectors = nn.ModuleList(
             TokenSelector(cell.dim, cell.edge_token_ratio) for _ in self.members if selects

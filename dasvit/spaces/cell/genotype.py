@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dasvit.run.files import read_json, write_atomic
+from dasvit.spaces.base import EdgeOps
 
 __all__ = [
     "NAMED_GENOTYPES",
@@ -20,6 +21,7 @@ __all__ = [
     "Edge",
     "Genotype",
     "edge_list",
+    "one_hot",
     "source_name",
 ]
 
@@ -37,6 +39,31 @@ def edge_list(num_nodes: int) -> tuple[tuple[int, int], ...]:
 def source_name(source: int) -> str:
     """`e_{k-2}`, `e_{k-1}`, `o_0`, `o_1`, …"""
     return ("e_{k-2}", "e_{k-1}")[source] if source < NUM_INPUTS else f"o_{source - NUM_INPUTS}"
+
+
+def one_hot(genotype: "Genotype", edge_ops: EdgeOps) -> list[list[float]]:
+    """The weights of the candidates under which a supernet is this encoder: 1 for its operations,
+    else 0.
+
+    Args:
+        genotype: with as many nodes as the supernet.
+        edge_ops: the candidates of each edge.
+
+    Raises:
+        ValueError: the genotype has an operation that its edge does not hold.
+    """
+    rows = [[0.0] * len(names) for names in edge_ops]
+    places = edge_list(len(genotype.nodes))
+    for node, edges in enumerate(genotype.nodes):
+        for edge in edges:
+            wire = (edge.source, node)
+            names = edge_ops[places.index(wire)]
+            if edge.operation not in names:
+                raise ValueError(
+                    f"the supernet's edge {wire} holds {names}, not {edge.operation!r}"
+                )
+            rows[places.index(wire)][names.index(edge.operation)] = 1.0
+    return rows
 
 
 @dataclass(frozen=True, order=True, slots=True)

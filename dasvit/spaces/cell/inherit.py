@@ -8,7 +8,7 @@ from torch import nn
 from dasvit.spaces.cell.derived_network import DerivedViT
 from dasvit.spaces.cell.edges import DerivedCell, MixedEdge, PartialEdge, SearchCell
 from dasvit.spaces.cell.fused_edges import FusedCell
-from dasvit.spaces.cell.genotype import Genotype, edge_list
+from dasvit.spaces.cell.genotype import Genotype, edge_list, one_hot
 from dasvit.spaces.cell.supernet import SuperNet
 
 __all__ = ["derived_network", "inherit_weights"]
@@ -71,18 +71,35 @@ def inherit_weights(old: SuperNet, new: SuperNet, *, order: str = "cyclic") -> N
             cell.load(target)
 
 
+class _OneHot(nn.Module):
+    """A supernet under the weights of one encoder."""
+
+    def __init__(self, supernet: SuperNet, genotype: Genotype) -> None:
+        super().__init__()
+        self.supernet = supernet
+        self.weights = torch.tensor(one_hot(genotype, supernet.edge_ops))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        like = self.supernet.head.weight
+        return self.supernet(images, self.weights.to(like))
+
+
 @torch.no_grad()
-def derived_network(supernet: SuperNet, genotype: Genotype) -> DerivedViT:
+def derived_network(supernet: SuperNet, genotype: Genotype) -> nn.Module:
     """The derived network at the supernet's depth with the supernet's weights.
 
     Token selection stays as it was in the supernet, so that the two see the same tokens: with
     one-hot operation weights the supernet equals this network exactly. (With `token_where="edge"`
     that needs a genotype with all edges: an edge that derivation drops takes along the tokens
-    that bypassed it.) The random state is left as it was.
+    that bypassed it.) Where only a part of the channels goes through the operations
+    (`channel_parts`), they are narrower than the derived network's: this is then the supernet
+    itself under one-hot weights. The random state is left as it was.
 
     Raises:
         ValueError: the genotype has an operation that the supernet's edge does not hold.
     """
+    if supernet.route.channel_parts > 1:
+        return _OneHot(supernet, genotype).train(supernet.training)
     patches: Any = supernet.embedding.patches  # timm types its sizes as less than they are
     with torch.random.fork_rng(devices=[]):
         network = DerivedViT(

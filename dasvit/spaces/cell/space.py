@@ -11,10 +11,9 @@ from dasvit.spaces.base import EdgeOps, Route
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from dasvit.spaces.cell.candidates import Candidates
-    from dasvit.spaces.cell.derived_network import DerivedViT
     from dasvit.spaces.cell.genotype import Genotype
     from dasvit.spaces.cell.supernet import SuperNet
 
@@ -153,7 +152,7 @@ class CellSpace:
 
         return random_genotype(self, seed)
 
-    def network(self, supernet: SuperNet, genotype: Genotype) -> DerivedViT:
+    def network(self, supernet: SuperNet, genotype: Genotype) -> nn.Module:
         """The network of a genotype with the weights of a supernet that holds its operations."""
         from dasvit.spaces.cell.inherit import derived_network
 

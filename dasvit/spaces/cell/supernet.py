@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from dasvit.spaces.base import Route
 from dasvit.spaces.cell.edges import SearchCell
@@ -33,12 +34,14 @@ class SuperNet(nn.Module):
         num_classes: outputs of the head.
         dropout: inside the operations.
         route: which tokens go through the candidates; all of them need no selector.
-        fused: compute the encoders as `FusedCell`s, where there is no dropout.
+        fused: compute the encoders as `FusedCell`s, where there is no dropout and the route is not
+            sparse.
         recompute: see `FusedCell`; needs `fused`.
         precision: "fp32", or "bf16" to compute under bfloat16 autocast; parameters stay in fp32.
 
     Raises:
-        ValueError: an unknown operation, one that does not fit `dim`, or rows of unequal length.
+        ValueError: an unknown operation, one that does not fit `dim`, rows of unequal length, or
+            channels that cannot be parted.
     """
 
     def __init__(
@@ -67,6 +70,9 @@ class SuperNet(nn.Module):
                 f"got lengths {[len(names) for names in self.edge_ops]}"
             )
         check_selection(route.token_ratio, route.token_where)
+        parts = route.channel_parts
+        if parts < 1 or dim % parts:
+            raise ValueError(f"the width dim={dim} cannot be parted into {parts} equal parts")
         self.num_nodes = num_nodes
         self.dim = dim
         self.dropout = dropout
@@ -80,14 +86,20 @@ class SuperNet(nn.Module):
         self.selector = TokenSelector(dim, route.token_ratio) if selects else None
         self.cells = nn.ModuleList()
         for _ in range(num_layers):
-            cell = SearchCell(
-                self.edge_ops,
-                dim,
-                num_nodes=num_nodes,
-                dropout=dropout,
-                edge_token_ratio=route.token_ratio if on_edges else 1.0,
-            )
-            fuses = fused and dropout == 0
+            try:
+                cell = SearchCell(
+                    self.edge_ops,
+                    dim,
+                    num_nodes=num_nodes,
+                    dropout=dropout,
+                    edge_token_ratio=route.token_ratio if on_edges else 1.0,
+                    channel_parts=parts,
+                )
+            except ValueError as error:
+                if parts == 1:
+                    raise
+                raise ValueError(f"{error} (of {dim} channels, parted by {parts})") from None
+            fuses = fused and dropout == 0 and not route.sparse
             self.cells.append(FusedCell(cell, recompute=recompute) if fuses else cell)
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
@@ -122,6 +134,19 @@ class SuperNet(nn.Module):
             return nullcontext()
         return torch.autocast(device.type, torch.bfloat16)
 
+    def _used(self, weights: Float[Tensor, "edges ops"]) -> list[list[bool]]:
+        """The candidates that have a weight; a plan of memory has no values, and takes the largest
+        one of each edge."""
+        if not isinstance(weights, FakeTensor):
+            return weights.detach().ne(0).tolist()
+        cell = self.cells[0]
+        assert isinstance(cell, SearchCell)
+        sizes = [
+            [sum(p.numel() for p in op.parameters()) for op in edge.ops]
+            for edge in cell.mixed_edges()
+        ]
+        return [[i == row.index(max(row)) for i in range(len(row))] for row in sizes]
+
     @contextmanager
     def in_precision(self, precision: str) -> Iterator[None]:
         """Compute in another precision ("fp32" or "bf16") inside the block."""
@@ -148,7 +173,8 @@ class SuperNet(nn.Module):
             if self.selector is not None:
                 tokens, _, gate = self.selector(tokens)
             before_last, last = tokens, tokens
+            used = (self._used(weights),) if self.route.sparse else ()
             for cell in self.cells:
-                before_last, last = last, cell(before_last, last, weights, gate)
+                before_last, last = last, cell(before_last, last, weights, gate, *used)
             logits = self.head(self.norm(last[:, 0]))
         return logits.to(weights.dtype)
