@@ -18,6 +18,7 @@ from dasvit.methods.fairdarts import FairDARTS
 from dasvit.methods.gdas import GDAS
 from dasvit.methods.pcdarts import PCDARTS
 from dasvit.methods.pdarts import PDARTS
+from dasvit.methods.rsws import RSWS
 from dasvit.methods.sdarts import SDARTS
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "GDAS",
     "PCDARTS",
     "PDARTS",
+    "RSWS",
     "SDARTS",
     "BetaDARTS",
     "Choice",

@@ -256,6 +256,12 @@ class DARTS:
         """How many edges of the encoder may hold `identity`; None for all."""
         return None
 
+    @property
+    def num_draws(self) -> int:
+        """Encoders drawn at the end of a search, of which the best one is chosen; 0 to choose by
+        `scores`."""
+        return 0
+
     # --- What is shown
 
     def shares(self, arch: Arch, t: Tensor) -> Float[Tensor, "edges ops"]:

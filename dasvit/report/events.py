@@ -16,6 +16,7 @@ from dasvit.spaces.cell.genotype import Genotype, edge_list, source_name
 
 __all__ = [
     "NEAR_UNIFORM",
+    "Choosing",
     "Event",
     "Report",
     "RetrainEpoch",
@@ -135,6 +136,15 @@ class StageEnd:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Choosing:
+    """A search that is trained chooses its encoder, where that takes long: `done` steps of
+    `total`."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SearchResult:
     """What a search found.
 
@@ -149,7 +159,10 @@ class SearchResult:
         stages: what each change of stage did to the supernet (`StageEnd.record`).
         largest_class: share of the validation half's images in the largest class (ratio).
         stopped: why the method ended the search before its last epoch, if it did.
-        decided: `StageEnd.decided` of the stage where it is largest.
+        decided: `StageEnd.decided` of the stage where it is largest; None where alpha does not
+            choose.
+        proposals: encoders that it holds for the next best, the best first; empty where alpha
+            chooses.
     """
 
     genotype: Genotype
@@ -163,6 +176,7 @@ class SearchResult:
     largest_class: float | None = None
     stopped: str | None = None
     decided: float | None = None
+    proposals: tuple[Genotype, ...] = ()
 
     @property
     def chose_at_random(self) -> bool:
@@ -232,7 +246,7 @@ class RetrainResult:
         return self.largest_class is None or self.test_top1 > self.largest_class
 
 
-Event = SearchEpoch | StageEnd | SearchResult | RetrainEpoch | RetrainResult
+Event = SearchEpoch | StageEnd | Choosing | SearchResult | RetrainEpoch | RetrainResult
 Report = Callable[[Event], None]
 
 
@@ -297,6 +311,8 @@ def scalars(event: Event) -> dict[str, float]:
             "time/epoch_seconds": event.seconds,
             "lr/weights": event.weight_lr,
         }
+    if isinstance(event, Choosing):
+        return {}
     if isinstance(event, RetrainEpoch):
         return {
             "loss/train": event.train_loss,

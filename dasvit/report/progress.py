@@ -7,6 +7,7 @@ from typing import TextIO
 
 from dasvit.report.events import (
     NEAR_UNIFORM,
+    Choosing,
     Event,
     RetrainEpoch,
     RetrainResult,
@@ -44,10 +45,14 @@ class ProgressReport:
         self._first_epoch: int | None = None
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Choosing) and event.done % math.ceil(event.total / 10):
+            return  # ten lines are enough
         print(self._line(event), file=self._stream, flush=True)
 
     def _line(self, event: Event) -> str:
         match event:
+            case Choosing():
+                return f"choosing the encoder: {100 * event.done // event.total} % done"
             case SearchEpoch():
                 skip = operation_share(event.weights, event.edge_ops, "identity")
                 zero = operation_share(event.weights, event.edge_ops, "zero")

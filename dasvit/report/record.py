@@ -61,6 +61,7 @@ def save_result(path: Path, result: SearchResult | RetrainResult) -> None:
     values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
     if isinstance(result, SearchResult):
         values |= {"genotype": result.genotype.to_dict(), "gap": result.gap}
+        values["proposals"] = [genotype.to_dict() for genotype in result.proposals]
     text = json.dumps(values, indent=2)
     rows = re.sub(r"\[\n[\d,\s]+\]", lambda row: " ".join(row[0].split()), text)  # of a matrix
     write_atomic(path, rows + "\n")
@@ -76,7 +77,8 @@ def load_search_result(path: Path) -> SearchResult:
     try:
         values.pop("gap")
         genotype = Genotype.from_dict(values.pop("genotype"), where=str(path))
-        return SearchResult(genotype=genotype, **values)
+        others = [Genotype.from_dict(one, where=str(path)) for one in values.pop("proposals", ())]
+        return SearchResult(genotype=genotype, proposals=tuple(others), **values)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a search result ({error})") from None
 

@@ -15,6 +15,7 @@ from torch.utils.tensorboard.summary import custom_scalars, hparams
 
 from dasvit.report.encoder import encoder_figure
 from dasvit.report.events import (
+    Choosing,
     Event,
     RetrainEpoch,
     SearchEpoch,
@@ -83,6 +84,8 @@ class TensorBoardReport:
         self._operations: tuple[str, ...] | None = None
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Choosing):
+            return
         writer = self._writer = self._writer or self._open(event)
         if isinstance(event, SearchEpoch | RetrainEpoch):
             self._epochs_done = event.epoch + 1

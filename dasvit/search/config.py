@@ -63,6 +63,12 @@ class SearchConfig:
     cuda_graph: bool = False
     """Capture a step as a CUDA graph and replay it, on a GPU (docs/performance.md). Needs dropout
     0, and operations that neither draw random numbers nor wait for the device."""
+    select: Literal["alpha", "perturbation"] = "alpha"
+    """How the last stage's encoder is chosen: by alpha, or by what the supernet loses without each
+    candidate (DARTS-PT, arXiv:2108.04392). Method rsws has its own way."""
+    select_epochs: Annotated[int, Range("[0, inf)")] = 1
+    """With perturbation: epochs that tune the supernet after each of its decisions, one per edge
+    and per node that loses edges."""
     checkpoint_epochs: Annotated[int, Range("[1, inf)")] = 1
     """Epochs from one checkpoint to the next; the last epoch of each stage has one too."""
     eval_epochs: Annotated[int, Range("[1, inf)")] = 1
@@ -104,6 +110,10 @@ class SearchConfig:
             f"image_size={self.data.image_size}",
         )
         method.check_operations(space.operations)
+        require(
+            self.select == "alpha" or not method.num_draws,
+            f"method {method.name} chooses among draws; leave select={self.select} out",
+        )
         last = self.stages[-1].num_ops
         require(
             last >= 2 or "zero" not in space.operations or method.prune_zero == "first",

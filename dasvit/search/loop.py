@@ -35,6 +35,7 @@ from dasvit.run.folder import check_folder, note_skipped, open_folder, read_sett
 from dasvit.run.plugins import load_plugins
 from dasvit.run.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
 from dasvit.run.settings import config_from_dict, config_to_dict
+from dasvit.search.choose import choose
 from dasvit.search.config import SearchConfig
 from dasvit.search.model import build_search_model
 from dasvit.search.score import accuracy
@@ -65,7 +66,7 @@ def search(
     Args:
         config: what to compute.
         out_dir: made if missing.
-        report: called with `SearchEpoch`, `StageEnd` and `SearchResult`.
+        report: called with `SearchEpoch`, `StageEnd`, `Choosing` and `SearchResult`.
         resume: continue from the checkpoint in `out_dir`; without one, start; if the run is
             finished, return its result.
         device: "cpu", "cuda", "cuda:1", or "auto".
@@ -111,7 +112,7 @@ def search(
             report(end)
             if end.kept is None:
                 break
-        result = run.finish(end, val)
+        result = run.finish(end, train, val, report)
 
     result.genotype.save(out_dir / "genotype.json")
     save_result(out_dir / "result.json", result)
@@ -350,11 +351,14 @@ class _Run:
             },
         )
 
-    def finish(self, end: StageEnd, val: Split) -> SearchResult:
-        """What the last stage derived, scored on the validation half."""
-        derived = self.config.space.network(self.model.supernet, end.genotype)
+    def finish(self, end: StageEnd, train: Split, val: Split, report: Report) -> SearchResult:
+        """What the search ends with, scored on the validation half."""
+        genotype, *others = choose(self.config, self.model, end.genotype, train, val, report)
+        derived = self.config.space.network(self.model.supernet, genotype)
+        decided = max(stage.get("decided", 0.0) for stage in [*self.changes, end.record()])
         return SearchResult(
-            genotype=end.genotype,
+            genotype=genotype,
+            proposals=tuple(others),
             supernet_accuracy=end.accuracy_before,
             discretised_accuracy=accuracy(derived, val),
             skip_share=operation_share(end.weights, end.edge_ops, "identity"),
@@ -364,7 +368,7 @@ class _Run:
             stages=self.changes,
             largest_class=end.largest_class,
             stopped=end.stopped,
-            decided=max(stage.get("decided", 0.0) for stage in [*self.changes, end.record()]),
+            decided=decided if genotype is end.genotype else None,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """What is particular to a method, beside the conformance suite that all go through."""
 
+import itertools
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,11 +22,15 @@ from support.search_runs import (
 from torch import Tensor
 from torch.testing import assert_close
 
+import dasvit.search.choose
+import dasvit.search.loop
+from dasvit.data.datasets import load_data
 from dasvit.methods import (
     DARTS,
     GDAS,
     PCDARTS,
     PDARTS,
+    RSWS,
     SDARTS,
     DARTSMinus,
     DARTSPlus,
@@ -31,16 +38,21 @@ from dasvit.methods import (
     FairDARTS,
 )
 from dasvit.methods.base import Ranking
-from dasvit.report.events import SearchEpoch
+from dasvit.report.events import Choosing, SearchEpoch
+from dasvit.report.record import load_search_result
+from dasvit.run.seed import derive_seed
 from dasvit.run.settings import SettingError
 from dasvit.search.architect import arch_gradient, weight_gradient
+from dasvit.search.choose import by_perturbation
 from dasvit.search.config import SearchConfig
 from dasvit.search.loop import check_supernet, search
+from dasvit.search.score import accuracy
+from dasvit.spaces import CellSpace
 from dasvit.spaces.base import Route
 from dasvit.spaces.cell.candidates import Candidates
 from dasvit.spaces.cell.derive import derive
 from dasvit.spaces.cell.edges import MixedEdge
-from dasvit.spaces.cell.genotype import edge_list
+from dasvit.spaces.cell.genotype import Genotype, edge_list
 from dasvit.spaces.cell.operations import MLP, MSA
 from dasvit.spaces.cell.supernet import SuperNet
 
@@ -346,3 +358,123 @@ def test_gdas_computes_what_it_draws(monkeypatch: pytest.MonkeyPatch) -> None:
         heavy = sum(SIX[i].startswith("m") for i in drawn.tolist())
         assert len(called) - calls == 2 * 2 * (heavy if sparse else 4 * 5)
     assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("edges_per_node", [1, 2])
+def test_encoders_are_drawn_uniformly(edges_per_node: int) -> None:
+    """Each that sees the image equally often, on the one edge or the two that a node keeps."""
+    names = ("zero", "identity", "msa_h2", "mlp_r2")
+    space = CellSpace(operations=names, num_nodes=1, edges_per_node=edges_per_node, dim=8)
+    candidates, draws = space.candidates(), 6000
+    found = Counter(
+        tuple(candidates.draw(torch.zeros(())).flatten().int().tolist()) for _ in range(draws)
+    )
+    rows = [(0, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)]
+    wanted = {
+        (*one, *other)
+        for one, other in itertools.product(rows, repeat=2)
+        if [any(one), any(other)].count(True) == edges_per_node and (one[2] or other[2])
+    }
+    assert found.keys() == wanted
+    assert min(found.values()) > 0.85 * draws / len(wanted)
+
+
+def test_a_random_search_with_shared_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is found has the best accuracy with the weights of the supernet, the proposals follow;
+    alpha stays, and every step trains one encoder."""
+    make_quick(monkeypatch)
+    config = search_config(operations=SIX, stage_layers=(1,), stage_ops=(6,), dim=8)
+    config = config.replaced(method=replace(RSWS.like(config.method), draws=40))
+    kept: list[Any] = []
+    choose = dasvit.search.loop.choose
+
+    def watch(config: SearchConfig, *others: Any) -> Any:
+        kept[:] = others
+        return choose(config, *others)
+
+    monkeypatch.setattr(dasvit.search.loop, "choose", watch)
+    told: list[Any] = []
+    found = search(config, tmp_path, report=told.append)
+    model, _, _, val, _ = kept
+    chosen = [found.genotype, *found.proposals]
+    assert len({genotype.canonical_hash for genotype in chosen}) == 10
+
+    def own(genotype: Genotype) -> float:
+        return accuracy(config.space.network(model.supernet, genotype), val)
+
+    accuracies = [own(genotype) for genotype in chosen]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert found.discretised_accuracy == accuracies[0]
+    drawn = {config.space.sample(derive_seed(config.seed, "draw", n)) for n in range(40)}
+    assert {g.canonical_hash for g in chosen} <= {g.canonical_hash for g in drawn}
+    assert found.decided is None and math.isnan(told[0].val_loss)
+    steps = [event for event in told if isinstance(event, Choosing)]
+    assert steps[-1].done == steps[-1].total - 1 > 10
+    assert load_search_result(tmp_path / "result.json") == found
+
+
+@pytest.mark.parametrize("select_epochs", [0, 1])
+def test_selection_by_perturbation(select_epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against a supernet whose accuracy is made: every candidate and edge is worth a number."""
+    config = model_config(select="perturbation", select_epochs=select_epochs)
+    config = config.replaced(method=DARTS.like(config.method))
+    model = make_model(config, num_classes=10)
+    worth = torch.rand(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    worth[:, SIX.index("zero")] = 5.0  # never chosen
+    wanted = worth[:, 1:].argmax(dim=1) + 1
+    edges = worth.gather(1, wanted[:, None])[:, 0]
+    asked: list[Tensor] = []
+
+    def made(model: Any, split: Any, weights: Tensor) -> float:
+        asked.append(weights.clone())
+        return ((weights > 0).double() * worth).sum().item() / 100
+
+    monkeypatch.setattr(dasvit.search.choose, "accuracy", made)
+    data = load_data(config.data, torch.device("cpu")).train
+    train, val = data.subset(torch.arange(36)), data.subset(torch.arange(36, 50))
+    before = [p.detach().clone() for p in model.weight_parameters()]
+    arch = model.arch["alpha"].detach().clone()
+    told: list[Choosing] = []
+    scores = by_perturbation(config, model, train, val, told.append)
+    assert torch.equal(scores.argmax(dim=1), wanted)
+    found = config.space.derive(scores, model.candidates.edge_ops)
+    strongest = 2 + edges[2:].argsort(descending=True)[:2]
+    kept = {0, 1, *strongest.tolist()}
+    assert found == config.space.derive(
+        torch.where(torch.nn.functional.one_hot(wanted, 6) == 1, edges[:, None], -1.0)
+        + torch.tensor([[0.0 if e in kept else -9.0] for e in range(5)]),
+        model.candidates.edge_ops,
+    )
+    # Five edges with five candidates and the whole, then the three edges into the second node.
+    assert len(asked) == 5 * (1 + 5) + 3
+    assert [event.done for event in told] == list(range(6)) and told[0].total == 6
+    moved = any(
+        not torch.equal(p, old) for p, old in zip(model.weight_parameters(), before, strict=True)
+    )
+    assert moved == bool(select_epochs)
+    assert torch.equal(model.arch["alpha"], arch)
+
+
+def test_a_search_that_selects_by_perturbation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ends the same where it is killed while it chooses."""
+    make_quick(monkeypatch)
+    config = search_config(
+        operations=SIX, stage_layers=(1, 2), stage_ops=(6, 3), dim=8, select="perturbation"
+    )
+    found = search(config, tmp_path / "whole")
+    assert found.decided is None and found.proposals == ()
+
+    def crash(event: Any) -> None:
+        if isinstance(event, Choosing) and event.done == 3:
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        search(config, tmp_path / "killed", report=crash)
+    search(config, tmp_path / "killed", resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    with pytest.raises(SettingError, match="method rsws chooses among draws"):
+        config.replaced(method=RSWS.like(config.method))

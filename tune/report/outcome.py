@@ -351,7 +351,11 @@ def _proposed(
         plain = trial.config_index == plan.plain_darts
         search = plan.search.plain_darts if plain else plan.search
         rules = search.method.least_score, search.method.most_skips
-        for genotype in _draws(trace, search.space, plan.proposals, seed, derived, *rules):
+        # A search that chose among encoders of its own has the next best ones; all others have
+        # weights to draw by.
+        for genotype in trial.proposals[: plan.proposals] or _draws(
+            trace, search.space, plan.proposals, seed, derived, *rules
+        ):
             own = {
                 **genotype.provenance,
                 "trial": trial.name,

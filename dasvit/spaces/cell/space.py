@@ -78,7 +78,9 @@ class CellSpace:
 
         if edge_ops is None:
             edge_ops = tuple(self.operations for _ in edge_list(self.num_nodes))
-        return Candidates(edge_ops=edge_ops, operations=self.operations)
+        return Candidates(
+            edge_ops=edge_ops, operations=self.operations, edges_per_node=self.edges_per_node
+        )
 
     def supernet(
         self,
