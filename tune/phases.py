@@ -16,7 +16,7 @@ from dasvit.data.datasets import load_data
 from dasvit.presets import get_preset
 from dasvit.report.progress import counted
 from dasvit.run.environment import check_compiler, check_cuda_graph
-from dasvit.search.loop import check_search
+from dasvit.search.checks import check_search
 from dasvit.search.memory import device_memory, shortfall
 from dasvit.spaces.cell.operations import build_operation
 from dasvit.training.config import RetrainConfig

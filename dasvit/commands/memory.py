@@ -92,7 +92,7 @@ def run(args: Args) -> None:
         parse_bytes,
     )
     from dasvit.report.style import save_figure
-    from dasvit.search.loop import check_supernet
+    from dasvit.search.checks import check_supernet
     from dasvit.search.memory import largest_half, what_fits
 
     config = args.search

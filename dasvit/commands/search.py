@@ -55,7 +55,8 @@ def run(args: Args) -> None:
     from dasvit.report.tensorboard import TensorBoardReport
     from dasvit.run.environment import resolve_device
     from dasvit.run.settings import config_to_dict
-    from dasvit.search.loop import check_search, load_search_config, search
+    from dasvit.search.checks import check_search
+    from dasvit.search.loop import load_search_config, search
     from dasvit.search.memory import device_memory, shortfall
     from dasvit.spaces.cell.genotype import Genotype
 

@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from dasvit.costs import check_num_params
-from dasvit.data.datasets import ImageData, check_data, load_data
+from dasvit.data.datasets import ImageData, load_data
 from dasvit.data.splits import Split, endless, split_half
 from dasvit.methods.base import Ranking
 from dasvit.report.events import (
@@ -30,13 +29,20 @@ from dasvit.report.events import (
 from dasvit.report.record import JsonLinesReport, load_search_result, save_result
 from dasvit.run.checkpoint import CheckpointWriter, is_due, restore
 from dasvit.run.environment import check_compiler, check_cuda_graph, resolve_device
-from dasvit.run.files import first_line
 from dasvit.run.folder import check_folder, note_skipped, open_folder, read_settings
 from dasvit.run.plugins import load_plugins
-from dasvit.run.seed import derive_seed, get_rng_state, seed_everything, set_rng_state
+from dasvit.run.seed import (
+    derive_seed,
+    generator,
+    get_rng_state,
+    seed_everything,
+    set_rng_state,
+)
 from dasvit.run.settings import config_from_dict, config_to_dict
+from dasvit.search.checks import check_search
 from dasvit.search.choose import choose
 from dasvit.search.config import SearchConfig
+from dasvit.search.curvature import dominant_eigenvalue, epoch_before_sharpness
 from dasvit.search.model import build_search_model
 from dasvit.search.score import accuracy
 from dasvit.search.step import BilevelStep
@@ -45,7 +51,7 @@ from dasvit.spaces.cell.genotype import Genotype
 from dasvit.spaces.cell.operations import IDENTITY
 from dasvit.training.recipe import all_finite, make_schedule
 
-__all__ = ["check_search", "check_supernet", "load_search_config", "search"]
+__all__ = ["load_search_config", "search"]
 
 KIND = "dasvit/search/2"
 
@@ -120,38 +126,6 @@ def search(
     return result
 
 
-def check_search(config: SearchConfig) -> None:
-    """Everything that can be refused before training: operations, width, size, data set.
-
-    Raises:
-        ValueError: one line with the value and the remedy.
-    """
-    check_data(config.data)
-    check_supernet(config)
-
-
-def check_supernet(config: SearchConfig) -> None:
-    """The part of `check_search` that needs no data: operations, width, size.
-
-    Raises:
-        ValueError: one line with the value and the remedy.
-    """
-    load_plugins(config.plugins)
-    config.space.check(draws_nothing=config.compile or config.cuda_graph)
-    size = config.data.image_size
-    try:
-        with torch.device("meta"), torch.no_grad():
-            model = build_search_model(config, num_layers=1, in_channels=3, num_classes=2)
-            model(torch.empty(2, 3, size, size))
-    except RuntimeError as error:  # too large to count, or a registered operation's shapes
-        raise ValueError(
-            f"the operations do not run at dim={config.space.dim} ({first_line(error)})"
-        ) from None
-    layer = sum(p.numel() for p in model.supernet.cells[0].parameters())
-    total = sum(p.numel() for p in model.parameters())
-    check_num_params(total + layer * (max(s.num_layers for s in config.stages) - 1))
-
-
 def load_search_config(out_dir: str | Path) -> SearchConfig:
     """The configuration of the run in a folder.
 
@@ -180,6 +154,8 @@ class _Run:
         seed_everything(derive_seed(self.config.seed, "stage", stage))
         self.stage, self.stage_start = stage, self.epoch
         self.history: list[Ranking] = []
+        # By epoch in which alpha is watched: the eigenvalue, and what would be chosen.
+        self.curvature: list[tuple[float, Rows]] = []
         self.model = build_search_model(
             self.config,
             edge_ops,
@@ -198,8 +174,21 @@ class _Run:
 
     @property
     def stopped(self) -> str | None:
-        """Why the method ends the stage before its last epoch, if it does."""
+        """Why the stage ends before its last epoch, if it does."""
+        if self._sharp is not None:
+            return f"before the Hessian's eigenvalue grew, in epoch {self._sharp + 1} of alpha"
         return self.config.method.stop(self.history)
+
+    @property
+    def _sharp(self) -> int | None:
+        return epoch_before_sharpness([eigenvalue for eigenvalue, _ in self.curvature])
+
+    def scores(self) -> Tensor:
+        """By what the stage prunes and derives: the present scores, or those that it goes back
+        to."""
+        if self._sharp is None:
+            return self.model.scores()
+        return torch.tensor(self.curvature[self._sharp][1], dtype=torch.float64, device=self.device)
 
     @property
     def stage_end(self) -> int:
@@ -247,6 +236,11 @@ class _Run:
         if search_alpha and self.model.scores().isfinite().all():
             skips = self.derive().operations.count(IDENTITY)
             self.history.append(Ranking(self.model.order(), skips))
+            if config.monitor == "hessian":
+                order = torch.randperm(len(val), generator=generator(config.seed, "curvature"))
+                batch = next(val.subset(order[: config.batch_size]).batches(config.batch_size))
+                eigenvalue = dominant_eigenvalue(model, batch)
+                self.curvature.append((eigenvalue, _rows(self.model.scores())))
         evaluates = is_due(self.epoch, config.eval_epochs, self.stage_end)
         val_accuracy = accuracy(model, val) if evaluates else math.nan
         record = self._record(
@@ -275,6 +269,7 @@ class _Run:
                 f"{train_loss}){kept}. Try a smaller weight_lr, or grad_clip"
             )
         penalty = self.model.penalty(weights)
+        watched = {"hessian/eigenvalue": self.curvature[-1][0]} if self.curvature else {}
         return SearchEpoch(
             epoch=epoch,
             total_epochs=self.config.total_epochs,
@@ -285,7 +280,7 @@ class _Run:
             penalty=0.0 if penalty is None else penalty.item(),
             weights=_rows(weights),
             edge_ops=self.edge_ops,
-            figures=self.model.figures(weights),
+            figures=self.model.figures(weights) | watched,
             **values,
         )
 
@@ -317,7 +312,7 @@ class _Run:
         if self.stage + 1 == len(config.stages):
             return None
         return config.space.prune(
-            self.model.scores(),
+            self.scores(),
             self.edge_ops,
             config.stages[self.stage + 1].num_ops,
             zero=config.method.prune_zero,
@@ -339,7 +334,7 @@ class _Run:
     def derive(self) -> Genotype:
         """Algorithm 1, line 21."""
         return self.config.space.derive(
-            self.model.scores(),
+            self.scores(),
             self.edge_ops,
             least_score=self.config.method.least_score,
             most_skips=self.config.method.most_skips,
@@ -382,6 +377,7 @@ class _Run:
             "seconds": self.seconds,
             "changes": self.changes,
             "history": [tuple(ranking) for ranking in self.history],
+            "curvature": self.curvature,
             "edge_ops": [list(names) for names in self.edge_ops],
             "model": self.model.state_dict(),
             "weight_optimizer": self.step.weight_optimizer.state_dict(),
@@ -396,6 +392,7 @@ class _Run:
         planned = sum(stage.epochs for stage in self.config.stages[: self.stage])
         self.stage_start = state.get("stage_start", planned)
         self.history = [Ranking(*values) for values in state.get("history", [])]
+        self.curvature = state.get("curvature", [])
         self.model.load_state_dict(state["model"])
         self._show_progress()
         self.step.weight_optimizer.load_state_dict(state["weight_optimizer"])

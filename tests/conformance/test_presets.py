@@ -11,8 +11,8 @@ from dasvit.data.config import DataConfig
 from dasvit.methods import DARTS, DASViT
 from dasvit.presets import PAPER_PRESET, PRESETS, get_preset
 from dasvit.run.settings import config_from_dict, config_to_dict
+from dasvit.search.checks import check_search, check_supernet
 from dasvit.search.config import SearchConfig
-from dasvit.search.loop import check_search, check_supernet
 from dasvit.spaces import CellSpace
 from dasvit.spaces.cell.operations import check_shape_preserving
 from dasvit.training.config import RetrainConfig

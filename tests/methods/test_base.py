@@ -17,8 +17,9 @@ import dasvit.methods.base
 import dasvit.search.loop
 from dasvit.methods import DARTS, DASViT, get_method, method_names, register_method
 from dasvit.run.settings import SettingError, config_from_dict, config_to_dict
+from dasvit.search.checks import check_search, check_supernet
 from dasvit.search.config import SearchConfig
-from dasvit.search.loop import check_search, check_supernet, load_search_config, search
+from dasvit.search.loop import load_search_config, search
 from dasvit.spaces.cell.genotype import Genotype
 
 

@@ -43,9 +43,10 @@ from dasvit.report.record import load_search_result
 from dasvit.run.seed import derive_seed
 from dasvit.run.settings import SettingError
 from dasvit.search.architect import arch_gradient, weight_gradient
+from dasvit.search.checks import check_supernet
 from dasvit.search.choose import by_perturbation
 from dasvit.search.config import SearchConfig
-from dasvit.search.loop import check_supernet, search
+from dasvit.search.loop import search
 from dasvit.search.score import accuracy
 from dasvit.spaces import CellSpace
 from dasvit.spaces.base import Route

@@ -16,8 +16,9 @@ from torch import Tensor
 
 import dasvit.search.cuda_graph
 import dasvit.search.loop
+from dasvit.search.checks import check_supernet
 from dasvit.search.cuda_graph import WARM_UP, CudaGraphs
-from dasvit.search.loop import check_supernet, search
+from dasvit.search.loop import search
 from dasvit.search.step import BilevelStep
 
 CPU = torch.device("cpu")
