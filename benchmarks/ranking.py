@@ -28,11 +28,9 @@ if __name__ == "__main__":
 import matplotlib
 import torch
 
+from benchmarks.images import load_fashion, part_of, write_idx
 from benchmarks.tables import markdown
 from dasvit.commands.arguments import parse
-from dasvit.data.config import DataConfig
-from dasvit.data.datasets import load_data
-from dasvit.data.splits import TensorSplit, split_half
 from dasvit.presets import get_preset
 from dasvit.report.events import Event, StageEnd
 from dasvit.report.progress import counted
@@ -76,16 +74,9 @@ class Args:
 def write_part(source: Path, folder: Path) -> None:
     """A data set of Fashion-MNIST's kind: `IMAGES` of its training images, stratified, and in the
     test images' place `JUDGES` of the others."""
-    config = DataConfig(dataset="fashion_mnist", data_dir=str(source), image_size=28)
-    whole = load_data(config, torch.device("cpu")).train
-    _, part = split_half(whole, (IMAGES + JUDGES) / len(whole), 0)
-    judges, train = split_half(part, IMAGES / len(part), 1)
-    for split, name in ((train, "train"), (judges, "t10k")):
-        assert isinstance(split, TensorSplit)
-        for kind, values in (("images", split.images[:, 0]), ("labels", split.labels)):
-            sizes = b"".join(size.to_bytes(4, "big") for size in values.shape)
-            content = bytes([0, 0, 8, values.dim()]) + sizes + values.byte().numpy().tobytes()
-            (folder / f"{name}-{kind}-idx{values.dim()}-ubyte").write_bytes(content)
+    part, _ = part_of(load_fashion(source)[0], IMAGES + JUDGES, seed=0)
+    train, judges = part_of(part, IMAGES, seed=1)
+    write_idx(train, judges, folder)
 
 
 def find(data_dir: str, alpha_lr: float, seed: int) -> list[Row]:

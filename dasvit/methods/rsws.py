@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from dasvit.methods.base import DARTS, register_method
+from dasvit.methods.base import DARTS, Choice, register_method
 from dasvit.run.settings import Range
 from dasvit.spaces.base import Route
 
@@ -57,5 +57,4 @@ class RSWS(DARTS):
         return self.draws
 
     def outer_space(self, *, weight_lr: float, fixed: Collection[str] = ()) -> dict[str, Domain]:
-        """Nothing: a sweep repeats it over seeds."""
-        return {}
+        return {"draws": Choice((100, 300, 1000))}
