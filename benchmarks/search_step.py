@@ -36,6 +36,7 @@ from benchmarks.workload import (
     search_config,
     useful_flops,
 )
+from dasvit.methods import get_method, method_names
 from dasvit.run.environment import check_cuda_graph, resolve_device
 from dasvit.search.memory import measure_stage, plan_stage
 
@@ -157,6 +158,40 @@ def measure(args: argparse.Namespace, device: torch.device, sizes: Sizes, out: R
         out.save()
 
 
+def methods(args: argparse.Namespace, device: torch.device, sizes: Sizes, out: Results) -> None:
+    """A step of each method beside plain DARTS', on all tokens unless the method selects them."""
+    for cell in _cells(args):
+        batches = make_batches(cell, sizes, device)
+
+        def maker(name: str, cell: Cell = cell, batches: Any = batches) -> Runner:
+            base = search_config(cell, sizes).method
+            runner = make_ours(
+                cell,
+                sizes,
+                device,
+                batches,
+                method=get_method(name).like(base),
+                precision=args.precision,
+            )
+            if runner.step.config.method.frozen(10**9):  # alpha is never trained
+                runner.batches = (batches[0], None)
+            return runner
+
+        names = ["darts", *(name for name in args.methods if name != "darts")]
+        found = compare(
+            {name: partial(maker, name) for name in names},
+            device,
+            rounds=args.rounds,
+            seconds=args.seconds * len(names),
+            clock=args.clock,
+        )
+        for name, row in found.items():
+            line = asdict(cell) | {"variant": "method", "method": name} | row
+            out["rows"].append(line | {"precision": args.precision})
+            _say(cell, name, row)
+        out.save()
+
+
 def check_plan(args: argparse.Namespace, device: torch.device, sizes: Sizes, out: Results) -> None:
     """The plan of a stage's memory beside what its step takes on the device."""
     for cell in _cells(args):
@@ -205,10 +240,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="several runs with one FILE compile at once and are timed one by one")  # fmt: skip
     add("--processes", type=int, default=1,
         help="above 1: images per second of one process, and of so many at once")  # fmt: skip
+    add("--methods", nargs="+", choices=method_names(),
+        help="only a step of each of these methods beside plain DARTS'")  # fmt: skip
     add("--check-plan", action="store_true",
         help="only compare the plan of a stage's memory with what its step takes")  # fmt: skip
     args, device, sizes, out = prepare(parser, argv, "dasvit/search_step/2")
     work = check_plan if args.check_plan else several if args.processes > 1 else measure
+    work = methods if args.methods else work
     work(args, device, sizes, out)
     print(f"results: {args.out}")
 

@@ -101,6 +101,16 @@ def _compared(rows: list[Row]) -> Iterator[Row]:
         yield line
 
 
+def _methods(rows: list[Row]) -> Iterator[Row]:
+    rows = [row for row in rows if row.get("variant") == "method"]
+    plain = {row[STEP]: row for row in rows if row["method"] == "darts"}
+    for row in rows:
+        line = {"method": row["method"], STEP: row[STEP], "ms": _ms(row), "MiB": _mib(row)}
+        for what, name in (("median_seconds", "time"), ("memory", "memory")):
+            line[f"{name}, of DARTS'"] = _times(row, plain[row[STEP]], what)
+        yield line
+
+
 def _without(rows: list[Row]) -> Iterator[Row]:
     rows = [row for row in rows if row["kind"] == "ablation"]
     shipped = {row[STEP]: row for row in rows if row["variant"] == "as shipped"}
@@ -124,6 +134,7 @@ def tables(rows: list[Row]) -> Iterator[str]:
     parts = {
         "A step beside the plain reference": [*_compared(rows)],
         "Without, or with, one measure": [*_without(rows)],
+        "A step of each method": [*_methods(rows)],
         "Where the time of a step goes (ms)": [*_kinds(rows)],
         "Several at once": [
             {STEP: row[STEP], "way": row["how"], "processes": row["processes"]}

@@ -151,7 +151,7 @@ class Runner:
 
     Args:
         step: called with the two batches and `weight_lr`.
-        batches: for the weights and for alpha.
+        batches: for the weights and for alpha; without the second alpha stays.
         warm_up: steps before all steps are alike, at least 2.
 
     Attributes:
@@ -159,15 +159,19 @@ class Runner:
     """
 
     def __init__(
-        self, step: BilevelStep | ReferenceStep, batches: tuple[Batch, Batch], warm_up: int = 2
+        self,
+        step: BilevelStep | ReferenceStep,
+        batches: tuple[Batch, Batch | None],
+        warm_up: int = 2,
     ) -> None:
         self.step, self.batches, self.warm_up = step, batches, warm_up
         self.model: nn.Module = step.model
         self.around: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def __call__(self) -> None:
+        step: Any = self.step  # the reference always has both batches
         with self.around():
-            self.step(*self.batches, weight_lr=1e-5)
+            step(*self.batches, weight_lr=1e-5)
 
     def resident(self) -> int:
         """Bytes of weights, alphas and optimisers between two steps; drops gradients."""

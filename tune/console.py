@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from dasvit.presets import PAPER_PRESET
 from dasvit.report.progress import counted, duration
@@ -18,7 +18,9 @@ __all__ = ["print_end", "print_machine", "print_plan", "print_results"]
 SHOWN_ROWS = 8
 
 
-def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[str]) -> None:
+def print_plan(
+    plan: Plan, preset: str, folder: ResultFolder, spaces: Mapping[str, Collection[str]]
+) -> None:
     search, retrain = plan.search, plan.retrain
     drawn = counted(plan.num_random, "random encoder") if plan.num_random else ""
     if plan.num_searches:
@@ -26,8 +28,10 @@ def print_plan(plan: Plan, preset: str, folder: ResultFolder, space: Collection[
             f"preset {preset}: search on {search.data.dataset}, "
             f"{counted(plan.num_configs, 'configuration')} × {counted(plan.seeds, 'seed')} = "
             f"{counted(plan.num_searches, 'trial')} of {search.total_epochs} epochs, over "
-            f"{', '.join(space)}"
+            f"{', '.join(*spaces.values()) if len(spaces) == 1 else 'the methods in turn:'}"
         )
+        if len(spaces) > 1:
+            print(*(f"  {name}: {', '.join(space)}" for name, space in spaces.items()), sep="\n")
         if plan.scheduler == "asha":
             print(
                 f"ASHA stops searches early: from epoch {plan.first_rung} on, one in "

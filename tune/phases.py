@@ -1,6 +1,7 @@
 """The phases of a sweep, in order: check, search, climb, retrain, report."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from dasvit.presets import get_preset
 from dasvit.report.progress import counted
 from dasvit.run.environment import check_compiler, check_cuda_graph
 from dasvit.search.checks import check_search
+from dasvit.search.config import SearchConfig
 from dasvit.search.memory import device_memory, shortfall
 from dasvit.spaces.cell.operations import build_operation
 from dasvit.training.config import RetrainConfig
@@ -33,8 +35,8 @@ from tune.plan import Plan
 from tune.progress import Progress
 from tune.report.outcome import Outcome, gather
 from tune.report.results import save_genotypes, write_results
-from tune.searcher import Proposer, result_lag
-from tune.space import first_draws, outer_space
+from tune.searcher import Proposer, Turns, result_lag
+from tune.space import METHOD, first_draws, outer_space
 from tune.store import ResultFolder, SweepRecord, open_folder, set_aside
 from tune.trial import RetrainSetup, SearchSetup
 from tune.trial_folder import find_retrainings, find_searches
@@ -51,7 +53,7 @@ def run(options: SweepOptions, command: str) -> int:
     address = check_address(options.address)
     if address is None:
         check_local_gpus(options.gpus_per_trial)
-    space = _space(options)
+    spaces = _spaces(options)
     own_callbacks(options.callback, "search")  # refused now rather than after the first phase
     plan = options.plan
     if plan.space is not None:
@@ -83,9 +85,9 @@ def run(options: SweepOptions, command: str) -> int:
         if outcome.complete:
             print(f"{folder.root} holds this sweep already, finished: nothing to run\n")
         else:
-            print_plan(plan, options.preset, folder, space)
+            print_plan(plan, options.preset, folder, spaces)
             with connect(address, dashboard=options.workers > 1) as cluster:
-                _compute(_Run(options, plan, space, folder, record, state), cluster)
+                _compute(_Run(options, plan, spaces, folder, record, state), cluster)
             record.save()
             outcome = state()
         if outcome.search or outcome.retrained:
@@ -94,19 +96,20 @@ def run(options: SweepOptions, command: str) -> int:
         return print_end(plan, folder, outcome, command)
 
 
-def _space(options: SweepOptions) -> dict[str, Any]:
-    """The outer space; empty in a random search, which has none."""
+def _spaces(options: SweepOptions) -> dict[str, dict[str, Any]]:
+    """The outer space of each method that is swept, by its name; none in a random search."""
     plan = options.plan
     if plan.strategy == "random":
         return {}
     if plan.space is None:
-        return outer_space(plan.search, fixed=plan.fixed)
-    return load_space(plan.space, plan.search, fixed=plan.fixed)
+        return {s.method.name: outer_space(s, fixed=plan.fixed) for s in plan.starts}
+    return {plan.search.method.name: load_space(plan.space, plan.search, fixed=plan.fixed)}
 
 
 def _check(plan: Plan) -> None:
     """Refuse, before Ray starts and anything is written, what no trial could run."""
-    check_search(plan.search)
+    for search in plan.starts:
+        check_search(search)
     check_retrain(dataclasses.replace(plan.retrain, model=VIT))
     plan.random_genotypes()
     with torch.device("meta"):
@@ -126,7 +129,7 @@ class _Run:
 
     options: SweepOptions
     plan: Plan
-    space: dict[str, Any]
+    spaces: dict[str, dict[str, Any]]
     folder: ResultFolder
     record: SweepRecord
     state: Callable[[], Outcome]
@@ -197,44 +200,56 @@ def memory_warning(options: SweepOptions, need: Demand) -> str | None:
     available = device_memory(torch.device("cuda", 0))
     assert available is not None
     share = int(available * min(1.0, need.gpus))
-    search = options.plan.search
-    most = search.method.heaviest(weight_lr=search.weight_lr, fixed=options.plan.fixed)
-    planned = dataclasses.replace(search, method=most)
-    return shortfall(planned, share, told)
+    for search in options.plan.starts:
+        most = search.method.heaviest(weight_lr=search.weight_lr, fixed=options.plan.fixed)
+        planned = dataclasses.replace(search, method=most)
+        if warning := shortfall(planned, share, told):
+            return f"method {most.name}: {warning}" if options.plan.methods else warning
+    return None
 
 
 def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
     """Every proposed configuration on every seed. Finished trials are proposed again, in the same
     order, and pass their score to Optuna at once."""
     plan, folder = run.plan, run.folder
-    given = first_draws(plan.search, run.space)
     minimised = plan.objectives[1:]
     setup = SearchSetup(
         search=plan.search,
+        starts={start.method.name: start for start in plan.starts} if plan.methods else {},
         trials_dir=folder.search_dir,
         ray_dir=ray_dir,
         demand=need,
         short=plan.rung(plan.ladder[0]) if plan.climbs else None,
         costs_at=plan.retrain if minimised else None,
     )
-    searcher = Proposer(
-        run.space,
-        metric=plan.metric,
-        minimised=minimised,
-        num_samples=plan.num_configs,
-        seeds=plan.search_seeds,
-        sampler_seed=plan.search.seed,
-        lag=lag,
-        study_file=folder.study_file,
-        first=given,
-    )
+    proposers = []
+    given = 0
+    for turn, start in enumerate(plan.starts):
+        space = run.spaces[start.method.name]
+        numbers = range(turn, plan.num_configs, len(plan.starts))
+        first = first_draws(start, space)[: 1 if plan.methods else None]
+        given += len(first[: len(numbers)])
+        proposers.append(
+            Proposer(
+                space,
+                metric=plan.metric,
+                minimised=minimised,
+                num_samples=len(numbers),
+                seeds=plan.search_seeds,
+                sampler_seed=plan.search.seed,
+                lag=math.ceil(lag / len(plan.starts)),
+                study_file=folder.study_file,
+                first=first,
+                **_in_turn(start, numbers) if plan.methods else {},
+            )
+        )
     scheduler = None
     if plan.scheduler == "asha":
         scheduler = asha(
             total_epochs=plan.search.total_epochs,
             grace_epochs=plan.first_rung,
             reduction_factor=plan.reduction_factor,
-            spared=len(given),
+            spared=given,
         )
     ladder = f", then the ladder of {len(plan.ladder)} rungs" if plan.climbs else ""
     finished, stopped, _ = find_searches(
@@ -256,10 +271,16 @@ def _search(run: _Run, ray_dir: Path, need: Demand, lag: int) -> None:
         ray_dir,
         callbacks=[progress, *own_callbacks(run.options.callback, "search")],
         param_space={},
-        searcher=searcher,
+        searcher=Turns(proposers, plan.seeds) if plan.methods else proposers[0],
         num_trials=plan.num_searches,
         scheduler=scheduler,
     )
+
+
+def _in_turn(start: SearchConfig, numbers: Sequence[int]) -> dict[str, Any]:
+    """What tells the proposals of a method from those of the others."""
+    name = start.method.name
+    return {"study": f"sweep-{name}", "numbers": numbers, "constant": {METHOD: name}}
 
 
 def _climb(run: _Run, ray_dir: Path, need: Demand) -> bool:

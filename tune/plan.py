@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from dasvit.commands.arguments import Arg
+from dasvit.methods import get_method
 from dasvit.run.plugins import load_plugins
 from dasvit.run.settings import Range, check_settings, config_from_dict, config_to_dict, require
 from dasvit.search.config import SearchConfig
@@ -87,6 +88,9 @@ class Plan:
     """Settings of the retraining."""
     fixed: Annotated[tuple[str, ...], Arg(hidden=True)] = ()
     """Outer settings that the sweep leaves alone (those given on the command line)."""
+    methods: Annotated[tuple[str, ...], Arg(hidden=True)] = ()
+    """Methods that take turns, configuration by configuration (`--method all`); without names the
+    one of `search`."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -111,6 +115,15 @@ class Plan:
             self.strategy == "gradient" or flag is None,
             f"--search random takes no {flag}: it draws --num-samples encoders and searches "
             "nothing; leave it away, or use --search gradient",
+        )
+        require(
+            not self.methods or (self.strategy == "gradient" and self.space is None),
+            "--method all takes neither --space, which is of one method, nor --search random",
+        )
+        require(
+            len(self.methods) <= self.num_samples,
+            f"--method all tries {len(self.methods)} methods in turn: --num-samples must be at "
+            f"least {len(self.methods)}, but got {self.num_samples}",
         )
         require(
             all(a < b for a, b in itertools.pairwise(self.rungs)),
@@ -170,10 +183,29 @@ class Plan:
 
     @property
     def plain_darts(self) -> int | None:
-        """The configuration that is plain DARTS; none in a sweep of a single other one."""
+        """The configuration that is plain DARTS; none in a sweep of a single other one, or where
+        methods take turns."""
+        if self.methods:
+            return None
         if self.search == self.search.plain_darts:
             return 0
         return 1 if self.num_configs > 1 else None
+
+    @property
+    def starts(self) -> tuple[SearchConfig, ...]:
+        """What the configurations begin from, in turn: the search by each method."""
+        if not self.methods:
+            return (self.search,)
+        kinds = map(get_method, self.methods)
+        return tuple(
+            dataclasses.replace(self.search, method=kind.like(self.search.method)) for kind in kinds
+        )
+
+    def start(self, config_index: int) -> SearchConfig:
+        """The settings that the draw of a configuration is put into."""
+        if config_index == self.plain_darts:
+            return self.search.plain_darts
+        return self.starts[config_index % len(self.starts)]
 
     @property
     def num_searches(self) -> int:
@@ -257,6 +289,7 @@ class Plan:
             "fixed": list(self.fixed),
             "objectives": list(self.objectives),
             "rungs": list(self.rungs),
+            "methods": list(self.methods),
         }
 
     @classmethod
@@ -278,6 +311,7 @@ class Plan:
                     "fixed": tuple(values["fixed"]),
                     "objectives": tuple(values["objectives"]),
                     "rungs": tuple(values["rungs"]),
+                    "methods": tuple(values.get("methods", ())),
                 }
             )
         except (KeyError, TypeError) as error:

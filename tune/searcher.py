@@ -21,7 +21,7 @@ from ray.tune.search.optuna import OptunaSearch
 from dasvit.run.seed import derive_seed
 from tune.study import open_study
 
-__all__ = ["CONFIGURATION", "SEED", "Proposer", "result_lag"]
+__all__ = ["CONFIGURATION", "SEED", "Proposer", "Turns", "result_lag"]
 
 CONFIGURATION = "configuration"
 """Key of a proposal's number, from 0, in a trial's configuration and in the study."""
@@ -49,6 +49,9 @@ class Proposer(Searcher):
         study_file: of the study.
         first: the first proposals; those beyond `num_samples` are left out. One with a value
             outside the space is told to TPE as failed: it cannot learn from it.
+        study: its name in the file.
+        numbers: the numbers of the proposals in the sweep; by default 0, 1, …
+        constant: what every trial's configuration holds besides.
     """
 
     def __init__(
@@ -63,8 +66,13 @@ class Proposer(Searcher):
         study_file: Path,
         first: Sequence[dict[str, Any]] = (),
         minimised: Sequence[str] = (),
+        study: str = "sweep",
+        numbers: Sequence[int] | None = None,
+        constant: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(metric=metric, mode="max")
+        self._numbers = range(num_samples) if numbers is None else numbers
+        self._constant = dict(constant or {})
         self._domains = dict(space)
         self._space: dict[str, BaseDistribution] = OptunaSearch.convert_search_space(dict(space))
         self._metrics = (metric, *minimised)
@@ -72,7 +80,7 @@ class Proposer(Searcher):
         self._num_samples = num_samples
         self._startup = max(1, min(10, num_samples // 2))
         self._first = list(first[:num_samples])
-        self._study = open_study(study_file, minimised=minimised)
+        self._study = open_study(study_file, name=study, minimised=minimised)
         self._trials: list[int] = []  # numbers in the study, by proposal
         for trial in self._study.get_trials(deepcopy=False):
             if CONFIGURATION in trial.user_attrs:
@@ -89,7 +97,8 @@ class Proposer(Searcher):
         if place == 0 and not self._propose(number):
             return None
         self._places[trial_id] = number, place
-        return self._proposals[number] | {CONFIGURATION: number, SEED: self._seeds[place]}
+        own = {CONFIGURATION: self._numbers[number], SEED: self._seeds[place]}
+        return self._proposals[number] | self._constant | own
 
     def _propose(self, number: int) -> bool:
         """Make a proposal, if the results that it needs are there."""
@@ -191,6 +200,42 @@ class Proposer(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """See `save`."""
+
+
+class Turns(Searcher):
+    """Proposers that take turns, proposal by proposal; each learns from its own.
+
+    Args:
+        proposers: the k-th proposal is the next one of the (k mod n)-th.
+        num_seeds: trials of a proposal.
+    """
+
+    def __init__(self, proposers: Sequence[Proposer], num_seeds: int) -> None:
+        super().__init__(metric=proposers[0].metric, mode="max")
+        self._proposers, self._num_seeds = tuple(proposers), num_seeds
+        self._owners: dict[str, Proposer] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        number = len(self._owners) // self._num_seeds
+        owner = self._proposers[number % len(self._proposers)]
+        if (drawn := owner.suggest(trial_id)) is not None:
+            self._owners[trial_id] = owner
+        return drawn
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self._owners[trial_id].on_trial_complete(trial_id, result, error)
+
+    def set_search_properties(self, *args: Any, **spec: Any) -> bool:
+        return True
+
+    def save(self, checkpoint_path: str) -> None:
+        """See `Proposer.save`."""
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `Proposer.save`."""
 
 
 def result_lag(max_concurrent_trials: int, num_seeds: int) -> int:

@@ -6,13 +6,15 @@ from typing import Any
 
 from ray import tune
 
-from dasvit.methods.base import Choice, LogUniform, Uniform
+from dasvit.methods import Choice, LogUniform, Uniform
 from dasvit.search.config import SearchConfig
 
-__all__ = ["PLAIN_DARTS", "first_draws", "outer_space", "to_search_config"]
+__all__ = ["METHOD", "PLAIN_DARTS", "first_draws", "outer_space", "to_search_config"]
 
 PLAIN_DARTS = "plain_darts"
 """Key of the draw that stands for `SearchConfig.plain_darts`."""
+METHOD = "method"
+"""Key of the method's name, in a draw of a sweep in which methods take turns."""
 
 
 def outer_space(search: SearchConfig, *, fixed: Collection[str] = ()) -> dict[str, Any]:

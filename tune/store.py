@@ -26,7 +26,7 @@ PHASES = ("search", "ladder", "retraining")
 GROWS = ("num_samples", "seeds", "retrain_top", "retrain_seeds", "random_baseline", "proposals")
 """Settings that the same command may give anew, larger: the sweep goes on from what there is."""
 
-NEWER: dict[str, Any] = {"proposals": 0}
+NEWER: dict[str, Any] = {"proposals": 0, "methods": []}
 """What a sweep had whose file does not name these settings."""
 
 SHOWN_DIFFERENCES = 12

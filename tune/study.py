@@ -19,11 +19,12 @@ LEAST_CONFIGS = 6
 _STUDY = "sweep"
 
 
-def open_study(path: Path, *, minimised: Sequence[str] = ()) -> optuna.Study:
-    """The study in a journal file, made if there is none. `optuna-dashboard FILE` opens it.
+def open_study(path: Path, *, name: str = _STUDY, minimised: Sequence[str] = ()) -> optuna.Study:
+    """A study in a journal file, made if there is none. `optuna-dashboard FILE` opens it.
 
     Args:
         path: of the file.
+        name: of the study; a file may hold several.
         minimised: costs beside the score, which is maximised.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -35,7 +36,7 @@ def open_study(path: Path, *, minimised: Sequence[str] = ()) -> optuna.Study:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.create_study(
-            study_name=_STUDY,
+            study_name=name,
             storage=JournalStorage(JournalFileBackend(str(path))),
             directions=["maximize", *("minimize" for _ in minimised)],
             load_if_exists=True,
@@ -47,15 +48,16 @@ def importances(path: Path) -> dict[str, float]:
     to 1.
 
     Returns:
-        Empty without a study, with under `LEAST_CONFIGS` configurations in it that have a score, or
-        if all scores are equal.
+        Empty without a study of a single method, with under `LEAST_CONFIGS` configurations in it
+        that have a score, or if all scores are equal.
     """
     if not path.exists():
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.load_study(
-        study_name=_STUDY, storage=JournalStorage(JournalFileBackend(str(path)))
-    )
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    if _STUDY not in optuna.get_all_study_names(storage):
+        return {}
+    study = optuna.load_study(study_name=_STUDY, storage=storage)
 
     def score(trial: optuna.trial.FrozenTrial) -> float:
         assert trial.values is not None

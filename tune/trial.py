@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from dasvit.training.config import RetrainConfig
 from tune.as_found import process_as_found
 from tune.demand import Demand
 from tune.searcher import CONFIGURATION, SEED
-from tune.space import to_search_config
+from tune.space import METHOD, to_search_config
 from tune.trial_folder import (
     ERROR_FILE,
     RESULT_FILE,
@@ -128,11 +128,14 @@ class SearchSetup(_Setup):
     """What all search trials of a sweep share.
 
     Attributes:
+        starts: what a trial begins from in the place of `search`, by its method's name where
+            methods take turns.
         short: how what they find is trained for the score; None where something else is the score.
         costs_at: the size at which what an encoder costs is reported too.
     """
 
     search: SearchConfig
+    starts: Mapping[str, SearchConfig] = field(default_factory=dict)
     short: RetrainConfig | None = None
     costs_at: RetrainConfig | None = None
 
@@ -141,7 +144,9 @@ class SearchSetup(_Setup):
         folder = self.trials_dir / search_dirname(sampled[CONFIGURATION], seed)
         own = {"model": str(folder / "genotype.json"), "seed": seed}
         return Job(
-            config=to_search_config(self.search, sampled, seed),
+            config=to_search_config(
+                self.starts.get(sampled.get(METHOD, ""), self.search), sampled, seed
+            ),
             folder=folder,
             ray_dir=self.ray_dir,
             demand=self.demand,

@@ -37,7 +37,7 @@ class Args:
     """Where the settings start: digits, fashion_mnist, cifar10 or imagenet100;
     with _modern retrained by today's recipe."""
     method: Annotated[str, Arg(metavar="NAME")] = "dasvit"
-    """How to search: dasvit, darts, or one that a module of --plugins registers."""
+    """How to search: a name of docs/methods.md, or of a module of --plugins."""
     out: Annotated[str | None, Arg(metavar="FOLDER")] = None
     """Folder for the results (default: runs/search-PRESET-seedN)."""
     resume: Annotated[str | None, Arg(metavar="FOLDER")] = None

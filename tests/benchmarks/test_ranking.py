@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+import benchmarks.images
 from benchmarks import ranking
 from dasvit.data.config import DataConfig
 from dasvit.data.datasets import load_data
@@ -64,7 +65,7 @@ def test_the_part_of_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     own: dict[str, Any] = {"mean": (0.5,), "std": (0.5,), "config": DataConfig()}
     train = TensorSplit(images.contiguous(), labels, **own)
     whole = ImageData(train, train, tuple("abcdefghij"), 1, (0.5,), (0.5,))
-    monkeypatch.setattr(ranking, "load_data", lambda config, device: whole)
+    monkeypatch.setattr(benchmarks.images, "load_data", lambda config, device: whole)
     monkeypatch.setattr(ranking, "IMAGES", 30)
     monkeypatch.setattr(ranking, "JUDGES", 50)
     ranking.write_part(Path("anywhere"), tmp_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dasvit.methods import DARTS
+from dasvit.methods import DARTS, method_names
 from tune.options import parse_options
 from tune.plan import Plan
 from tune.report.outcome import Outcome
@@ -65,6 +65,29 @@ def test_another_method_names_its_own_outer_settings() -> None:
     assert set(outer_space(search)) == {"xi"}
     with pytest.raises(ValueError, match="token-ratio"):
         plan_of("--method darts --token-ratio 0.5")
+
+
+def test_all_methods_take_turns() -> None:
+    """Each begins as it would by itself; what is given is fixed for those that vary it."""
+    plan = plan_of("--method all --num-samples 30 --xi 0.5 --skip-weight 0.2 --stage-epochs 4")
+    assert plan.methods == method_names() and set(plan.fixed) == {"xi", "skip_weight"}
+    assert [start.method.name for start in plan.starts] == list(method_names())
+    for number, name in enumerate(method_names()):
+        alone = plan_of(f"--method {name} --stage-epochs 12").search.total_epochs
+        for start in (plan.start(number), plan.start(number + len(plan.methods))):
+            assert (start.method.name, start.method.xi) == (name, 0.5)
+            assert start.total_epochs == 12 <= alone
+    assert plan.plain_darts is None
+    again = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    assert (again.methods, again.starts) == (plan.methods, plan.starts)
+    assert plan_of("--method=all").methods == method_names()
+    for line, error in (
+        ("--num-samples 3", "--num-samples must be at least"),
+        ("--space a.py:f", "neither --space"),
+        ("--search random", "nor --search random"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            plan_of(f"--method all {line}")
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import Any
 import optuna
 import pytest
 from ray import tune
-from ray.tune.search import SearchGenerator
+from ray.tune.search import Searcher, SearchGenerator
 
-from tune.searcher import CONFIGURATION, SEED, Proposer, result_lag
+from tune.searcher import CONFIGURATION, SEED, Proposer, Turns, result_lag
 from tune.study import importances, open_study
 
 SPACE = {"x": tune.uniform(0.0, 1.0), "y": tune.loguniform(0.01, 10.0)}
@@ -167,6 +167,41 @@ def test_several_objectives_over_several_seeds(sweep: Sweep, study_file: Path) -
     study = open_study(study_file, minimised=("cost",))
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert {trial.values[1] for trial in study.trials} == {3.0}
+
+
+def test_proposers_take_turns(study_file: Path) -> None:
+    """Each proposes what it would alone, under numbers of the whole sweep; also after a restart."""
+    names = ("one", "other")
+
+    def made(number: int, name: str) -> Proposer:
+        numbers = range(number, 2 * SAMPLES, 2)
+        given = {"study": name, "numbers": numbers, "constant": {"method": name}}
+        return proposer(study_file, sampler_seed=number, **given)
+
+    def run(searcher: Searcher, trials: int) -> list[dict[str, Any]]:
+        found = []
+        for number in range(trials):
+            sampled = searcher.suggest(f"trial{number}")
+            assert sampled is not None
+            searcher.on_trial_complete(f"trial{number}", {"score": score(sampled), "finished": 1})
+            found.append(sampled)
+        return found
+
+    def turns() -> Turns:
+        return Turns([made(i, name) for i, name in enumerate(names)], 2)
+
+    run(turns(), 10)
+    proposed = run(turns(), 4 * SAMPLES)
+    assert [s[CONFIGURATION] for s in proposed] == [i // 2 for i in range(4 * SAMPLES)]
+    assert [s["method"] for s in proposed[::2]] == list(names) * SAMPLES
+    for number, name in enumerate(names):
+        file = study_file.with_name(f"{name}.journal")
+        alone = run(proposer(file, sampler_seed=number), 2 * SAMPLES)
+        own = [s for s in proposed if s["method"] == name]
+        assert [(s["x"], s["y"], s[SEED]) for s in own] == [
+            (s["x"], s["y"], s[SEED]) for s in alone
+        ]
+    assert importances(study_file) == {}  # of which method?
 
 
 def test_ray_can_save_it_with_the_experiment(

@@ -348,8 +348,7 @@ def _proposed(
         trace = folder.search_dir / trial.name / "alpha.jsonl"
         seed = derive_seed(trial.config_index, trial.seed)
         derived = trial.genotype.canonical_hash
-        plain = trial.config_index == plan.plain_darts
-        search = plan.search.plain_darts if plain else plan.search
+        search = plan.start(trial.config_index)
         rules = search.method.least_score, search.method.most_skips
         # A search that chose among encoders of its own has the next best ones; all others have
         # weights to draw by.

@@ -19,6 +19,7 @@ from dasvit.report.plots import confusion_figure, operation_shares, share_figure
 from dasvit.report.progress import counted
 from dasvit.report.record import read_trace
 from dasvit.report.style import STYLE, new_figure
+from tune.plan import Plan
 from tune.report import tables
 from tune.report.outcome import VIT, Outcome, best_retraining, pareto_front
 from tune.report.reproduce import retrain_command, search_command
@@ -208,12 +209,17 @@ def _encoder_pictures(outcome: Outcome) -> list[dict[str, str]]:
     ]
 
 
+def _group(plan: Plan, config_index: int) -> str:
+    if plan.methods or config_index == plan.plain_darts:
+        return plan.start(config_index).method.title
+    return "searches"
+
+
 def _share_pictures(outcome: Outcome, folder: ResultFolder) -> list[dict[str, str]]:
     groups: dict[str, list[dict[str, list[float]]]] = {}
     for trial in outcome.search:
         if rows := read_trace(folder.search_dir / trial.name / "alpha.jsonl"):
-            plain = trial.config_index == outcome.plan.plain_darts
-            name = "plain DARTS" if plain else "searches"
+            name = _group(outcome.plan, trial.config_index)
             groups.setdefault(name, []).append(operation_shares(rows))
     if not groups:
         return []

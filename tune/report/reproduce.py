@@ -15,8 +15,7 @@ __all__ = ["retrain_command", "search_command"]
 def search_command(plan: Plan, trial: SearchTrial, *, preset: str) -> str:
     """`python -m dasvit search …` with a trial's settings, as flags where they differ from the
     preset's."""
-    start = plan.search.plain_darts if trial.config_index == plan.plain_darts else plan.search
-    config = start.replaced(**trial.settings | {"seed": trial.seed})
+    config = plan.start(trial.config_index).replaced(**trial.settings | {"seed": trial.seed})
     base, words = get_preset(preset).search, ["python", "-m", "dasvit", "search"]
     words += ["--preset", preset]
     if type(config.method) is not type(base.method):

@@ -53,6 +53,12 @@ def _models(outcome: Outcome) -> list[tuple[str, str, GenotypeSummary | None]]:
     return [*ranked, *drawn, (NOTHING, VIT, None)]
 
 
+def _methods(outcome: Outcome, encoder: GenotypeSummary) -> list[str]:
+    """The methods whose searches derived an encoder."""
+    names = (outcome.plan.start(trial.config_index).method.name for trial in encoder.trials)
+    return list(dict.fromkeys(names))
+
+
 def _origin(encoder: GenotypeSummary | None, name: str) -> str:
     if name == VIT:
         return "baseline"
@@ -68,7 +74,7 @@ def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
     """
     on_front = {summary.hash for summary in outcome.front}
     balanced = ["balanced %"] if any(m.knows_classes for m in outcome.models.values()) else []
-    words = ["rank", "encoder", "origin"]
+    words = ["rank", "encoder", "origin", *(["method"] if outcome.plan.methods else [])]
     words += [f"{counted(rung.epochs, 'epoch')} %" for rung in outcome.rungs]
     if not outcome.rungs:
         words += [SCORE_WORDS[outcome.metric]]
@@ -79,6 +85,8 @@ def leaderboard(outcome: Outcome, *, limit: int | None = None) -> pd.DataFrame:
         row = dict.fromkeys(words, NOTHING)
         row |= {"rank": rank, "encoder": "plain ViT" if name == VIT else name}
         row["origin"] = _origin(encoder, name)
+        if encoder and encoder.trials and "method" in row:
+            row["method"] = ", ".join(_methods(outcome, encoder))
         for rung in outcome.rungs:
             if own := rung.results.get(name):
                 row[f"{counted(rung.epochs, 'epoch')} %"] = rung_score(own).percent
@@ -124,6 +132,7 @@ def scores(outcome: Outcome) -> pd.DataFrame:
             row["origin"] = "proposed" if encoder.proposed else "random"
         if encoder and encoder.trials:
             found = {"found": len(encoder.trials), "origin": "search"}
+            found |= {"methods": " ".join(_methods(outcome, encoder))}
             row |= {**found, **_cells(encoder.scores())}
         for column, rung in zip(rungs, outcome.rungs, strict=True):
             if own := rung.results.get(name):
@@ -137,7 +146,7 @@ def scores(outcome: Outcome) -> pd.DataFrame:
     for name in (*rungs, *SCORES, "test_top1", "test_top5"):
         columns += [f"{name}_mean", f"{name}_std"]
     costs = list(COST_WORDS) if outcome.costs else []
-    columns += [*costs, "retrain_seeds", "num_params", "retrain_seconds", "origin"]
+    columns += [*costs, "retrain_seeds", "num_params", "retrain_seconds", "origin", "methods"]
     whole = dict.fromkeys(["rank", "found", "retrain_seeds", "num_params", *costs], "Int64")
     return pd.DataFrame(rows, columns=columns).astype(whole)
 
@@ -162,6 +171,7 @@ def configurations(outcome: Outcome) -> pd.DataFrame:
     rows = [
         {
             "configuration": str(config.config_index),
+            **_method_cell(outcome, config.config_index),
             "seeds": f"{len(config.trials)} of {outcome.plan.seeds}",
             "genotypes": ", ".join(
                 name if count == 1 else f"{name} {count}×"
@@ -173,8 +183,16 @@ def configurations(outcome: Outcome) -> pd.DataFrame:
         for config in outcome.configs
     ]
     without = outcome.configs_without_score
-    rows += [{"configuration": str(i), "seeds": f"0 of {outcome.plan.seeds}"} for i in without]
+    rows += [
+        {"configuration": str(i), "seeds": f"0 of {outcome.plan.seeds}"} | _method_cell(outcome, i)
+        for i in without
+    ]
     return pd.DataFrame(rows).fillna(NOTHING)
+
+
+def _method_cell(outcome: Outcome, config_index: int) -> dict[str, str]:
+    plan = outcome.plan
+    return {"method": plan.start(config_index).method.name} if plan.methods else {}
 
 
 def _short(value: Any) -> str:

@@ -15,6 +15,7 @@ from tune.report import tables
 from tune.report.ladder import Rung
 from tune.report.outcome import Outcome, best_retraining
 from tune.report.page import leaderboard_text
+from tune.report.reproduce import search_command
 from tune.report.results import write_results
 from tune.store import ResultFolder
 from tune.trial_folder import Failure, StoppedTrial
@@ -205,3 +206,21 @@ def test_several_objectives_show_the_front(several: Outcome) -> None:
     assert shown[:3] == [["9.00 M", "yes"], ["4.00 M", "yes"], ["8.00 M", ""]]
     assert "2 of 3 encoders are on it" in leaderboard_text(several)
     assert tables.scores(several)["macs"].dropna().tolist() == [9_000_000, 4_000_000, 8_000_000]
+
+
+def test_methods_that_take_turns_stand_in_the_tables(outcome: Outcome) -> None:
+    plan = replace(outcome.plan, methods=("darts", "gdas"))
+    several = replace(outcome, plan=plan)
+    board = tables.leaderboard(several)
+    found = dict(zip(board["encoder"], board["method"], strict=True))
+    assert [found[s.hash] for s in several.ranking] == ["darts", "gdas"]
+    assert found["plain ViT"] == "–"
+    assert list(tables.configurations(several)["method"]) == ["darts", "gdas"]
+    assert list(tables.scores(several)["methods"][:2]) == ["darts", "gdas"]
+    assert "method" not in tables.leaderboard(outcome)
+    own = {"xi": 0.0, "seed": 1}
+    first, second = (
+        search_command(plan, replace(trial, settings=own), preset="digits")
+        for trial in outcome.search[1:]
+    )
+    assert "--method darts" in first and "--method gdas" in second
