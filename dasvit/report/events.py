@@ -52,6 +52,8 @@ class SearchEpoch:
             evaluation.
         weights: weights of the candidates, one row per edge.
         edge_ops: the candidates of each row.
+        steadiness: of alpha's gradient over the steps (`dasvit.search.monitor.Steadiness`): around
+            1 it is noise; nan while alpha stays still, or where an earlier version searched.
         figures: the method's own numbers, by the tag that TensorBoard shows.
         weight_lr: learning rate of the weights in the last step.
         seconds: wall time of this epoch.
@@ -71,6 +73,7 @@ class SearchEpoch:
     figures: dict[str, float]
     weight_lr: float
     seconds: float
+    steadiness: float = math.nan
 
     @property
     def num_nodes(self) -> int:
@@ -183,6 +186,12 @@ class SearchResult:
         """Whether all weights stayed near uniform in every stage, so that little noise would have
         chosen otherwise."""
         return self.decided is not None and self.decided < NEAR_UNIFORM
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether at most one edge of the encoder holds more than a skip."""
+        operations = self.genotype.operations
+        return operations.count("identity") >= max(1, len(operations) - 1)
 
     @property
     def gap(self) -> float:
@@ -305,6 +314,7 @@ def scalars(event: Event) -> dict[str, float]:
             "alpha/skip_share": operation_share(event.weights, event.edge_ops, "identity"),
             "alpha/zero_share": operation_share(event.weights, event.edge_ops, "zero"),
             "alpha/entropy": mean_entropy(event.weights),
+            "alpha/steadiness": event.steadiness,
             **event.figures,
             "stage/num_layers": event.num_layers,
             "stage/num_ops": len(event.edge_ops[0]),

@@ -80,6 +80,11 @@ class ProgressReport:
                         f"\nwarning: all weights stayed within {NEAR_UNIFORM} of uniform, so this "
                         "search chose nearly at random; try a larger alpha_lr or more epochs"
                     )
+                if event.collapsed:
+                    warning += (
+                        "\nwarning: all edges but one at most hold a skip: the search has "
+                        "collapsed; try another method or fewer epochs"
+                    )
                 return (
                     f"found {event.genotype}\nvalidation accuracy: supernet "
                     f"{100 * event.supernet_accuracy:.1f} %, derived with inherited weights "

@@ -42,8 +42,8 @@ from dasvit.run.settings import config_from_dict, config_to_dict
 from dasvit.search.checks import check_search
 from dasvit.search.choose import choose
 from dasvit.search.config import SearchConfig
-from dasvit.search.curvature import dominant_eigenvalue, epoch_before_sharpness
 from dasvit.search.model import build_search_model
+from dasvit.search.monitor import Steadiness, dominant_eigenvalue, epoch_before_sharpness
 from dasvit.search.score import accuracy
 from dasvit.search.step import BilevelStep
 from dasvit.spaces.base import EdgeOps
@@ -217,6 +217,7 @@ class _Run:
         # Sums stay on the device: nothing waits for a value before the epoch ends.
         train_loss, val_loss, correct = (torch.zeros((), device=self.device) for _ in range(3))
         count = seen = 0
+        steadiness = Steadiness()
         schedule = make_schedule(self.step.weight_optimizer, steps=epochs_in_all * steps)
         lr = config.weight_lr
         for batch in train_batches:
@@ -227,6 +228,7 @@ class _Run:
             loss, logits, found = self.step(batch, val_batch, weight_lr=lr, t=done)
             if found is not None:
                 val_loss += found.val_loss
+                steadiness.add(found.gradients)
             train_loss += loss
             correct += (logits.argmax(dim=1) == batch[1]).sum()
             count += 1
@@ -248,6 +250,7 @@ class _Run:
             train_accuracy=correct.item() / seen,
             val_loss=val_loss.item() / count if search_alpha else math.nan,
             val_accuracy=val_accuracy,
+            steadiness=steadiness.value(),
             weight_lr=lr,
             seconds=time.perf_counter() - started,
         )

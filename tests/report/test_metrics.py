@@ -31,7 +31,12 @@ def test_mean_entropy() -> None:
 
 def test_scalars_of_a_search() -> None:
     values = scalars(
-        replace(SEARCH_EPOCH, figures={"type/msa": 0.75, "type/conv": 0.125}, val_loss=3.0)
+        replace(
+            SEARCH_EPOCH,
+            figures={"type/msa": 0.75, "type/conv": 0.125},
+            val_loss=3.0,
+            steadiness=1.5,
+        )
     )
     assert values == {
         "loss/train": 2.25,
@@ -42,6 +47,7 @@ def test_scalars_of_a_search() -> None:
         "alpha/skip_share": 0.0,
         "alpha/zero_share": 0.25,
         "alpha/entropy": pytest.approx(-(0.25 * math.log(0.25) + 0.75 * math.log(0.75))),
+        "alpha/steadiness": 1.5,
         "type/msa": 0.75,
         "type/conv": 0.125,
         "stage/num_layers": 2,

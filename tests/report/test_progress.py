@@ -9,7 +9,7 @@ from support.events import RETRAIN_EPOCH, RETRAIN_RESULT, SEARCH_EPOCH, SEARCH_R
 from support.runs import ENCODER
 
 import dasvit.report.progress
-from dasvit.report.events import Event
+from dasvit.report.events import Choosing, Event
 from dasvit.report.progress import ProgressReport, counted, duration
 
 
@@ -106,3 +106,9 @@ def test_a_change_of_stage_that_drops_to_chance_is_a_warning(
     assert more == ([] if names is None else [warning + names])
     low = replace(event, accuracy_before=0.15)  # it was at chance before
     assert "warning" not in lines(low)
+
+
+def test_a_choice_that_takes_long_is_told_ten_times() -> None:
+    told = lines(*(Choosing(done=done, total=95) for done in range(95))).splitlines()
+    assert told[:2] == ["choosing the encoder: 0 % done", "choosing the encoder: 10 % done"]
+    assert len(told) == 10

@@ -161,6 +161,12 @@ def verdict(outcome: Outcome) -> list[str]:
             f"{undecided} of {len(outcome.search)} searches kept all weights within {NEAR_UNIFORM} "
             "of uniform and chose nearly at random: try a larger --alpha-lr or more epochs"
         )
+    collapsed = sum(trial.collapsed for trial in outcome.search)
+    if collapsed:
+        lines.append(
+            f"{collapsed} of {len(outcome.search)} searches collapsed: all edges but one at most "
+            "hold a skip"
+        )
     smallest = outcome.as_good[0]
     if smallest.hash != outcome.ranking[0].hash:
         first = outcome.ranking[0]

@@ -1,5 +1,6 @@
 """The Hessian's largest eigenvalue, and the early stop that goes by it."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ import dasvit.search.loop
 from dasvit.methods import DARTS, GDAS, PCDARTS
 from dasvit.report.events import SearchEpoch
 from dasvit.run.settings import SettingError
-from dasvit.search.curvature import dominant_eigenvalue, epoch_before_sharpness
 from dasvit.search.loop import search
+from dasvit.search.monitor import Steadiness, dominant_eigenvalue, epoch_before_sharpness
 
 
 @pytest.mark.usefixtures("double")
@@ -111,3 +112,17 @@ def test_a_search_goes_back_before_the_sharp_minimum(
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     with pytest.raises(SettingError, match="method gdas draws single operations"):
         config.replaced(method=GDAS(), monitor="hessian")
+
+
+def test_steadiness_tells_a_direction_from_noise() -> None:
+    """Of 400 steps: gradients around 0, around a tenth of their deviation, and all alike."""
+    draw = torch.Generator().manual_seed(0)
+    noise = torch.randn(400, 30, generator=draw)
+    for shift, wanted in ((0.0, 1.0), (0.1, (1 + 400 * 0.01) ** 0.5), (1.0, (1 + 400) ** 0.5)):
+        steadiness = Steadiness()
+        for row in noise + shift:
+            steadiness.add([row[:20].view(4, 5), row[20:]])
+        assert steadiness.value() == pytest.approx(wanted, rel=0.15)
+    nothing = Steadiness()
+    nothing.add([noise[0]])
+    assert math.isnan(nothing.value()) and math.isnan(Steadiness().value())

@@ -1,5 +1,7 @@
-"""RobustDARTS' early stop (Zela et al., 2020, arXiv:1909.09656), by the curvature in alpha."""
+"""What watches alpha: the steadiness of its gradient, and RobustDARTS' early stop by the curvature
+(Zela et al., 2020, arXiv:1909.09656)."""
 
+import math
 from collections.abc import Callable, Sequence
 from statistics import mean
 
@@ -14,7 +16,7 @@ from dasvit.data.batch import Batch
 from dasvit.run.seed import derive_seed
 from dasvit.search.model import SearchModel
 
-__all__ = ["WINDOW", "dominant_eigenvalue", "epoch_before_sharpness"]
+__all__ = ["WINDOW", "Steadiness", "dominant_eigenvalue", "epoch_before_sharpness"]
 
 WINDOW = 5
 """Epochs that the eigenvalue is averaged over, and that are looked back."""
@@ -23,6 +25,34 @@ LEAST_RATIO = 0.75
 
 _STEP = 0.03
 """How far alpha is moved to either side for a difference of gradients."""
+
+
+class Steadiness:
+    """Whether alpha's gradient points somewhere, or is noise: over the n steps of an epoch
+    `√(n · Σ mean² / Σ variance)`, summed over alpha's entries. Around 1 for gradients whose mean is
+    0, about √n where they are all alike. Nothing waits for the device before `value`."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum: Tensor | None = None
+        self._squares: Tensor | None = None
+
+    def add(self, gradients: Sequence[Tensor]) -> None:
+        """Those of a step, one per architecture parameter."""
+        flat = torch.cat([gradient.flatten() for gradient in gradients]).double()
+        if self._sum is None or self._squares is None:
+            self._sum, self._squares = torch.zeros_like(flat), torch.zeros_like(flat)
+        self._sum += flat
+        self._squares += flat.square()
+        self._count += 1
+
+    def value(self) -> float:
+        """nan with fewer than two steps, or without variance."""
+        if self._sum is None or self._squares is None or self._count < 2:
+            return math.nan
+        mean = self._sum / self._count
+        variance = (self._squares / self._count - mean.square()) * self._count / (self._count - 1)
+        return (self._count * mean.square().sum() / variance.sum()).sqrt().item()
 
 
 def dominant_eigenvalue(model: SearchModel, batch: Batch) -> float:
