@@ -79,6 +79,7 @@ compiled 1 $small 170 "${all[@]}" -- --profile
 wait
 piece whole_search 220 env TORCHINDUCTOR_CACHE_DIR="$scratch/search" python \
     benchmarks/whole_search.py --device "$device" "${tiny[@]}" "${fast[@]}"
+step methods 60 --stages 1 --ratios 1 --methods
 step captured 60 --ratios 0.5 "${captured[@]}" --ways ours
 step second_order_captured 90 --orders 2 "${captured[@]}" --ways ours
 compiled 1 $middle 130 "${one[@]}" -- --ways ours

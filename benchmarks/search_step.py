@@ -240,13 +240,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="several runs with one FILE compile at once and are timed one by one")  # fmt: skip
     add("--processes", type=int, default=1,
         help="above 1: images per second of one process, and of so many at once")  # fmt: skip
-    add("--methods", nargs="+", choices=method_names(),
-        help="only a step of each of these methods beside plain DARTS'")  # fmt: skip
+    add("--methods", nargs="*", metavar="NAME",
+        help="only a step of each of these methods (no name: of all) beside DARTS'")  # fmt: skip
     add("--check-plan", action="store_true",
         help="only compare the plan of a stage's memory with what its step takes")  # fmt: skip
     args, device, sizes, out = prepare(parser, argv, "dasvit/search_step/2")
     work = check_plan if args.check_plan else several if args.processes > 1 else measure
-    work = methods if args.methods else work
+    if args.methods is not None:
+        args.methods, work = args.methods or method_names(), methods
     work(args, device, sizes, out)
     print(f"results: {args.out}")
 

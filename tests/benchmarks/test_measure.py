@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import search_step, tables
 from benchmarks.ablation import AS_SHIPPED, ablations
 from benchmarks.kernels import kind_of, profile_step
 from benchmarks.measure import compare, peak_bytes
@@ -178,3 +179,13 @@ def test_several_processes_at_once() -> None:
 )
 def test_kinds_of_kernels_and_operations(name: str, kind: str) -> None:
     assert kind_of(name) == kind
+
+
+def test_a_step_of_each_method_beside_darts(tmp_path: Path) -> None:
+    out = tmp_path / "methods.json"
+    given = "--device cpu --tiny --stages 1 --ratios 1 --methods gdas rsws --out"
+    search_step.main([*given.split(), str(out)])
+    table = "".join(tables.tables(tables.read([out])))
+    rows = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    assert rows[0] == "method" and rows[2:] == ["darts", "gdas", "rsws"]
+    assert "failed" not in table
