@@ -269,7 +269,7 @@ class DARTS:
         return self.weights(arch, {}, t)
 
     def figures(
-        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates
+        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates, t: Tensor
     ) -> dict[str, float]:
         """The method's own numbers at the end of an epoch, by the tag that TensorBoard shows."""
         return {}

@@ -57,5 +57,10 @@ class DARTSMinus(DARTS):
         left = 1 - t if self.skip_decay == "linear" else 0.5 * (1 + (math.pi * t).cos())
         return self.skip_start * left
 
+    def figures(
+        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates, t: Tensor
+    ) -> dict[str, float]:
+        return {"skip/auxiliary": self.extra_skip(t).item()}
+
     def outer_space(self, *, weight_lr: float, fixed: Collection[str] = ()) -> dict[str, Domain]:
         return {"skip_start": Uniform(0.1, 1.0), **super().outer_space(weight_lr=weight_lr)}

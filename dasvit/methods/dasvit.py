@@ -95,7 +95,7 @@ class DASViT(DARTS):
         return sum(rest, start=first).mean()
 
     def figures(
-        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates
+        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates, t: Tensor
     ) -> dict[str, float]:
         totals = type_totals(weights, candidates, "mean")
         return {f"type/{kind}": total.item() for kind, total in totals.items()}

@@ -72,7 +72,7 @@ class DrNAS(DARTS):
         return concentration / concentration.sum(dim=-1, keepdim=True)
 
     def figures(
-        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates
+        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates, t: Tensor
     ) -> dict[str, float]:
         total = _concentration(arch["alpha"].detach()).sum(dim=-1)
         return {"dirichlet/concentration": total.mean().item()}

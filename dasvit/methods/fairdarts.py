@@ -63,7 +63,7 @@ class FairDARTS(DARTS):
         return self.threshold
 
     def figures(
-        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates
+        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates, t: Tensor
     ) -> dict[str, float]:
         return {"sigmoid/above_threshold": (weights >= self.threshold).float().mean().item()}
 

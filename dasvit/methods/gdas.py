@@ -63,6 +63,11 @@ class GDAS(DARTS):
         """With which probability a step draws each candidate."""
         return arch["alpha"].softmax(dim=-1)
 
+    def figures(
+        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates, t: Tensor
+    ) -> dict[str, float]:
+        return {"gumbel/temperature": self._tau(t).item()}
+
     def outer_space(self, *, weight_lr: float, fixed: Collection[str] = ()) -> dict[str, Domain]:
         return {"tau_end": LogUniform(0.05, 5.0), **super().outer_space(weight_lr=weight_lr)}
 

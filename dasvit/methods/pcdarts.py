@@ -66,7 +66,7 @@ class PCDARTS(DARTS):
         return self.weights(arch, {}, arch["alpha"])
 
     def figures(
-        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates
+        self, arch: Arch, weights: Float[Tensor, "edges ops"], candidates: Candidates, t: Tensor
     ) -> dict[str, float]:
         edges = _edge_weights(arch["beta"].detach())
         return {"beta/strongest": edges.max().item(), "beta/weakest": edges.min().item()}

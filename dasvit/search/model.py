@@ -111,7 +111,7 @@ class SearchModel(nn.Module):
 
     def figures(self, weights: Float[Tensor, "edges ops"]) -> dict[str, float]:
         """What the method shows of itself."""
-        return self.method.figures(self.named_arch(), weights, self.candidates)
+        return self.method.figures(self.named_arch(), weights, self.candidates, self.t)
 
     def forward(
         self,

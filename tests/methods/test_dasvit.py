@@ -74,7 +74,7 @@ def test_closed_form() -> None:
     assert_close(type_totals(weights, candidates, "mean"), totals)
     expected = 0.7 * 0.1 + 1.3 * (2.0 * 0.25 + 3.0 * 0.1)
     assert_close(penalty(weights, candidates), torch.tensor(expected))
-    figures = METHOD.figures({}, weights, candidates)
+    figures = METHOD.figures({}, weights, candidates, torch.tensor(0.5))
     assert figures == pytest.approx({"type/msa": 0.1, "type/mlp": 0.75})
 
 

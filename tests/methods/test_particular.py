@@ -102,7 +102,7 @@ def test_undecided_edges_are_left_out() -> None:
     rows = (("identity", "msa_h2"),) * 5
     found = derive(method.scores(arch), rows, num_nodes=2, least_score=method.least_score)
     assert [[edge.source for edge in edges] for edges in found.nodes] == [[0], [1]]
-    figures = method.figures(arch, weights, None)  # type: ignore[arg-type]
+    figures = method.figures(arch, weights, ROW, _time(0.5))
     assert figures["sigmoid/above_threshold"] == pytest.approx(0.1)
 
 

@@ -184,7 +184,7 @@ def test_what_the_hooks_of_a_method_are_called_with(searched_once: Searched) -> 
         carried = first.arch[name].detach().gather(1, torch.tensor(index))
         assert torch.equal(begun[name], carried)
         assert not torch.equal(last.arch[name].detach(), carried)
-    assert found.epochs[-1].figures == Noted().figures(last.named_arch(), None, None)
+    assert found.epochs[-1].figures == Noted().figures(last.named_arch(), None, None, None)
 
 
 def test_accuracy_is_of_the_whole_split_and_keeps_the_mode() -> None:

@@ -56,7 +56,7 @@ class ShakenDARTS(DARTS):
     def scores(self, arch):
         return (arch["alpha"] + arch["offset"]).detach().double().softmax(dim=-1)
 
-    def figures(self, arch, weights, candidates):
+    def figures(self, arch, weights, candidates, t):
         return {"offset/largest": arch["offset"].abs().max().item()}
 
     def outer_space(self, *, weight_lr, fixed=()):
