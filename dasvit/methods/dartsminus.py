@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from dasvit.methods.base import Domain
+    from dasvit.methods.base import Arch, Domain
+    from dasvit.spaces.cell.candidates import Candidates
 
 __all__ = ["DARTSMinus"]
 
