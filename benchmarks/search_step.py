@@ -36,7 +36,7 @@ from benchmarks.workload import (
     search_config,
     useful_flops,
 )
-from dasvit.methods import get_method, method_names
+from dasvit.methods import method_names
 from dasvit.run.environment import check_cuda_graph, resolve_device
 from dasvit.search.memory import measure_stage, plan_stage
 
@@ -164,15 +164,7 @@ def methods(args: argparse.Namespace, device: torch.device, sizes: Sizes, out: R
         batches = make_batches(cell, sizes, device)
 
         def maker(name: str, cell: Cell = cell, batches: Any = batches) -> Runner:
-            base = search_config(cell, sizes).method
-            runner = make_ours(
-                cell,
-                sizes,
-                device,
-                batches,
-                method=get_method(name).like(base),
-                precision=args.precision,
-            )
+            runner = make_ours(cell, sizes, device, batches, method=name, precision=args.precision)
             if runner.step.config.method.frozen(10**9):  # alpha is never trained
                 runner.batches = (batches[0], None)
             return runner
@@ -248,6 +240,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     work = check_plan if args.check_plan else several if args.processes > 1 else measure
     if args.methods is not None:
         args.methods, work = args.methods or method_names(), methods
+        args.stages = [1]  # which all of them have
+        if unknown := {*args.methods} - {*method_names()}:
+            parser.error(f"--methods: unknown {', '.join(sorted(unknown))}")
     work(args, device, sizes, out)
     print(f"results: {args.out}")
 

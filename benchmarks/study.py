@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 import matplotlib
 import torch
-from scipy.stats import dunnett
+from scipy.stats import ttest_ind
 
 from benchmarks.images import load_fashion, part_of, write_cells, write_idx
 from benchmarks.tables import markdown
@@ -47,12 +47,15 @@ from dasvit.spaces.cell.sample import distinct_random_genotypes
 from dasvit.training.loop import retrain
 from dasvit.training.networks import VIT
 from tune.objectives import cost
-from tune.report.worth import rank_correlation
+from tune.plan import Plan
+from tune.report.worth import mean_difference, rank_correlation
 
 FOLDER = Path("docs/results/study")
+MOST_RANDOM = 200
 IMAGES = 10_000
 """Of Fashion-MNIST's training images; all its test images."""
-WHOLE_SEEDS = (0, 1)
+WHOLE = 2
+"""Whole trainings of each encoder."""
 PAPER = ("dasvit_cifar10", "dasvit_imagenet100")
 
 Row = dict[str, Any]
@@ -123,18 +126,13 @@ def find(data: str, folder: str | None, method: str, seed: int) -> Row:
 
 
 def train(data: str, folder: str | None, model: Row, short: bool, seed: int) -> Row:
-    """One training from scratch: briefly on one half, or wholly on all training images."""
+    """One training from scratch: briefly on one half, as a sweep's first rung, or wholly on all
+    training images."""
     torch.set_num_threads(1)
     preset = preset_of(data, folder)
-    config = replace(preset.retrain, seed=seed)
-    if short:
-        warmup = -(-config.warmup_epochs * preset.score_epochs // config.epochs)
-        config = replace(
-            config,
-            epochs=preset.score_epochs,
-            warmup_epochs=min(warmup, preset.score_epochs - 1),
-            held_out=preset.search.val_fraction,
-        )
+    plan = Plan(search=preset.search, retrain=preset.retrain, rungs=preset.rungs)
+    config = plan.rung(preset.score_epochs) if short else preset.retrain
+    config = replace(config, seed=seed)
     before = time.process_time()
     with tempfile.TemporaryDirectory() as out:
         named = model["name"]
@@ -189,36 +187,61 @@ def of(piece: str, rows: Sequence[Row], **wanted: Any) -> list[Row]:
     return [r for r in rows if r["piece"] == piece and wanted.items() <= r.items()]
 
 
-def measure(args: Args, folder: str | None, path: Path) -> None:
-    """Everything that the file lacks: a seed's searches, then the trainings of that turn."""
+def measure(args: Args, folder: str | None, path: Path) -> list[str]:
+    """Everything that the file lacks: a seed's searches, then the trainings of that turn.
+
+    Returns:
+        What failed, and why; all else is in the file.
+    """
     names = args.methods or method_names()
-    rows, machine = read(path), environment()
+    rows, machine, failed = read(path), environment(), list[str]()
 
-    def finish(futures: Sequence[Any]) -> None:
-        for done, future in enumerate(as_completed(futures), start=1):
-            row = future.result() | {
-                "date": time.strftime("%Y-%m-%d"),
-                "commit": machine["git_commit"],
-                "torch": machine["packages"]["torch"],
-            }
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            rows.append(row)
-            what = row.get("method", row["hash"])
-            print(f"{done} of {len(futures)}: {row['piece']} {what} {row['seed']}", flush=True)
+    def finish(work: Callable[..., Row], jobs: Sequence[tuple[Any, ...]]) -> None:
+        with ProcessPoolExecutor(args.processes) as pool:
+            futures = {pool.submit(work, args.data, folder, *job): job for job in jobs}
+            for done, future in enumerate(as_completed(futures), start=1):
+                if (error := future.exception()) is not None:
+                    failed.append(f"{work.__name__} {futures[future]}: {error}")
+                    print(failed[-1], file=sys.stderr, flush=True)
+                    continue
+                row = future.result() | {
+                    "date": time.strftime("%Y-%m-%d"),
+                    "commit": machine["git_commit"],
+                    "torch": machine["packages"]["torch"],
+                }
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+                rows.append(row)
+                what = row.get("method", row["hash"])
+                print(f"{done} of {len(jobs)}: {row['piece']} {what} {row['seed']}", flush=True)
 
-    with ProcessPoolExecutor(args.processes, max_tasks_per_child=50) as pool:
-        for seed in range(args.seeds):
-            jobs = [n for n in names if not of("search", rows, method=n, seed=seed)]
-            finish([pool.submit(find, args.data, folder, name, seed) for name in jobs])
-            ways = [(True, 0), *((False, seed) for seed in WHOLE_SEEDS)]
-            share = replace(args, seeds=seed + 1, random=-(-args.random // args.seeds) * (seed + 1))
-            wanted = [
-                (model, *way)
-                for model, way in itertools.product(models(rows, share), ways)
-                if not of("short" if way[0] else "whole", rows, hash=model["hash"], seed=way[1])
-            ]
-            finish([pool.submit(train, args.data, folder, *job) for job in wanted])
+    for seed in range(args.seeds):
+        finish(find, [(n, seed) for n in names if not of("search", rows, method=n, seed=seed)])
+        share = replace(args, seeds=seed + 1, random=-(-args.random // args.seeds) * (seed + 1))
+        finish(
+            train,
+            [
+                (model, short, own)
+                for model, short, own in trainings(rows, share)
+                if not of("short" if short else "whole", rows, hash=model["hash"], seed=own)
+            ],
+        )
+    return failed
+
+
+def trainings(rows: Sequence[Row], args: Args) -> Iterator[tuple[Row, bool, int]]:
+    """Of each model one short training and `WHOLE` whole ones; so many more for each further seed
+    with which a method found it again, so that no two of its searches share a training."""
+    for model in models(rows, args):
+        yield model, True, 0
+        for seed in range(WHOLE * max(1, _times_found(rows, model["hash"]))):
+            yield model, False, seed
+
+
+def _times_found(rows: Sequence[Row], name: str) -> int:
+    """The most often that one method found an encoder."""
+    methods = [r["method"] for r in of("search", rows, hash=name)]
+    return max(map(methods.count, methods), default=0)
 
 
 def read(path: Path) -> list[Row]:
@@ -245,25 +268,44 @@ class Study:
 
     def __init__(self, data: str, rows: Sequence[Row]) -> None:
         self.data, self.rows = data, rows
-        self.whole: dict[str, float] = {}
-        for name in dict.fromkeys(r["hash"] for r in of("whole", rows)):
-            runs = of("whole", rows, hash=name)
-            if {r["seed"] for r in runs} >= {*WHOLE_SEEDS}:
-                self.whole[name] = statistics.fmean(r["balanced_accuracy"] for r in runs)
+        self.runs = {
+            r["hash"]: {own["seed"]: own for own in of("whole", rows, hash=r["hash"])}
+            for r in of("whole", rows)
+        }
+        self.whole = {name: mean for name in self.runs if (mean := self._mean(name, 0)) is not None}
         self.short = {r["hash"]: r["balanced_accuracy"] for r in of("short", rows, seed=0)}
         self.params = {r["hash"]: r["num_params"] for r in of("whole", rows)}
-        uniform = (genotype.canonical_hash for genotype in drawn(data, 20))
-        self.random = [name for name in uniform if name in self.whole]
+        uniform = (genotype.canonical_hash for genotype in drawn(data, MOST_RANDOM))
+        done = self.whole.keys() & self.short.keys()
+        # As far as all are trained: one further on may be there because a search found it.
+        self.random = list(itertools.takewhile(lambda name: name in done, uniform))
         self.searches = {
-            name: [r for r in of("search", rows, method=name) if r["hash"] in self.whole]
+            name: [r for r in of("search", rows, method=name) if r["hash"] in done]
             for name in method_names()
         }
+        self.accuracies = {name: self._accuracies(own) for name, own in self.searches.items()}
+
+    def _mean(self, name: str, turn: int) -> float | None:
+        """Over the trainings that belong to the turn-th search that found an encoder."""
+        seeds = range(WHOLE * turn, WHOLE * (turn + 1))
+        if not all(seed in self.runs[name] for seed in seeds):
+            return None
+        return statistics.fmean(self.runs[name][seed]["balanced_accuracy"] for seed in seeds)
+
+    def _accuracies(self, searches: Sequence[Row]) -> list[float]:
+        """Of what a method's searches found, each trained for itself."""
+        turns: dict[str, int] = {}
+        found = []
+        for row in sorted(searches, key=lambda r: r["seed"]):
+            turn = turns.get(row["hash"], 0)
+            turns[row["hash"]] = turn + 1
+            found.append(self._mean(row["hash"], turn))
+        return [value for value in found if value is not None]
 
     @property
     def measured(self) -> dict[str, list[float]]:
         """Accuracy of what each method found, by method; those with at least two searches."""
-        found = {n: [self.whole[r["hash"]] for r in rows] for n, rows in self.searches.items()}
-        return {name: values for name, values in found.items() if len(values) > 1}
+        return {name: values for name, values in self.accuracies.items() if len(values) > 1}
 
     def seconds(self, piece: str, names: Sequence[str]) -> float:
         """Mean processor time of a training of these."""
@@ -285,25 +327,31 @@ class Study:
         """One row per method, the best mean first, then what they are compared with."""
         control = [self.whole[name] for name in self.random]
         methods = self.measured
-        test = dunnett(*methods.values(), control=control) if methods and len(control) > 1 else None
-        interval = test.confidence_interval(0.95) if test else None
+        chances = {
+            name: float(ttest_ind(values, control, equal_var=False).pvalue)
+            for name, values in methods.items()
+        }
         rows: list[Row] = []
-        for i, (name, values) in enumerate(methods.items()):
-            assert test is not None and interval is not None
-            searches = self.searches[name]
+        for name, values in methods.items():
+            searches, difference = self.searches[name], mean_difference(values, control)
+            assert difference is not None
             seconds = statistics.fmean(r["cpu_seconds"] for r in searches)
             seconds += self.seconds("short", [r["hash"] for r in searches])
             count, random_best = self.random_for(seconds)
-            difference = statistics.fmean(values) - statistics.fmean(control)
+            within = (
+                ""
+                if difference.low is None or difference.high is None
+                else (f" ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})")
+            )
+            more = "+" if count == len(self.random) else ""
             rows.append(
                 {
                     "network": name,
-                    "number": len(values),
+                    "number": f"{len(values)}, {len({r['hash'] for r in searches})} distinct",
                     "accuracy %": spread(values).percent,
-                    "minus random": f"{100 * difference:+.1f} "
-                    f"({100 * interval.low[i]:+.1f} to {100 * interval.high[i]:+.1f})",
-                    "p": f"{test.pvalue[i]:.3f}",
-                    "random, same compute": f"{100 * random_best:.1f} (best of {count})",
+                    "minus random": f"{100 * difference.value:+.1f}{within}",
+                    "p, Holm": f"{holm(chances)[name]:.3f}",
+                    "random, same compute": f"{100 * random_best:.1f} (best of {count}{more})",
                     "parameters": self._parameters([r["hash"] for r in searches]),
                     "multiply-adds": self._macs([r["encoder"] for r in searches]),
                     "learned nothing": f"{sum(r['chose_at_random'] for r in searches)}",
@@ -312,13 +360,13 @@ class Study:
                 }
             )
         rows.sort(key=lambda row: -row.pop("mean"))
-        encoders = [Genotype(g.nodes).to_dict() for g in drawn(self.data, 20)]
+        encoders = [Genotype(g.nodes).to_dict() for g in drawn(self.data, MOST_RANDOM)]
         encoders = [e for e in encoders if e["hash"] in self.random]
         if control:
             rows.append(
                 {
                     "network": "random",
-                    "number": len(control),
+                    "number": f"{len(control)}",
                     "accuracy %": spread(control).percent,
                     "parameters": self._parameters(self.random),
                     "multiply-adds": self._macs(encoders),
@@ -331,7 +379,7 @@ class Study:
                 rows.append(
                     {
                         "network": "plain ViT" if name == VIT else f"the paper's {name}",
-                        "number": 1,
+                        "number": "1",
                         "accuracy %": spread(r["balanced_accuracy"] for r in runs).percent,
                         "parameters": self._parameters([key]),
                         "multiply-adds": self._macs([genotype.to_dict()] if genotype else []),
@@ -352,22 +400,34 @@ class Study:
         names = [name for name in self.whole if name in self.short and name != VIT]
         tau = rank_correlation([self.short[n] for n in names], [self.whole[n] for n in names])
         lines = [markdown(self.table())]
-        if tau is not None and tau.low is not None and tau.high is not None:
+        if tau is not None:
+            within = ""
+            if tau.low is not None and tau.high is not None:
+                within = f" ({tau.low:+.2f} to {tau.high:+.2f})"
             lines.append(
-                f"Kendall's τ of the score with the accuracy: {tau.value:+.2f} "
-                f"({tau.low:+.2f} to {tau.high:+.2f}), {tau.count} encoders."
+                f"Kendall's τ of the score with the accuracy: {tau.value:+.2f}{within}, "
+                f"{tau.count} encoders."
             )
         hours = sum(r["cpu_seconds"] for r in self.rows) / 3600
         whole = get_preset("digits" if self.data == "cells" else self.data)
         facts = {key: sorted({r[key] for r in self.rows}) for key in ("commit", "date", "torch")}
         lines.append(
             f"`python benchmarks/study.py --data {self.data}`; {whole.search.total_epochs} epochs "
-            f"per search, score after {whole.score_epochs}, {whole.retrain.epochs} epochs of "
-            f"training; {hours:.1f} hours of a core. "
+            f"per search of each method, score after {whole.score_epochs}, "
+            f"{whole.retrain.epochs} epochs of training; {hours:.1f} hours of a core. "
             + "; ".join(f"{key} {', '.join(values)}" for key, values in facts.items())
             + "."
         )
         return "\n\n".join(lines) + "\n"
+
+
+def holm(chances: dict[str, float]) -> dict[str, float]:
+    """p-values that take account of how many were tested (Holm, 1979)."""
+    found, largest = {}, 0.0
+    for place, (name, p) in enumerate(sorted(chances.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, p * (len(chances) - place)))
+        found[name] = largest
+    return found
 
 
 @matplotlib.rc_context(STYLE)
@@ -405,6 +465,7 @@ def pages() -> Iterator[Study]:
 
 def main(args: Args) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
+    failed: list[str] = []
     if not args.page:
         with tempfile.TemporaryDirectory() as temporary:
             folder = None
@@ -417,9 +478,11 @@ def main(args: Args) -> None:
                 train, test = load_fashion(args.data_dir)
                 write_idx(part_of(train, IMAGES, seed=0)[0], test, Path(temporary))
                 folder = temporary
-            measure(args, folder, FOLDER / f"{args.data}.jsonl")
+            failed = measure(args, folder, FOLDER / f"{args.data}.jsonl")
     for study in pages():
         print(f"{study.data}\n\n{study.page()}")
+    if failed:
+        sys.exit(f"{len(failed)} of them failed, the first: {failed[0]}")
 
 
 if __name__ == "__main__":

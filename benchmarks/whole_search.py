@@ -119,10 +119,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.set_defaults(ratios=[0.5])
     args, device, sizes, out = prepare(parser, argv, "dasvit/whole_search/1")
     cell = Cell(stage=1, token_ratio=args.ratios[0], batch_size=args.batches[0])
-    settings = {name: getattr(args, name) for name in ("precision", "compile", "cuda_graph")}
+    settings: dict[str, Any] = {
+        name: getattr(args, name) for name in ("precision", "compile", "cuda_graph")
+    }
     short = dict.fromkeys(("stage_epochs", "eval_epochs", "checkpoint_epochs"), 2)
     epochs = search_config(cell, sizes).setting("stage_epochs")
-    found = run(search_config(cell, sizes, **settings, **short), device, args.images)
+    config = search_config(cell, sizes, **settings | short)
+    found = run(config, device, args.images)
     known = {"images": args.images, "batch_size": cell.batch_size, "epochs": epochs}
     out["found"] = found
     for every in (1, 10):

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.reference import ReferenceNet, ReferenceStep
 from dasvit.data.batch import Batch
+from dasvit.methods import get_method
 from dasvit.presets import get_preset
 from dasvit.run.seed import derive_seed, generator, seed_everything
 from dasvit.search.config import SearchConfig
@@ -73,9 +74,12 @@ class Cell:
         )
 
 
-def search_config(cell: Cell, sizes: Sizes, **changes: Any) -> SearchConfig:
-    """The search that has this step; `changes` are settings of `SearchConfig`."""
-    settings = {
+def search_config(
+    cell: Cell, sizes: Sizes, method: str | None = None, **changes: Any
+) -> SearchConfig:
+    """The search that has this step, by another method than DASViT where one is named; `changes`
+    are settings of `SearchConfig`."""
+    settings: dict[str, Any] = {
         "image_size": sizes.image_size,
         "dim": sizes.dim,
         "patch_size": sizes.patch_size,
@@ -83,7 +87,10 @@ def search_config(cell: Cell, sizes: Sizes, **changes: Any) -> SearchConfig:
         "batch_size": cell.batch_size,
         "xi": 1e-3 if cell.order == 2 else 0.0,  # its value does not change the work
     }
-    return get_preset("cifar10").search.replaced(**settings | changes)
+    config = get_preset("cifar10").search.replaced(**settings | changes)
+    if method is None:
+        return config
+    return config.replaced(method=get_method(method).like(config.method))
 
 
 @cache
@@ -192,7 +199,7 @@ def make_ours(
     batches: tuple[Batch, Batch],
     **changes: Any,
 ) -> Runner:
-    """`dasvit`'s step; `changes` are settings of `SearchConfig`."""
+    """`dasvit`'s step; `changes` as in `search_config`."""
     config = search_config(cell, sizes, **changes)
     seed_everything(derive_seed("benchmark weights"))
     with device:  # drawing hundreds of millions of weights elsewhere takes longer than the steps

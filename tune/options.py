@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from dasvit.commands.arguments import Arg, parse, preset_from_argv
 from dasvit.data.config import DataConfig
-from dasvit.methods import method_names
+from dasvit.methods import get_method, method_names
 from dasvit.presets import DEFAULT_PRESET
 from dasvit.run.plugins import load_plugins
 from dasvit.run.settings import require
@@ -44,8 +44,8 @@ class SweepOptions:
     """Where all settings start: digits, fashion_mnist, cifar10 or imagenet100;
     with _modern retrained by today's recipe."""
     method: Annotated[str, Arg(metavar="NAME")] = "dasvit"
-    """How to search: a name of docs/methods.md or of a module of --plugins; or all, which take
-    turns."""
+    """How to search: a name of docs/methods.md or of a module of --plugins. Several take turns:
+    darts,gdas or all."""
     plan: Plan
     """What is computed."""
 
@@ -109,7 +109,7 @@ def parse_options(argv: Sequence[str], prog: str = "python tune/run_search.py") 
     Raises:
         ValueError: an unknown preset, or a value that cannot be, in one line.
     """
-    argv, all_methods = _without_all(argv)
+    argv, several = _without_several(argv)
     preset = preset_from_argv(argv, DEFAULT_PRESET)
     given = _given(argv)
     if "retrain.model" in given:
@@ -158,24 +158,25 @@ def parse_options(argv: Sequence[str], prog: str = "python tune/run_search.py") 
     plugins = tuple(dict.fromkeys((*search.plugins, *plan.retrain.plugins)))
     retrain = dataclasses.replace(plan.retrain, data=retrain_data, plugins=plugins)
     load_plugins(search.plugins)  # they may register methods
-    plan = dataclasses.replace(
-        plan, search=search, retrain=retrain, methods=method_names() if all_methods else ()
-    )
+    methods = method_names() if several == ["all"] else tuple(dict.fromkeys(several))
+    for name in methods:
+        get_method(name)
+    plan = dataclasses.replace(plan, search=search, retrain=retrain, methods=methods)
     outer = dict.fromkeys(name for start in plan.starts for name in start.method.outer)
     plan = dataclasses.replace(plan, fixed=tuple(name for name in outer if name in given))
     return dataclasses.replace(options, plan=plan)
 
 
-def _without_all(argv: Sequence[str]) -> tuple[list[str], bool]:
-    """The command line without `--method all`, and whether it was there: other options are then
+def _without_several(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without a `--method` of several, and their names: other options are then
     those of the default method, which the others take over as far as they know them."""
     words = list(argv)
     for i, (word, after) in enumerate(itertools.pairwise([*words, ""])):
-        if word == "--method=all":
-            return [*words[:i], *words[i + 1 :]], True
-        if (word, after) == ("--method", "all"):
-            return [*words[:i], *words[i + 2 :]], True
-    return words, False
+        flag, has_value, value = word.partition("=")
+        names = (value if has_value else after).split(",")
+        if flag == "--method" and (len(names) > 1 or names == ["all"]):
+            return [*words[:i], *words[i + (1 if has_value else 2) :]], names
+    return words, []
 
 
 _SAME_DATA = ("dataset", "data_dir", "download", "test_fraction", "in_memory", "num_workers")

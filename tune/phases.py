@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from ray import tune
@@ -42,6 +42,8 @@ from tune.trial import RetrainSetup, SearchSetup
 from tune.trial_folder import find_retrainings, find_searches
 
 __all__ = ["memory_warning", "retrain", "run"]
+
+T = TypeVar("T")
 
 
 def run(options: SweepOptions, command: str) -> int:
@@ -102,14 +104,28 @@ def _spaces(options: SweepOptions) -> dict[str, dict[str, Any]]:
     if plan.strategy == "random":
         return {}
     if plan.space is None:
-        return {s.method.name: outer_space(s, fixed=plan.fixed) for s in plan.starts}
+        return {
+            s.method.name: _of_method(s, lambda s: outer_space(s, fixed=plan.fixed), plan)
+            for s in plan.starts
+        }
     return {plan.search.method.name: load_space(plan.space, plan.search, fixed=plan.fixed)}
+
+
+def _of_method(search: SearchConfig, work: Callable[[SearchConfig], T], plan: Plan) -> T:
+    """What is done for one method; where several take turns an error names it."""
+    try:
+        return work(search)
+    except ValueError as error:
+        if not plan.methods:
+            raise
+        name = search.method.name
+        raise ValueError(f"method {name}: {error}, or name methods without {name}") from None
 
 
 def _check(plan: Plan) -> None:
     """Refuse, before Ray starts and anything is written, what no trial could run."""
     for search in plan.starts:
-        check_search(search)
+        _of_method(search, check_search, plan)
     check_retrain(dataclasses.replace(plan.retrain, model=VIT))
     plan.random_genotypes()
     with torch.device("meta"):

@@ -89,8 +89,8 @@ class Plan:
     fixed: Annotated[tuple[str, ...], Arg(hidden=True)] = ()
     """Outer settings that the sweep leaves alone (those given on the command line)."""
     methods: Annotated[tuple[str, ...], Arg(hidden=True)] = ()
-    """Methods that take turns, configuration by configuration (`--method all`); without names the
-    one of `search`."""
+    """Methods that take turns, configuration by configuration; without names the one of `search`
+    does all."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -118,12 +118,17 @@ class Plan:
         )
         require(
             not self.methods or (self.strategy == "gradient" and self.space is None),
-            "--method all takes neither --space, which is of one method, nor --search random",
+            "several methods take neither --space, which is of one method, nor --search random",
+        )
+        require(
+            not self.methods or self.climbs,
+            f"--method with several methods and --metric {self.metric}: weights of different "
+            "methods do not compare; leave --metric away",
         )
         require(
             len(self.methods) <= self.num_samples,
-            f"--method all tries {len(self.methods)} methods in turn: --num-samples must be at "
-            f"least {len(self.methods)}, but got {self.num_samples}",
+            f"{len(self.methods)} methods take turns: --num-samples must be at least "
+            f"{len(self.methods)}, but got {self.num_samples}",
         )
         require(
             all(a < b for a, b in itertools.pairwise(self.rungs)),

@@ -26,7 +26,11 @@ PHASES = ("search", "ladder", "retraining")
 GROWS = ("num_samples", "seeds", "retrain_top", "retrain_seeds", "random_baseline", "proposals")
 """Settings that the same command may give anew, larger: the sweep goes on from what there is."""
 
-NEWER: dict[str, Any] = {"proposals": 0, "methods": []}
+NEWER: dict[str, Any] = {
+    "proposals": 0,
+    "methods": [],
+    "search": {"select": "alpha", "select_epochs": 1, "monitor": "none"},
+}
 """What a sweep had whose file does not name these settings."""
 
 SHOWN_DIFFERENCES = 12
@@ -192,7 +196,7 @@ def _folder(storage_path: str, name: str) -> ResultFolder:
 
 def _check_same(saved: dict[str, Any], settings: dict[str, Any], root: Path) -> None:
     wanted = json.loads(json.dumps(settings))
-    saved = with_defaults(saved, {name: NEWER[name] for name in NEWER if name in wanted})
+    saved = with_defaults(saved, _of(NEWER, wanted))
     # More of what is there already is the same sweep, extended.
     for name in GROWS:
         if name in saved and isinstance(saved[name], int) and saved[name] <= wanted.get(name, 0):
@@ -207,6 +211,15 @@ def _check_same(saved: dict[str, Any], settings: dict[str, Any], root: Path) -> 
             "it, with larger numbers of samples or seeds to extend it, choose another --name, or "
             "set it aside by --fresh"
         )
+
+
+def _of(defaults: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Those of the defaults that settings have."""
+    return {
+        name: _of(value, wanted[name]) if isinstance(value, dict) else value
+        for name, value in defaults.items()
+        if name in wanted
+    }
 
 
 def _check_writable(root: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from dasvit.methods.base import DARTS, Choice, register_method
-from dasvit.run.settings import Range
+from dasvit.run.settings import Range, require
 from dasvit.spaces.base import Route
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class RSWS(DARTS):
     found, the others are what the search proposes.
 
     The supernet's own accuracy is that of all candidates with equal weights, which is not what was
-    trained.
+    trained. Departures: no operation is `zero`, as in derived encoders; and a search has as many
+    steps as others, which cost more each.
     """
 
     name: ClassVar[str] = "rsws"
@@ -39,6 +40,13 @@ class RSWS(DARTS):
 
     draws: Annotated[int, Range("[1, inf)")] = 1000
     """Encoders that are scored at the end; equal ones count once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            len(self.stage_layers) == 1,
+            f"method rsws has one stage, but got stage_layers={self.stage_layers}",
+        )
 
     def frozen(self, epoch_in_stage: int) -> bool:
         return True

@@ -191,7 +191,7 @@ class SearchResult:
     def collapsed(self) -> bool:
         """Whether at most one edge of the encoder holds more than a skip."""
         operations = self.genotype.operations
-        return operations.count("identity") >= max(1, len(operations) - 1)
+        return operations.count("identity") >= max(2, len(operations) - 1)
 
     @property
     def gap(self) -> float:

@@ -82,6 +82,7 @@ class TensorBoardReport:
         self._writer: SummaryWriter | None = None
         self._epochs_done = 0
         self._operations: tuple[str, ...] | None = None
+        self._derived: Genotype | None = None  # by alpha
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Choosing):
@@ -95,7 +96,13 @@ class TensorBoardReport:
             _add_scalars(writer, scalars(event), self._epochs_done)
         elif isinstance(event, SearchResult):
             _add_scalars(writer, {DISCRETISED: event.discretised_accuracy}, self._epochs_done)
-            _add_summaries(writer, _hparams(event.settings, self._search_metrics))
+            if self._derived is not None and self._derived != event.genotype:
+                last = len(event.stages)
+                _add_figure(writer, "encoder", encoder_figure(event.genotype, "chosen"), last)
+                _add_genotype(writer, "genotype", event.genotype, last)
+            method = self._settings.get("method", {}).get("name")
+            own = ({"method": method} if method else {}) | event.settings
+            _add_summaries(writer, _hparams(own, self._search_metrics))
         else:
             tag = HELD_OUT if self._settings.get("held_out") else TESTED
             values = {
@@ -141,6 +148,7 @@ class TensorBoardReport:
         return writer
 
     def _stage_end(self, writer: SummaryWriter, event: StageEnd) -> None:
+        self._derived = event.genotype
         if self._operations is None:  # the later stages' heat maps keep the first one's columns
             self._operations = tuple(dict.fromkeys(n for row in event.edge_ops for n in row))
         edges = edge_list(len(event.genotype.nodes))

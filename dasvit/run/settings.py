@@ -137,12 +137,13 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 def with_defaults(saved: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """Settings of an earlier version, with those that it did not know at their defaults: by default
     a new setting computes what was computed before there was one."""
-    return defaults | {
+    found = {
         name: with_defaults(value, known)
         if isinstance(value, dict) and isinstance(known := defaults.get(name), dict)
         else value
         for name, value in saved.items()
     }
+    return found | {name: defaults[name] for name in defaults if name not in found}
 
 
 def config_from_dict(kind: type[ConfigT], values: dict[str, Any]) -> ConfigT:

@@ -38,8 +38,12 @@ class ArchGradient:
     logits: Float[Tensor, "batch classes"]
 
 
-def _filled(grads: tuple[Tensor | None, ...], params: Sequence[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(p) if g is None else g for g, p in zip(grads, params, strict=True)]
+def _gradients(loss: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
+    """0 for what the loss does not depend on; that may be all, where a method draws `zero` on every
+    edge."""
+    if not loss.requires_grad:
+        return [torch.zeros_like(p) for p in params]
+    return list(torch.autograd.grad(loss, params, materialize_grads=True))
 
 
 def weight_gradient(
@@ -50,8 +54,7 @@ def weight_gradient(
     logits = model(images, model.train_weights(noise).detach())
     loss = F.cross_entropy(logits, labels)
     params = model.weight_parameters()
-    grads = torch.autograd.grad(loss, params, allow_unused=True)
-    return _filled(grads, params), loss.detach(), logits.detach()
+    return _gradients(loss, params), loss.detach(), logits.detach()
 
 
 def arch_gradient(
@@ -119,8 +122,7 @@ def _gradient_at(
         penalty = torch.zeros_like(val_loss)
     # The penalty has no part in ∇_w: it depends on the architecture parameters only.
     arch = model.arch_parameters()
-    grads = torch.autograd.grad(val_loss + penalty, [*arch, *params], allow_unused=True)
-    found = _filled(grads, [*arch, *params])
+    found = _gradients(val_loss + penalty, [*arch, *params])
     result = ArchGradient(found[: len(arch)], val_loss.detach(), penalty.detach(), logits.detach())
     return result, found[len(arch) :]
 
@@ -133,8 +135,7 @@ def _train_gradient_of_arch(model: SearchModel, batch: Batch, noise: Noise) -> l
     images, labels = batch
     with _frozen(model.weight_parameters()), model.supernet.in_precision("fp32"):
         loss = F.cross_entropy(model(images, model.train_weights(noise)), labels)
-        arch = model.arch_parameters()
-        return _filled(torch.autograd.grad(loss, arch, allow_unused=True), arch)
+        return _gradients(loss, model.arch_parameters())
 
 
 @contextmanager

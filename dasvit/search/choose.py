@@ -100,8 +100,10 @@ def by_perturbation(
     accuracy, with weight 1, and the others of its edge go. Then node by node, in random order:
     while it has too many edges, the one goes whose removal costs the least. After each of these
     decisions the supernet's weights are trained for `select_epochs` on the training half, at a
-    tenth of the learning rate. Departures: alpha stays still in these epochs; with 0 of them the
-    supernet is not tuned.
+    tenth of the learning rate. Departure: alpha stays still in these epochs.
+
+    Weights that go are given to `zero`, where an edge has it: what bypasses the candidates of a
+    part of the channels (PC-DARTS) goes by their sum.
 
     Args:
         config: the search.
@@ -113,31 +115,40 @@ def by_perturbation(
     edge_ops, draw = model.candidates.edge_ops, generator(config.seed, "perturbation")
     weights = model.weights().detach().clone()
     scores = torch.zeros(weights.shape, dtype=torch.float64)
-    nodes = _incoming(len(edge_ops))
+    places = edge_list(config.space.num_nodes)
+    nodes = [
+        [e for e, (_, to) in enumerate(places) if to == node]
+        for node in range(config.space.num_nodes)
+    ]
     crowded = [node for node, edges in enumerate(nodes) if len(edges) > config.space.edges_per_node]
     decisions = len(edge_ops) + len(crowded)
     tune, done = _Tuning(config, model, train, decisions), 0
 
-    def without(edge: int, candidate: int | slice) -> float:
-        masked = weights.clone()
-        masked[edge, candidate] = 0
-        return accuracy(model, val, masked)
+    def with_row(edge: int, row: Tensor) -> float:
+        changed = weights.clone()
+        changed[edge] = row
+        return accuracy(model, val, changed)
 
     for edge in torch.randperm(len(edge_ops), generator=draw).tolist():
         tell(Choosing(done=done, total=decisions))
         before = accuracy(model, val, weights)
         for i, name in enumerate(edge_ops[edge]):
             # `zero` is never derived, and removing it changes nothing.
-            scores[edge, i] = -2 if name == ZERO else before - without(edge, i)
+            kept = weights[edge].clone()
+            kept[i] = 0
+            row = _same_sum(kept, weights[edge], edge_ops[edge])
+            scores[edge, i] = -2 if name == ZERO else before - with_row(edge, row)
         best = int(scores[edge].argmax())
-        weights[edge] = F.one_hot(torch.tensor(best), weights.shape[1]).to(weights)
+        chosen = F.one_hot(torch.tensor(best), weights.shape[1]).to(weights)
+        weights[edge] = _same_sum(chosen, weights[edge], edge_ops[edge])
         tune(weights)
         done += 1
     for place in torch.randperm(len(crowded), generator=draw).tolist():
         tell(Choosing(done=done, total=decisions))
         left = list(nodes[crowded[place]])
         while len(left) > config.space.edges_per_node:
-            accuracies = {edge: without(edge, slice(None)) for edge in left}
+            nothing = torch.zeros_like(weights[0])
+            accuracies = {edge: with_row(edge, nothing) for edge in left}
             gone = max(left, key=lambda edge: accuracies[edge])
             left.remove(gone)
             weights[gone] = 0
@@ -147,11 +158,13 @@ def by_perturbation(
     return scores
 
 
-def _incoming(num_edges: int) -> list[list[int]]:
-    """The rows of the edges into each node."""
-    num_nodes = next(n for n in range(1, num_edges + 1) if len(edge_list(n)) == num_edges)
-    places = edge_list(num_nodes)
-    return [[e for e, (_, to) in enumerate(places) if to == node] for node in range(num_nodes)]
+def _same_sum(
+    row: Float[Tensor, " ops"], before: Float[Tensor, " ops"], names: tuple[str, ...]
+) -> Float[Tensor, " ops"]:
+    """The row with so much given to `zero`, which adds nothing, that its sum is as before."""
+    if ZERO in names:
+        row[names.index(ZERO)] += before.sum() - row.sum()
+    return row
 
 
 class _Tuning:

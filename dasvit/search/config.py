@@ -65,13 +65,14 @@ class SearchConfig:
     0, and operations that neither draw random numbers nor wait for the device."""
     select: Literal["alpha", "perturbation"] = "alpha"
     """How the last stage's encoder is chosen: by alpha, or by what the supernet loses without each
-    candidate (DARTS-PT, arXiv:2108.04392). Method rsws has its own way."""
+    candidate (DARTS-PT, arXiv:2108.04392)."""
     select_epochs: Annotated[int, Range("[0, inf)")] = 1
     """With perturbation: epochs that tune the supernet after each of its decisions, one per edge
     and per node that loses edges."""
     monitor: Literal["none", "hessian"] = "none"
     """hessian: watch the largest eigenvalue of the validation loss' second derivative in alpha, and
-    end a stage before it grows (RobustDARTS, arXiv:1909.09656). About 30 passes more per epoch."""
+    go back to before it grew (RobustDARTS, arXiv:1909.09656), from the tenth epoch of a stage on.
+    Twenty to forty passes more per epoch."""
     checkpoint_epochs: Annotated[int, Range("[1, inf)")] = 1
     """Epochs from one checkpoint to the next; the last epoch of each stage has one too."""
     eval_epochs: Annotated[int, Range("[1, inf)")] = 1
@@ -119,8 +120,9 @@ class SearchConfig:
             "derivative; leave monitor=hessian out",
         )
         require(
-            self.select == "alpha" or not method.num_draws,
-            f"method {method.name} chooses among draws; leave select={self.select} out",
+            self.select == "alpha" or not method.route().sparse,
+            f"method {method.name} draws single operations, beside which the others have no "
+            f"weight to lose; leave select={self.select} out",
         )
         last = self.stages[-1].num_ops
         require(

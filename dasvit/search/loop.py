@@ -154,8 +154,8 @@ class _Run:
         seed_everything(derive_seed(self.config.seed, "stage", stage))
         self.stage, self.stage_start = stage, self.epoch
         self.history: list[Ranking] = []
-        # By epoch in which alpha is watched: the eigenvalue, and what would be chosen.
-        self.curvature: list[tuple[float, Rows]] = []
+        # By epoch in which alpha is watched: the eigenvalue, and the architecture parameters.
+        self.curvature: list[tuple[float, dict[str, Tensor]]] = []
         self.model = build_search_model(
             self.config,
             edge_ops,
@@ -183,12 +183,12 @@ class _Run:
     def _sharp(self) -> int | None:
         return epoch_before_sharpness([eigenvalue for eigenvalue, _ in self.curvature])
 
-    def scores(self) -> Tensor:
-        """By what the stage prunes and derives: the present scores, or those that it goes back
-        to."""
-        if self._sharp is None:
-            return self.model.scores()
-        return torch.tensor(self.curvature[self._sharp][1], dtype=torch.float64, device=self.device)
+    @torch.no_grad()
+    def _go_back(self) -> None:
+        """To the architecture parameters of before the minimum was sharp, where it is now."""
+        if self._sharp is not None:
+            for name, value in self.curvature[self._sharp][1].items():
+                self.model.arch[name].copy_(value)
 
     @property
     def stage_end(self) -> int:
@@ -242,7 +242,8 @@ class _Run:
                 order = torch.randperm(len(val), generator=generator(config.seed, "curvature"))
                 batch = next(val.subset(order[: config.batch_size]).batches(config.batch_size))
                 eigenvalue = dominant_eigenvalue(model, batch)
-                self.curvature.append((eigenvalue, _rows(self.model.scores())))
+                arch = {name: value.detach().cpu().clone() for name, value in model.arch.items()}
+                self.curvature.append((eigenvalue, arch))
         evaluates = is_due(self.epoch, config.eval_epochs, self.stage_end)
         val_accuracy = accuracy(model, val) if evaluates else math.nan
         record = self._record(
@@ -290,6 +291,8 @@ class _Run:
     def end_stage(self, val: Split) -> StageEnd:
         """Algorithm 1, lines 17-18, and 4-8 where a stage follows. The supernet is scored on the
         validation half before and after; that draws nothing and changes nothing."""
+        stopped = self.stopped
+        self._go_back()
         kept = self._pruned()
         end = StageEnd(
             epoch=self.epoch - 1,
@@ -301,7 +304,7 @@ class _Run:
             accuracy_before=accuracy(self.model, val),
             accuracy_after=None,
             largest_class=val.targets.bincount().max().item() / len(val),
-            stopped=self.stopped,
+            stopped=stopped,
         )
         if kept is not None:
             self._enter_next_stage(*kept)
@@ -315,7 +318,7 @@ class _Run:
         if self.stage + 1 == len(config.stages):
             return None
         return config.space.prune(
-            self.scores(),
+            self.model.scores(),
             self.edge_ops,
             config.stages[self.stage + 1].num_ops,
             zero=config.method.prune_zero,
@@ -337,7 +340,7 @@ class _Run:
     def derive(self) -> Genotype:
         """Algorithm 1, line 21."""
         return self.config.space.derive(
-            self.scores(),
+            self.model.scores(),
             self.edge_ops,
             least_score=self.config.method.least_score,
             most_skips=self.config.method.most_skips,
@@ -351,6 +354,7 @@ class _Run:
 
     def finish(self, end: StageEnd, train: Split, val: Split, report: Report) -> SearchResult:
         """What the search ends with, scored on the validation half."""
+        self.model.supernet.drop_skips(0.0)
         genotype, *others = choose(self.config, self.model, end.genotype, train, val, report)
         derived = self.config.space.network(self.model.supernet, genotype)
         decided = max(stage.get("decided", 0.0) for stage in [*self.changes, end.record()])

@@ -110,7 +110,7 @@ def peak_of(make: Callable[[], Callable[[], object]], *, block: int = BLOCK) -> 
         forget_fake_masks()
 
 
-def _stage_model(config: SearchConfig, stage: int) -> SearchModel:
+def _stage_model(config: SearchConfig, stage: int, *, dense: bool = False) -> SearchModel:
     one = config.stages[stage]
     model = build_search_model(
         config,
@@ -118,6 +118,7 @@ def _stage_model(config: SearchConfig, stage: int) -> SearchModel:
         num_layers=one.num_layers,
         in_channels=CHANNELS,
         num_classes=CLASSES,
+        dense=dense,
     )
     model.supernet.drop_skips(config.method.skip_drop(stage, 0))  # which keeps masks
     return model
@@ -159,7 +160,8 @@ def plan_stage(config: SearchConfig, stage: int) -> StagePlan:
     """The plan of one stage's step: first or second order as the method's ξ says."""
     # Launched one by one the same memory is planned in a third of the time.
     plain = replace(config, compile=False, cuda_graph=False)
-    resident, peak = _peak_of_stage(plain, stage, _step)
+    dense = config.compile or config.cuda_graph
+    resident, peak = _peak_of_stage(plain, stage, _step, dense=dense)
     peak = round(peak * SURCHARGE ** (config.compile + config.cuda_graph))
     if config.cuda_graph:
         before, most = _peak_of_stage(config, stage, _evaluation)
@@ -171,8 +173,10 @@ def _peak_of_stage(
     config: SearchConfig,
     stage: int,
     work: Callable[[SearchConfig, SearchModel], Callable[[], object]],
+    *,
+    dense: bool = False,
 ) -> tuple[int, int]:
-    return peak_of(lambda: work(config, _stage_model(config, stage)))
+    return peak_of(lambda: work(config, _stage_model(config, stage, dense=dense)))
 
 
 def measure_stage(config: SearchConfig, stage: int, device: torch.device) -> int | None:

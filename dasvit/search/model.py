@@ -129,6 +129,7 @@ def build_search_model(
     num_layers: int,
     in_channels: int,
     num_classes: int,
+    dense: bool = False,
 ) -> SearchModel:
     """A stage's model, freshly initialised, on the default device.
 
@@ -138,11 +139,13 @@ def build_search_model(
         num_layers: encoder layers.
         in_channels: 1 for grey images, 3 for RGB.
         num_classes: outputs of the head.
+        dense: compute candidates without a weight too, as compiled, captured and recomputed ones
+            must: to leave them out waits for the device.
     """
     candidates = config.space.candidates(edge_ops)
     route = config.method.route()
-    if config.compile or config.cuda_graph or config.space.recompute:
-        route = replace(route, sparse=False)  # which waits for the device, and is not fused
+    if dense or config.compile or config.cuda_graph or config.space.recompute:
+        route = replace(route, sparse=False)
     supernet = config.space.supernet(
         candidates.edge_ops,
         num_layers=num_layers,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor
 
 from dasvit.data.batch import Batch
@@ -52,7 +52,8 @@ class Steadiness:
             return math.nan
         mean = self._sum / self._count
         variance = (self._squares / self._count - mean.square()) * self._count / (self._count - 1)
-        return (self._count * mean.square().sum() / variance.sum()).sqrt().item()
+        signal, noise = (self._count * mean.square().sum()).item(), variance.sum().item()
+        return math.sqrt(signal / noise) if noise > 0 else math.nan
 
 
 def dominant_eigenvalue(model: SearchModel, batch: Batch) -> float:
@@ -63,9 +64,13 @@ def dominant_eigenvalue(model: SearchModel, batch: Batch) -> float:
     The penalty of a method has no part in it. The model is as before on return.
 
     Args:
-        model: in training mode or not, as it is to be looked at.
+        model: of a stage; nothing is dropped in it meanwhile.
         batch: images and labels.
+
+    Returns:
+        nan where gradients are not finite, or the iterations do not converge.
     """
+    training = model.training
     params = model.arch_parameters()
     sizes = [p.numel() for p in params]
     saved = [p.detach().clone() for p in params]
@@ -91,23 +96,29 @@ def dominant_eigenvalue(model: SearchModel, batch: Batch) -> float:
             sides.append(gradient())
         return ((sides[0] - sides[1]) / (2 * step)).numpy()
 
-    precision = model.supernet.in_precision("fp32")
     try:
+        model.eval()
         for p in weights:
             p.requires_grad_(False)
-        with precision:
+        with model.supernet.in_precision("fp32"):
             size = sum(sizes)
+            if not gradient().isfinite().all():
+                return math.nan
             # Always the same start, so that a run that is repeated finds the same.
             start = np.random.default_rng(derive_seed("Lanczos")).standard_normal(size)
             found = eigsh(
                 _Symmetric(size, product),
                 1,
                 which="LA",
+                ncv=min(size, 10),
                 v0=start,
                 tol=0.01,
                 return_eigenvectors=False,
             )
+    except ArpackError:
+        return math.nan
     finally:
+        model.train(training)
         move(torch.zeros(sum(sizes), dtype=torch.float64))
         for p, trained in zip(weights, frozen, strict=True):
             p.requires_grad_(trained)
@@ -129,8 +140,9 @@ def epoch_before_sharpness(eigenvalues: Sequence[float]) -> int | None:
     """Where to go back to: the epoch, of those that the eigenvalues are of, before which alpha's
     minimum was not yet sharp; None to go on.
 
-    The eigenvalue is averaged over `WINDOW` epochs. Once it has been `WINDOW` epochs ago less than
-    `LEAST_RATIO` of what it is now, the search goes back to there.
+    The eigenvalue is averaged over the last `WINDOW` epochs. Once that mean was, `WINDOW` epochs
+    ago, less than `LEAST_RATIO` of what it is now, the search goes back to there. Departure: the
+    authors' code centres its windows, and goes back to the middle of the earlier one.
     """
     if len(eigenvalues) < 2 * WINDOW:
         return None

@@ -219,7 +219,8 @@ def test_a_pdarts_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     told: list[Any] = []
     found = search(config.replaced(method=method, lr_span="search"), tmp_path, report=told.append)
-    assert rates == [method.skip_drop(stage, epoch) for stage in (0, 1) for epoch in range(5)]
+    wanted = [method.skip_drop(stage, epoch) for stage in (0, 1) for epoch in range(5)]
+    assert rates == [*wanted, 0.0]  # none while the encoder is chosen
     assert max(rates) > 0.3 and "identity" not in found.genotype.operations
     rows = [event.weight_lr for event in told if isinstance(event, SearchEpoch)]
     assert rows[5] == pytest.approx(rows[0]) and rows[4] < 0.2 * rows[0]
@@ -477,5 +478,7 @@ def test_a_search_that_selects_by_perturbation(
         search(config, tmp_path / "killed", report=crash)
     search(config, tmp_path / "killed", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
-    with pytest.raises(SettingError, match="method rsws chooses among draws"):
+    with pytest.raises(SettingError, match="method rsws draws single operations"):
         config.replaced(method=RSWS.like(config.method))
+    with pytest.raises(SettingError, match="method rsws has one stage"):
+        RSWS(stage_layers=(2, 4))

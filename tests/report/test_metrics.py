@@ -35,7 +35,6 @@ def test_scalars_of_a_search() -> None:
             SEARCH_EPOCH,
             figures={"type/msa": 0.75, "type/conv": 0.125},
             val_loss=3.0,
-            steadiness=1.5,
         )
     )
     assert values == {

@@ -142,7 +142,8 @@ def test_the_hparams_tab_shows_what_tells_the_runs_apart(tmp_path: Path) -> None
         result = dataclasses.replace(RESULT, **changes)
         write(folder, [search_epoch(0), result], **config_to_dict(config))
         scores = {"accuracy/discretised": xi / 2, "accuracy/val": 1 / 3}
-        expected[folder.name] = (config.outer_settings, pytest.approx(scores))
+        own = {"method": "dasvit"} | config.outer_settings
+        expected[folder.name] = (own, pytest.approx(scores))
     assert hparams_tab(tmp_path / "search") == expected
     expected = {}
     for seed in (0, 1):

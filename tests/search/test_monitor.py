@@ -23,6 +23,7 @@ import dasvit.search.loop
 from dasvit.methods import DARTS, GDAS, PCDARTS
 from dasvit.report.events import SearchEpoch
 from dasvit.run.settings import SettingError
+from dasvit.search.config import SearchConfig
 from dasvit.search.loop import search
 from dasvit.search.monitor import Steadiness, dominant_eigenvalue, epoch_before_sharpness
 
@@ -110,18 +111,19 @@ def test_a_search_goes_back_before_the_sharp_minimum(
             search(config, tmp_path / "killed")
     search(config, tmp_path / "killed", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
-    with pytest.raises(SettingError, match="method gdas draws single operations"):
-        config.replaced(method=GDAS(), monitor="hessian")
+    for settings in ({"monitor": "hessian"}, {"select": "perturbation"}):
+        with pytest.raises(SettingError, match="method gdas draws single operations"):
+            SearchConfig().replaced(method=GDAS(), **settings)
 
 
 def test_steadiness_tells_a_direction_from_noise() -> None:
     """Of 400 steps: gradients around 0, around a tenth of their deviation, and all alike."""
     draw = torch.Generator().manual_seed(0)
-    noise = torch.randn(400, 30, generator=draw)
+    noise = torch.randn(400, 300, generator=draw)
     for shift, wanted in ((0.0, 1.0), (0.1, (1 + 400 * 0.01) ** 0.5), (1.0, (1 + 400) ** 0.5)):
         steadiness = Steadiness()
         for row in noise + shift:
-            steadiness.add([row[:20].view(4, 5), row[20:]])
+            steadiness.add([row[:200].view(40, 5), row[200:]])
         assert steadiness.value() == pytest.approx(wanted, rel=0.15)
     nothing = Steadiness()
     nothing.add([noise[0]])

@@ -22,6 +22,7 @@ SEARCH_EPOCH = SearchEpoch(
     figures={"type/msa": 0.75},
     weight_lr=1e-3,
     seconds=0.5,
+    steadiness=1.5,
 )
 STAGE_END = StageEnd(
     epoch=0,

@@ -9,6 +9,7 @@ import pytest
 
 from dasvit.methods import DARTS, method_names
 from tune.options import parse_options
+from tune.phases import _spaces
 from tune.plan import Plan
 from tune.report.outcome import Outcome
 from tune.space import first_draws, outer_space, to_search_config
@@ -69,20 +70,32 @@ def test_another_method_names_its_own_outer_settings() -> None:
 
 def test_all_methods_take_turns() -> None:
     """Each begins as it would by itself; what is given is fixed for those that vary it."""
-    plan = plan_of("--method all --num-samples 30 --xi 0.5 --skip-weight 0.2 --stage-epochs 4")
-    assert plan.methods == method_names() and set(plan.fixed) == {"xi", "skip_weight"}
+    plan = plan_of(
+        "--method all --num-samples 30 --alpha-lr 0.5 --skip-weight 0.2 --stage-epochs 4"
+    )
+    assert plan.methods == method_names() and plan.fixed == ("skip_weight",)
     assert [start.method.name for start in plan.starts] == list(method_names())
     for number, name in enumerate(method_names()):
         alone = plan_of(f"--method {name} --stage-epochs 12").search.total_epochs
         for start in (plan.start(number), plan.start(number + len(plan.methods))):
-            assert (start.method.name, start.method.xi) == (name, 0.5)
+            assert (start.method.name, start.method.alpha_lr) == (name, 0.5)
             assert start.total_epochs == 12 <= alone
     assert plan.plain_darts is None
     again = Plan.from_dict(json.loads(json.dumps(plan.to_dict())))
     assert (again.methods, again.starts) == (plan.methods, plan.starts)
     assert plan_of("--method=all").methods == method_names()
+    assert plan_of("--method gdas,darts").methods == ("gdas", "darts")
+    spaces = _spaces(parse_options(["--method", "all"]))
+    assert {name: bool(space) for name, space in spaces.items()} == dict.fromkeys(
+        plan.methods, True
+    )
+    with pytest.raises(ValueError, match=r"method darts: .*nothing to sweep.* or name methods"):
+        _spaces(parse_options(["--method", "darts,gdas", "--xi", "0.5"]))
+    with pytest.raises(ValueError, match="unknown method 'dart'"):
+        plan_of("--method dart,gdas")
     for line, error in (
         ("--num-samples 3", "--num-samples must be at least"),
+        ("--metric supernet_accuracy", "do not compare"),
         ("--space a.py:f", "neither --space"),
         ("--search random", "nor --search random"),
     ):

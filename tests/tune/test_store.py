@@ -58,9 +58,11 @@ def test_fewer_seeds_than_the_default_meant_are_refused(tmp_path: Path, plan: Pl
     open_folder(str(tmp_path), "mine", replace(plan, retrain_seeds=2).to_dict())
 
 
-def test_a_sweep_from_before_there_were_proposals_continues(tmp_path: Path, plan: Plan) -> None:
+def test_a_sweep_of_an_earlier_version_continues(tmp_path: Path, plan: Plan) -> None:
     saved = plan.to_dict()
-    del saved["proposals"]
+    del saved["proposals"], saved["methods"]
+    for name in ("select", "select_epochs", "monitor"):
+        del saved["search"][name]
     begin(tmp_path, saved)
     assert open_folder(str(tmp_path), "mine", plan.to_dict()).read() is not None
     assert Plan.from_dict(saved).proposals == 0

@@ -37,7 +37,8 @@ def write_means(outcome: Outcome, folder: ResultFolder) -> None:
         rows.append({DISCRETISED: config.score("discretised_accuracy").mean})
         if outcome.plan.climbs:
             rows[-1][TRAINED] = config.score("trained_accuracy").mean
-        write_run(file, rows, config.settings, ended=ended)
+        method = outcome.plan.start(config.config_index).method.name
+        write_run(file, rows, {"method": method} | config.settings, ended=ended)
 
 
 def _scalars(row: Mapping[str, Any], operations: Sequence[str]) -> dict[str, float]:

@@ -135,9 +135,9 @@ class SuperNet(nn.Module):
         return torch.autocast(device.type, torch.bfloat16)
 
     def _used(self, weights: Float[Tensor, "edges ops"]) -> list[list[bool]]:
-        """The candidates that have a weight; a plan of memory has no values, and takes the largest
-        one of each edge."""
-        if not isinstance(weights, FakeTensor):
+        """The candidates that have a weight. Without values, as where memory is planned, the
+        largest one of each edge."""
+        if not (isinstance(weights, FakeTensor) or weights.is_meta):
             return weights.detach().ne(0).tolist()
         cell = self.cells[0]
         assert isinstance(cell, SearchCell)

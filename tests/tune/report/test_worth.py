@@ -113,8 +113,8 @@ def test_the_verdict(measured: Outcome, climbed: Outcome) -> None:
     said = verdict(replace(measured, search=(*blurred[1:], measured.search[0])))[-1]
     assert said.startswith(f"{len(blurred) - 1} of {len(blurred)} searches kept all weights within")
     skips = chain("identity", "identity", "identity", "msa_h2")
-    fallen = replace(measured.search[0], genotype=skips)
-    said = verdict(replace(measured, search=(fallen, *measured.search[1:])))
+    fallen = replace(measured.search[-1], genotype=skips)
+    said = verdict(replace(measured, search=(*measured.search[:-1], fallen)))
     number = len(measured.search)
     assert any(line.startswith(f"1 of {number} searches collapsed: all edges") for line in said)
     assert not replace(fallen, genotype=chain("identity", "identity")).collapsed
