@@ -122,9 +122,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings: dict[str, Any] = {
         name: getattr(args, name) for name in ("precision", "compile", "cuda_graph")
     }
-    short = dict.fromkeys(("stage_epochs", "eval_epochs", "checkpoint_epochs"), 2)
+    settings |= dict.fromkeys(("stage_epochs", "eval_epochs", "checkpoint_epochs"), 2)
     epochs = search_config(cell, sizes).setting("stage_epochs")
-    config = search_config(cell, sizes, **settings | short)
+    config = search_config(cell, sizes, **settings)
     found = run(config, device, args.images)
     known = {"images": args.images, "batch_size": cell.batch_size, "epochs": epochs}
     out["found"] = found
