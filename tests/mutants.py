@@ -36,13 +36,16 @@ DERIVE = "dasvit/spaces/cell/derive.py"
 PRUNE = "dasvit/spaces/cell/prune.py"
 INHERIT = "dasvit/spaces/cell/inherit.py"
 TOKENS = "dasvit/spaces/cell/tokens.py"
+EDGES = "dasvit/spaces/cell/edges.py"
+CANDIDATES = "dasvit/spaces/cell/candidates.py"
+CHOOSE = "dasvit/search/choose.py"
 
 Edit = tuple[str, str, str]
 """A file, a text that occurs once in it, and what takes its place."""
 
 MUTANTS: dict[str, list[Edit]] = {
     # Fairness (Eq. 16-19)
-    "fairness-sign": [(ARCHITECT, "grad(val_loss + penalty,", "grad(val_loss - penalty,")],
+    "fairness-sign": [(ARCHITECT, "(val_loss + penalty, [", "(val_loss - penalty, [")],
     "fairness-sign-of-skip": [(DASVIT, "return skip + self.type_", "return -skip + self.type_")],
     "fairness-sign-above": [(DASVIT, "(total - self.gamma_max)", "(self.gamma_max - total)")],
     "fairness-sign-below": [(DASVIT, "(self.gamma_min - total)", "(total - self.gamma_min)")],
@@ -70,7 +73,9 @@ MUTANTS: dict[str, list[Edit]] = {
     "same-weight-order-in-every-epoch": [(LOOP, '"weight order", self.epoch', '"weight order", 0')],
     # Between the stages (lines 4-8, 17-18)
     "prune-the-highest": [(PRUNE, "(last[i], -row[i], i)", "(last[i], row[i], i)")],
-    "alpha-not-carried": [(LOOP, "self.model.arch[name].copy_(value)", "pass")],
+    "alpha-not-carried": [
+        (LOOP, "method.carried(old.named_arch(), columns).items()", "dict[str, Tensor]().items()")
+    ],
     "alpha-reset": [(BASE, 'if self.inherit_alpha == "reset":', "if True:")],
     "layers-reversed": [(INHERIT, "[layer % old.num_layers]", "[-1 - layer % old.num_layers]")],
     "layers-reversed-if-stretched": [
@@ -86,11 +91,22 @@ MUTANTS: dict[str, list[Edit]] = {
     # Token selection (Eq. 13-15)
     "top-k-of-the-lowest": [(TOKENS, "scores.topk(k, dim=1)", "scores.topk(k, 1, False)")],
     # What a method says of skips and edges
-    "skips-not-dropped": [(LOOP, "model.supernet.drop_skips(", "(")],
+    "skips-not-dropped": [(LOOP, "        model.supernet.drop_skips(", "        (")],
     "least-score-ignored": [
         (LOOP, "least_score=self.config.method.least_score", "least_score=-math.inf")
     ],
     "most-skips-ignored": [(LOOP, "most_skips=self.config.method.most_skips", "most_skips=None")],
+    # Methods of others, and what chooses in alpha's place
+    "channels-not-shuffled": [(EDGES, ".transpose(-1, -2).flatten(-2)", ".flatten(-2)")],
+    "bypass-without-weight": [(EDGES, "others = weights.sum() * tokens", "others = tokens")],
+    "edge-weights-without-n": [("dasvit/methods/pcdarts.py", "append(n * beta", "append(beta")],
+    "gdas-gradient-to-all": [
+        ("dasvit/methods/gdas.py", "* (1 + soft - soft.detach())", "+ soft - soft.detach()")
+    ],
+    "draws-may-be-blind": [(CANDIDATES, "first = sees.to(", "first = torch.ones_like(sees).to(")],
+    "perturbation-keeps-the-least": [(CHOOSE, "int(scores[edge].argmax())", "1")],
+    "draws-by-few-images": [(CHOOSE, "-score(genotype, val))", "0)")],
+    "no-way-back": [(LOOP, "self._go_back()\n        kept", "kept")],
     # Resumption
     "resume-without-rng": [(LOOP, 'set_rng_state(state["rng"], self.device)', "pass")],
     "resume-without-weight-optimizer": [

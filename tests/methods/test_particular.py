@@ -482,3 +482,15 @@ def test_a_search_that_selects_by_perturbation(
         config.replaced(method=RSWS.like(config.method))
     with pytest.raises(SettingError, match="method rsws has one stage"):
         RSWS(stage_layers=(2, 4))
+
+
+@pytest.mark.parametrize("kind", [GDAS, RSWS])
+@pytest.mark.parametrize("xi", [0.0, 0.4])
+def test_a_step_that_draws_nothing_but_zero(kind: type[DARTS], xi: float) -> None:
+    """Its gradients are 0 all over, and the search goes on."""
+    config = model_config()
+    model = make_model(config.replaced(method=kind.like(config.method)))
+    nothing = torch.nn.functional.one_hot(torch.zeros(5, dtype=torch.long), 6).float()
+    noise = {"encoder": nothing, "gumbel": 1e4 * nothing}
+    found = arch_gradient(model, make_batch(), make_batch(), noise=noise, xi=xi)
+    assert not any(gradient.any() for gradient in found.gradients)
