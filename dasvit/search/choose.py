@@ -24,7 +24,7 @@ from dasvit.training.recipe import (
 
 __all__ = ["by_draws", "by_perturbation", "choose"]
 
-FEW_IMAGES = 256
+FEW_IMAGES = 64
 """Of the validation half, on which all draws are scored."""
 BEST = 10
 """Draws that are scored on the whole half."""

@@ -86,6 +86,22 @@ def test_timm_knows_the_networks_after_one_import() -> None:
     assert imported_by(code, "timm", "ray") == "['timm']"
 
 
+def test_waiting_threads_sleep() -> None:
+    """PyTorch reads the policy when it is imported, which is later; one that is set stays."""
+    code = (
+        "import os, sys, dasvit.__main__ as program\n"
+        "program.main = lambda **_: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)\n"
+        "program.program()"
+    )
+    for given, wanted in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        env |= {"PYTHONPATH": str(ROOT)} | given
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        )
+        assert found.stdout.split() == [wanted, "False"]
+
+
 def test_the_program_has_a_name_of_its_own(tmp_path: Path) -> None:
     """What pip installs as `dasvit` is the function that `python -m dasvit` runs."""
     import tomllib
