@@ -5,7 +5,8 @@
     python benchmarks/study.py --data cells                # needs `pip install elpv-dataset`
     python benchmarks/study.py --page                      # the pages alone, from the files
 
-Every search is trained for the same epochs. What it finds, encoders drawn uniformly, the paper's
+Every search has about the same compute: methods that draw one operation per step, which is cheaper,
+have more epochs. What it finds, encoders drawn uniformly, the paper's
 two encoders and the plain ViT are each trained from scratch in the same way: briefly on one half of
 the training images, judged by the other half, which is the score that a sweep ranks by; and wholly,
 on all training images, over two seeds, tested once. Every finished search or training is a line of
@@ -56,6 +57,9 @@ IMAGES = 10_000
 """Of Fashion-MNIST's training images; all its test images."""
 WHOLE = 2
 """Whole trainings of each encoder."""
+LONGER = {"gdas": 3, "rsws": 2}
+"""Times as many epochs of these searches as of the others: about the same time (a part of the
+second one's goes into its choice)."""
 PAPER = ("dasvit_cifar10", "dasvit_imagenet100")
 
 Row = dict[str, Any]
@@ -103,8 +107,9 @@ def find(data: str, folder: str | None, method: str, seed: int) -> Row:
     """One search."""
     torch.set_num_threads(1)
     preset = preset_of(data, folder)
-    kind = get_method(method)
-    config = preset.search.replaced(method=kind.like(preset.search.method), seed=seed)
+    settings = get_method(method).like(preset.search.method)
+    settings = replace(settings, stage_epochs=LONGER.get(method, 1) * settings.stage_epochs)
+    config = preset.search.replaced(method=settings, seed=seed)
     before = time.process_time()
     with tempfile.TemporaryDirectory() as out:
         found = search(config, out)
@@ -413,7 +418,8 @@ class Study:
         facts = {key: sorted({r[key] for r in self.rows}) for key in ("commit", "date", "torch")}
         lines.append(
             f"`python benchmarks/study.py --data {self.data}`; {whole.search.total_epochs} epochs "
-            f"per search of each method, score after {whole.score_epochs}, "
+            f"per search ({', '.join(f'{name} {n} times' for name, n in LONGER.items())}), score "
+            f"after {whole.score_epochs}, "
             f"{whole.retrain.epochs} epochs of training; {hours:.1f} hours of a core. "
             + "; ".join(f"{key} {', '.join(values)}" for key, values in facts.items())
             + "."
