@@ -137,6 +137,7 @@ def _rungs(outcome: Outcome, name: str) -> list[dict[str, Any]]:
 def _trial(trial: SearchTrial) -> dict[str, Any]:
     values = {f.name: getattr(trial, f.name) for f in dataclasses.fields(trial)}
     del values["genotype"], values["short"]
+    values["proposals"] = [genotype.canonical_hash for genotype in trial.proposals]
     return values | {"gap": trial.gap, "trained_accuracy": trial.trained_accuracy}
 
 

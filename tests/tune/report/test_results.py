@@ -224,3 +224,11 @@ def test_methods_that_take_turns_stand_in_the_tables(climbed: Outcome) -> None:
         for trial in climbed.search[1:]
     )
     assert "--method darts" in first and "--method gdas" in second
+
+
+def test_what_a_search_proposes_is_named(outcome: Outcome, written: Write) -> None:
+    first = replace(outcome.search[0], proposals=(chain("msa_h4", "mlp_r4"),))
+    _, _, values = written(replace(outcome, search=(first, *outcome.search[1:])))
+    trials = [trial for row in values["genotypes"] for trial in row["trials"]]
+    assert trials[0]["proposals"] == [chain("msa_h4", "mlp_r4").canonical_hash]
+    assert all(trial["proposals"] == [] for trial in trials[1:])
