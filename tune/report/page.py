@@ -223,6 +223,7 @@ def _share_pictures(outcome: Outcome, folder: ResultFolder) -> list[dict[str, st
             groups.setdefault(name, []).append(operation_shares(rows))
     if not groups:
         return []
-    starts = list(accumulate(stage.epochs for stage in outcome.plan.search.stages))[:-1]
+    stages = () if outcome.plan.methods else outcome.plan.search.stages
+    starts = list(accumulate(stage.epochs for stage in stages))[:-1]
     figure = share_figure(groups, stage_starts=starts)
     return [_picture(figure, "Share of identity and zero by epoch")]
