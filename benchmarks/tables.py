@@ -105,20 +105,22 @@ def _methods(rows: list[Row]) -> Iterator[Row]:
     rows = [row for row in rows if row.get("variant") == "method"]
     plain = {row[STEP]: row for row in rows if row["method"] == "darts"}
     for row in rows:
-        line = {"method": row["method"], STEP: row[STEP], "ms": _ms(row), "MiB": _mib(row)}
-        for what, name in (("median_seconds", "time"), ("memory", "memory")):
-            line[f"{name}, of DARTS'"] = _times(row, plain[row[STEP]], what)
-        yield line
+        yield _beside(row, {"method": row["method"]}, plain[row[STEP]], "of DARTS'")
+
+
+def _beside(row: Row, named: Row, base: Row, of: str) -> Row:
+    """Time and memory of a step, and how many times those of another."""
+    line = named | {STEP: row[STEP], "ms": _ms(row), "MiB": _mib(row)}
+    for what, name in (("median_seconds", "time"), ("memory", "memory")):
+        line[f"{name}, {of}"] = _times(row, base, what)
+    return line
 
 
 def _without(rows: list[Row]) -> Iterator[Row]:
     rows = [row for row in rows if row["kind"] == "ablation"]
     shipped = {row[STEP]: row for row in rows if row["variant"] == "as shipped"}
     for row in rows:
-        line = {"a step": row["variant"], STEP: row[STEP], "ms": _ms(row), "MiB": _mib(row)}
-        for what, name in (("median_seconds", "time"), ("memory", "memory")):
-            line[f"{name}, of shipped"] = _times(row, shipped[row[STEP]], what)
-        yield line
+        yield _beside(row, {"a step": row["variant"]}, shipped[row[STEP]], "of shipped")
 
 
 def _kinds(rows: list[Row]) -> Iterator[Row]:
