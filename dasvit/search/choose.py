@@ -16,10 +16,10 @@ from dasvit.search.score import accuracy
 from dasvit.spaces.cell.genotype import Genotype, edge_list, one_hot
 from dasvit.spaces.cell.operations import ZERO
 from dasvit.training.recipe import (
-    clip_gradients,
     make_optimizer,
     make_schedule,
     norms_and_biases,
+    take_step,
 )
 
 __all__ = ["by_draws", "by_perturbation", "choose"]
@@ -193,10 +193,6 @@ class _Tuning:
                 self._schedule.step_update(self._step)
                 loss = F.cross_entropy(self._model(images, weights), labels)
                 grads = list(torch.autograd.grad(loss, params, materialize_grads=True))
-                clip_gradients(grads, self._config.grad_clip)
-                for param, grad in zip(params, grads, strict=True):
-                    param.grad = grad
-                self._optimizer.step()
-                self._optimizer.zero_grad(set_to_none=True)
+                take_step(self._optimizer, params, grads, self._config.grad_clip)
                 self._step += 1
             self._epoch += 1

@@ -12,7 +12,7 @@ from dasvit.search.architect import ArchGradient, arch_gradient, weight_gradient
 from dasvit.search.config import SearchConfig
 from dasvit.search.cuda_graph import CudaGraphs
 from dasvit.search.model import SearchModel
-from dasvit.training.recipe import clip_gradients, make_optimizer, norms_and_biases
+from dasvit.training.recipe import make_optimizer, norms_and_biases, take_step
 
 __all__ = ["BilevelStep"]
 
@@ -105,9 +105,5 @@ class BilevelStep:
             self.arch_optimizer.step()
         with same_draws(draws, self.device):
             grads, loss, logits = weight_gradient(model, train_batch, noise)
-        clip_gradients(grads, config.grad_clip)
-        for param, grad in zip(model.weight_parameters(), grads, strict=True):
-            param.grad = grad
-        self.weight_optimizer.step()
-        self.weight_optimizer.zero_grad(set_to_none=True)
+        take_step(self.weight_optimizer, model.weight_parameters(), grads, config.grad_clip)
         return loss, logits, found

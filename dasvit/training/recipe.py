@@ -3,7 +3,7 @@
 All of them are timm's. Search and retraining share the optimiser, the schedule and the clipping.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import timm.optim
@@ -27,6 +27,7 @@ __all__ = [
     "make_optimizer",
     "make_schedule",
     "norms_and_biases",
+    "take_step",
 ]
 
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -122,6 +123,20 @@ def clip_gradients(grads: list[Tensor], max_norm: float) -> None:
     if max_norm > 0:
         norm = nn.utils.get_total_norm(grads)
         torch._foreach_mul_(grads, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+
+def take_step(
+    optimizer: torch.optim.Optimizer,
+    params: Sequence[nn.Parameter],
+    grads: list[Tensor],
+    max_norm: float,
+) -> None:
+    """Update `params` by their gradients, clipped (`clip_gradients`); none are kept."""
+    clip_gradients(grads, max_norm)
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def all_finite(params: list[nn.Parameter]) -> bool:
